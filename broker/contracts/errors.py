@@ -141,9 +141,8 @@ class EnqueueManyError(StreamError):
 
     def __init__(self, receipts: Mapping[int, Receipt], errors: Mapping[int, BrokerError]) -> None:
         first = min(errors)
-        super().__init__(
-            f"{len(errors)} of {len(errors) + len(receipts)} entries failed; the first is entry {first}: {errors[first]}"
-        )
+        total = len(errors) + len(receipts)
+        super().__init__(f"{len(errors)} of {total} entries failed; the first is entry {first}: {errors[first]}")
         self.receipts = dict(receipts)
         self.errors = dict(errors)
 
@@ -175,7 +174,9 @@ class ConfigDrift(StreamError):
     def __init__(
         self, name: str, differences: Mapping[str, tuple[object, object]], *, stream: str | None = None, hint: str = ""
     ) -> None:
-        told = "; ".join(f"{field}: asked {ours!r}, server has {theirs!r}" for field, (ours, theirs) in differences.items())
+        told = "; ".join(
+            f"{field}: asked {ours!r}, server has {theirs!r}" for field, (ours, theirs) in differences.items()
+        )
         super().__init__(f"{name} differs from what was asked: {told}{hint}", stream=stream)
         self.name = name
         self.differences = dict(differences)

@@ -1,0 +1,34 @@
+"""MessagePack through msgspec: smaller than JSON, same types."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from broker.contracts.codec import Codec
+from broker.contracts.errors import DecodeError, EncodeError
+
+T = TypeVar("T")
+
+
+class MsgpackCodec(Codec):
+    """Encodes what msgspec does: builtins, dataclasses, Structs, datetimes, UUIDs, bytes."""
+
+    def encode(self, body: Any) -> bytes:
+        """See ``Codec``."""
+        try:
+            return msgspec.msgpack.encode(body)
+        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+            raise EncodeError(f"cannot encode {type(body).__name__} as MessagePack: {exc}") from exc
+
+    def decode(self, data: bytes, into: type[T]) -> T:
+        """See ``Codec``."""
+        try:
+            return msgspec.msgpack.decode(data, type=into)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            raise DecodeError(f"not a {getattr(into, '__name__', into)} in MessagePack: {exc}") from exc
+
+    def loads(self, data: bytes) -> Any:
+        """See ``Codec``."""
+        return self.decode(data, object)

@@ -1,0 +1,281 @@
+"""THE SEAM: what a backend is. Core is pushed, streams are pulled, as on the wire.
+
+Backends move bytes; facades own policy (codec, retry, slots, settling, dead letters). Tracing, metrics and faults wrap
+these protocols. In-repo backends name them as base, so a half-written one fails when it is constructed.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from broker.contracts.admin import ConsumerInfo, StreamInfo
+    from broker.contracts.envelopes import Delivery, Envelope, Receipt, Record, StoredMessage
+    from broker.contracts.headers import Headers
+    from broker.contracts.options import ConsumerOptions, StreamOptions
+    from broker.contracts.status import Stats, StatusBoard
+
+    Deliver = Callable[[Envelope], None]
+    """Called from the event loop for each arriving message; returns at once and never raises."""
+
+    Around = Callable[[Envelope | Delivery], AbstractContextManager[object]]
+    """What runs around a handler: entered before it, left after it with its exception, if any."""
+
+
+class Capabilities(NamedTuple):
+    """What a backend claims, as data; the conformance suite checks every claim both ways.
+
+    Attributes:
+        survives_restart: stored messages outlive the server's process.
+        detects_no_responders: a request nobody listens to fails at once.
+        crosses_processes: two processes can talk through it.
+        limits_pending_per_group: ``max_ack_pending`` counts the whole group, not one worker.
+        reports_duplicates: a repeated message id is dropped within the window, and the receipt says so.
+        expects_sequences: ``Expect`` is checked and stored atomically.
+        expires_messages: a per-message time to live is honoured.
+    """
+
+    survives_restart: bool
+    detects_no_responders: bool
+    crosses_processes: bool
+    limits_pending_per_group: bool
+    reports_duplicates: bool
+    expects_sequences: bool
+    expires_messages: bool
+
+
+class Interest(Protocol):
+    """A live subscription at the backend."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """No message is delivered after this returns. Idempotent; never raises on a lost connection."""
+
+
+class CoreBackend(Protocol):
+    """At-most-once messaging."""
+
+    capabilities: Capabilities
+    board: StatusBoard
+    stats: Stats
+    around: Around | None
+    """``None`` (the usual case) means handlers are called bare, at no cost."""
+
+    @property
+    @abstractmethod
+    def max_payload(self) -> int:
+        """Bytes of body and headers together that one message may have."""
+
+    @abstractmethod
+    def publish(self, subject: str, data: bytes, headers: Headers | None, reply_to: str | None = None) -> None:
+        """Take a message for sending and return in microseconds, whatever the server does.
+
+        Held in the outbound buffer at most ``outbound_limit`` bytes; beyond it the oldest core messages are dropped
+        and counted. Stream traffic is never dropped here.
+
+        Raises:
+            PayloadTooLarge: body and headers (as on the wire) exceed ``max_payload``.
+            BrokerClosed, Unauthorized: it will never be sent.
+        """
+
+    @property
+    @abstractmethod
+    def congested(self) -> bool:
+        """Whether the outbound buffer is above its high-water mark."""
+
+    @abstractmethod
+    async def writable(self) -> None:
+        """Wait until the outbound buffer is below its high-water mark. Cancellable.
+
+        Raises:
+            BrokerClosed, Unauthorized.
+        """
+
+    @abstractmethod
+    async def request(self, subject: str, data: bytes, headers: Headers | None, *, timeout: float) -> Envelope:
+        """The first reply.
+
+        Raises:
+            NoResponders, RequestTimeout, PayloadTooLarge, PermissionDenied: as named.
+            ConnectionLost: at once, when the connection breaks while waiting or does not come back in time to send.
+            BrokerClosed, Unauthorized.
+        """
+
+    @abstractmethod
+    def new_inbox(self) -> str:
+        """A fresh subject under the inbox prefix that nobody else listens to."""
+
+    @abstractmethod
+    async def subscribe(self, subject: str, deliver: Deliver, *, queue: str | None) -> Interest:
+        """Deliver what arrives on the pattern; active on the server when it returns, restored after a reconnect.
+
+        A reply that says "no responders" arrives as an envelope whose ``headers.status`` is 503.
+
+        Raises:
+            PermissionDenied, ConnectionLost, BrokerClosed, Unauthorized.
+        """
+
+    @abstractmethod
+    async def flush(self, *, timeout: float) -> None:
+        """Return when the server has processed everything sent before.
+
+        Raises:
+            RequestTimeout: no answer in time.
+            ConnectionLost, BrokerClosed, Unauthorized.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Release everything, in bounded time whatever the server does. Idempotent. Does not flush."""
+
+
+class DeliverySource(Protocol):
+    """One worker's view of a consumer: deliveries come out, settlements go in.
+
+    Settlements are fire-and-forget unless confirmed: a lost one means a redelivery, never a loss.
+    """
+
+    stream: str
+    consumer: str
+
+    @property
+    @abstractmethod
+    def resume_sequence(self) -> int | None:
+        """Where a re-created consumer must start so that nothing is lost.
+
+        A stream sequence at or before the first message the group has not settled; ``None`` when not even that is
+        known (then it starts where the consumer first did).
+        """
+
+    @abstractmethod
+    async def fetch(self, limit: int, *, timeout: float) -> Sequence[Delivery]:
+        """At least one delivery as soon as there is one, at most ``limit``; empty after ``timeout`` seconds.
+
+        ``limit`` is the caller's free room: the source never has more than that on its way or in its own hands.
+        While disconnected it waits, and asks again by itself after a reconnect. Cancelling loses nothing: what
+        arrived stays for the next fetch or is given back by ``close``.
+
+        Raises:
+            ConsumerNotFound, StreamNotFound: it was deleted on the server.
+            PermissionDenied, BrokerClosed, Unauthorized.
+        """
+
+    @abstractmethod
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Settled: done."""
+
+    @abstractmethod
+    async def confirm_ack(self, delivery: Delivery, *, timeout: float) -> None:
+        """Settled: done, and the server said that it knows.
+
+        Raises:
+            AckUnknown: it did not say so in time, or the connection broke.
+        """
+
+    @abstractmethod
+    async def nak(self, delivery: Delivery, *, delay: float) -> None:
+        """Given back: hand it out again after ``delay`` seconds."""
+
+    @abstractmethod
+    async def term(self, delivery: Delivery, *, reason: str) -> None:
+        """Settled: never hand it out again."""
+
+    @abstractmethod
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """Still working: the ack wait starts anew."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give back what was not fetched and stop asking. Idempotent; never raises on a lost connection."""
+
+
+class StreamBackend(CoreBackend, Protocol):
+    """Adds stored messaging.
+
+    Every call may raise ``ConnectionLost``, ``BrokerClosed``, ``Unauthorized``, ``PermissionDenied``,
+    ``RequestTimeout`` and ``ApiError``; each docstring names only what is particular.
+    """
+
+    @abstractmethod
+    def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
+        """One attempt to store a message. Sends at once and never blocks; the future always completes.
+
+        The future fails with:
+            NoResponders: no stream answered (none captures the subject, or none can right now).
+            RequestTimeout: no answer in ``timeout`` seconds: stored or not is unknown.
+            ConnectionLost: at once, when the connection breaks meanwhile: likewise unknown.
+            StreamFull, SequenceConflict, PayloadTooLarge, ApiError: not stored.
+        Cancelling the future abandons the answer, not the message.
+        """
+
+    @abstractmethod
+    async def find_stream(self, subject: str) -> str | None:
+        """The name of the stream that captures the subject (or pattern), ``None`` when there is none."""
+
+    @abstractmethod
+    async def open_consumer(self, options: ConsumerOptions) -> DeliverySource:
+        """Make sure of the consumer as ``options.ensure`` says, and a source on it.
+
+        Raises:
+            NoStream: no stream captures the filter.
+            StreamNotFound: ``options.stream`` does not exist.
+            ConsumerNotFound: bind only, and it does not exist.
+            ConfigDrift: verify, and it exists with other settings (where it starts is not compared).
+        """
+
+    @abstractmethod
+    async def create_stream(self, options: StreamOptions) -> StreamInfo:
+        """Create it; fine when it exists exactly so.
+
+        Raises:
+            ConfigDrift: it exists with other settings.
+        """
+
+    @abstractmethod
+    async def update_stream(self, options: StreamOptions) -> StreamInfo:
+        """Change an existing stream.
+
+        Raises:
+            StreamNotFound: there is none.
+        """
+
+    @abstractmethod
+    async def stream_info(self, name: str) -> StreamInfo:
+        """Raises ``StreamNotFound`` when there is none."""
+
+    @abstractmethod
+    def list_streams(self) -> AsyncIterator[StreamInfo]:
+        """Every stream, by name, page by page."""
+
+    @abstractmethod
+    async def delete_stream(self, name: str) -> None:
+        """Raises ``StreamNotFound`` when there is none."""
+
+    @abstractmethod
+    async def purge_stream(self, name: str, *, subject: str | None, up_to: int | None, keep: int | None) -> int:
+        """How many messages were removed: of that pattern, below sequence ``up_to``, but the newest ``keep``."""
+
+    @abstractmethod
+    async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
+        """The message with that sequence, or the last one of that pattern; ``None`` when there is none."""
+
+    @abstractmethod
+    async def delete_message(self, stream: str, sequence: int) -> bool:
+        """Whether there was one."""
+
+    @abstractmethod
+    async def consumer_info(self, stream: str, name: str) -> ConsumerInfo:
+        """Raises ``ConsumerNotFound`` (or ``StreamNotFound``) when there is none."""
+
+    @abstractmethod
+    def list_consumers(self, stream: str) -> AsyncIterator[ConsumerInfo]:
+        """Every consumer of the stream, page by page."""
+
+    @abstractmethod
+    async def delete_consumer(self, stream: str, name: str) -> None:
+        """Raises ``ConsumerNotFound`` (or ``StreamNotFound``) when there is none."""

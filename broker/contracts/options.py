@@ -1,0 +1,242 @@
+"""Settings that live long: streams, consumers, connections. Frozen, and checked when they are made.
+
+Times are seconds as ``float``; ``None`` means unlimited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from broker.contracts.errors import InvalidOption
+from broker.contracts.subjects import overlap, resource_name, subscribe_pattern
+
+if TYPE_CHECKING:
+    import ssl
+
+Ensure = Literal["verify", "update", "bind"]
+"""verify: create what is missing, raise ``ConfigDrift`` on a difference. update: bring the server in line.
+bind: touch no management API."""
+
+Overflow = Literal["drop_oldest", "latest", "drop_newest"]
+
+Start = Literal["first", "last", "new", "last_per_subject"] | int | datetime
+"""Where reading begins: a word, a stream sequence (from 1), or the first message stored at or after a time."""
+
+_ENSURE: Final = frozenset({"verify", "update", "bind"})
+_START_WORDS: Final = frozenset({"first", "last", "new", "last_per_subject"})
+_MAX_REPLICAS: Final = 5
+
+
+def one_of(option: str, value: object, allowed: Sequence[str] | frozenset[str]) -> None:
+    """Refuse a word that is not one of the allowed ones."""
+    if value not in allowed:
+        raise InvalidOption(f"{option}={value!r}: must be one of {', '.join(sorted(allowed))}", option=option)
+
+
+def in_range(option: str, value: Any, low: float, high: float = float("inf"), *, whole: bool = False) -> None:
+    """Refuse a number outside ``low`` to ``high``, both allowed, and anything that is not a number."""
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        number = "a whole number" if whole else "a number"
+        bound = f"of at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+        raise InvalidOption(f"{option}={value!r}: must be {number} {bound}", option=option)
+
+
+def check_ensure(ensure: object) -> None:
+    """Refuse an ``ensure`` that is none of the three words."""
+    one_of("ensure", ensure, _ENSURE)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """A stream: which subjects it stores, how, and for how long.
+
+    Attributes:
+        name: of the stream; no dots, wildcards or blanks.
+        subjects: the patterns it captures; they must not overlap with another stream's.
+        storage: ``"file"`` outlives the server's process, ``"memory"`` does not.
+        retention: ``"limits"`` keeps messages until a limit; ``"workqueue"`` until acked; ``"interest"`` until every
+            consumer acked. With the last two the server forgets the idempotency keys of acked messages when it
+            restarts, so money belongs on ``"limits"``.
+        max_msgs: messages kept at most.
+        max_bytes: bytes kept at most.
+        max_age: seconds a message is kept at most.
+        max_msgs_per_subject: messages kept at most per subject.
+        max_msg_size: bytes of one message (headers included) at most.
+        duplicate_window: seconds within which a repeated idempotency key is dropped. At most ``max_age``.
+        discard: what a full stream does: ``"new"`` refuses (``StreamFull``), ``"old"`` silently drops the oldest,
+            read or not.
+        replicas: copies in a cluster, 1 to 5; odd numbers make sense.
+        description: free text.
+        metadata: free names and values; names starting with ``_nats`` belong to the server.
+        durability: reserved for the declared durability check; must be ``None`` in this version.
+        lanes: reserved for ordered lanes; must be ``None`` in this version.
+    """
+
+    name: str
+    subjects: Sequence[str]
+    storage: Literal["file", "memory"] = "file"
+    retention: Literal["limits", "workqueue", "interest"] = "limits"
+    max_msgs: int | None = None
+    max_bytes: int | None = None
+    max_age: float | None = None
+    max_msgs_per_subject: int | None = None
+    max_msg_size: int | None = None
+    duplicate_window: float = 120.0
+    discard: Literal["new", "old"] = "new"
+    replicas: int = 1
+    description: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    durability: Literal["fsync", "os"] | None = None
+    lanes: int | None = None
+
+    def __post_init__(self) -> None:
+        resource_name(self.name, "stream")
+        if isinstance(self.subjects, str):
+            raise InvalidOption(f"subjects={self.subjects!r}: must be a list of patterns", option="subjects")
+        object.__setattr__(self, "subjects", tuple(subscribe_pattern(each) for each in self.subjects))
+        if not self.subjects:
+            raise InvalidOption("subjects: a stream needs at least one pattern", option="subjects")
+        self._check_overlap()
+        one_of("storage", self.storage, ("file", "memory"))
+        one_of("retention", self.retention, ("limits", "workqueue", "interest"))
+        one_of("discard", self.discard, ("new", "old"))
+        in_range("replicas", self.replicas, 1, _MAX_REPLICAS, whole=True)
+        for option in ("max_msgs", "max_bytes", "max_msgs_per_subject", "max_msg_size"):
+            if getattr(self, option) is not None:
+                in_range(option, getattr(self, option), 1, whole=True)
+        if self.max_age is not None:
+            in_range("max_age", self.max_age, 0.1)
+        in_range("duplicate_window", self.duplicate_window, 0.1)
+        if self.max_age is not None and self.duplicate_window > self.max_age:
+            raise InvalidOption(
+                f"duplicate_window={self.duplicate_window:g} is longer than max_age={self.max_age:g}: "
+                "a key cannot be remembered longer than its message",
+                option="duplicate_window",
+            )
+        for option in ("durability", "lanes"):
+            if getattr(self, option) is not None:
+                raise InvalidOption(f"{option} is not available in this version", option=option)
+
+    def _check_overlap(self) -> None:
+        for index, left in enumerate(self.subjects):
+            for right in self.subjects[index + 1 :]:
+                if overlap(left, right):
+                    raise InvalidOption(f"subjects {left!r} and {right!r} overlap", option="subjects")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerOptions:
+    """A consumer on the server: a stored position in a stream, shared by the workers who use its name.
+
+    Attributes:
+        durable: its name; ``None`` makes an unnamed one that the server removes after ``inactive_threshold``.
+        queue: the workers' group name; kept with the consumer so that two groups cannot share a position by accident.
+        filters: the patterns it delivers; empty means all of the stream.
+        stream: the stream; ``None`` looks it up by the first filter.
+        max_ack_pending: unsettled deliveries allowed in the whole group.
+        ack_wait: seconds until an unsettled delivery is handed out again.
+        acks: ``False`` for readers: nothing to settle, nothing redelivered.
+        start: where a new consumer begins; an existing one keeps its position.
+        inactive_threshold: seconds without a worker after which an unnamed consumer is removed.
+        ensure: see ``Ensure``.
+    """
+
+    durable: str | None = None
+    queue: str | None = None
+    filters: Sequence[str] = ()
+    stream: str | None = None
+    max_ack_pending: int = 256
+    ack_wait: float = 30.0
+    acks: bool = True
+    start: Start = "first"
+    inactive_threshold: float = 30.0
+    ensure: Ensure = "verify"
+
+    def __post_init__(self) -> None:
+        for name, what in ((self.durable, "durable"), (self.queue, "queue"), (self.stream, "stream")):
+            if name is not None:
+                resource_name(name, what)
+        object.__setattr__(self, "filters", tuple(subscribe_pattern(each) for each in self.filters))
+        in_range("max_ack_pending", self.max_ack_pending, 1, 1_000_000, whole=True)
+        in_range("ack_wait", self.ack_wait, 0.05)
+        in_range("inactive_threshold", self.inactive_threshold, 0.1)
+        check_ensure(self.ensure)
+        check_start(self.start)
+        if not self.filters and self.stream is None:
+            raise InvalidOption("a consumer needs a subject or stream=", option="stream")
+        if self.ensure == "bind" and self.durable is None:
+            raise InvalidOption("ensure='bind' needs durable= or queue=: there is nothing to bind to", option="durable")
+
+
+def check_start(start: object) -> None:
+    """Refuse what is no place to begin reading."""
+    if isinstance(start, str):
+        one_of("start", start, _START_WORDS)
+    elif isinstance(start, datetime):
+        if start.tzinfo is None:
+            raise InvalidOption(f"start={start!r}: the time needs a time zone", option="start")
+    else:
+        in_range("start", start, 1, whole=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumeOptions:
+    """How ``consume`` works through a consumer; everything here is the library's own policy.
+
+    Attributes:
+        concurrency: handlers (``async def``) running at once in this process. A plain function runs inline, one at a
+            time.
+        max_deliver: attempts a message gets before it is dead-lettered.
+        backoff: seconds before attempt 2, 3, ...; the last one repeats. Each is lengthened by up to 10 % at random so
+            that a burst does not return as a burst.
+        dead_letter: keep what gave up in the dead letters; ``False`` terminates it without a copy.
+        auto_extend: prolong the ack wait while a message is in hand, however long its handler takes.
+    """
+
+    concurrency: int = 16
+    max_deliver: int = 5
+    backoff: Sequence[float] = (1.0, 5.0, 30.0, 120.0)
+    dead_letter: bool = True
+    auto_extend: bool = True
+
+    def __post_init__(self) -> None:
+        in_range("concurrency", self.concurrency, 1, 100_000, whole=True)
+        in_range("max_deliver", self.max_deliver, 1, whole=True)
+        if isinstance(self.backoff, str) or not isinstance(self.backoff, Sequence):
+            raise InvalidOption(f"backoff={self.backoff!r}: must be a sequence of seconds", option="backoff")
+        for seconds in self.backoff:
+            in_range("backoff", seconds, 0)
+        object.__setattr__(self, "backoff", tuple(self.backoff))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectOptions:
+    """Where and as whom to connect. Secrets stay out of its ``repr``.
+
+    Attributes:
+        url: one URL or several separated by commas, scheme first.
+        name: shown by the server next to the connection.
+        tls: context for TLS connections; ``None`` uses the system's for ``tls://`` and ``wss://``.
+        inbox_prefix: first tokens of reply subjects; one per role keeps others from reading the replies.
+        connect_timeout: seconds for the first connection, all attempts together.
+        outbound_limit: bytes of core messages held unsent at most; beyond it the oldest are dropped and counted.
+    """
+
+    url: str = field(repr=False)
+    name: str | None = None
+    tls: ssl.SSLContext | None = None
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    creds: str | None = field(default=None, repr=False)
+    inbox_prefix: str = "_INBOX"
+    connect_timeout: float = 5.0
+    outbound_limit: int = 8 << 20
+
+    def __post_init__(self) -> None:
+        in_range("connect_timeout", self.connect_timeout, 0.001)
+        in_range("outbound_limit", self.outbound_limit, 1, whole=True)

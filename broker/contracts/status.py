@@ -1,0 +1,173 @@
+"""What a connection is doing and what it has counted: shared by the backend that knows and the facade that shows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from broker.contracts.errors import BrokerClosed, ConnectionLost, Unauthorized
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+_KEPT_CHANGES: Final = 64
+"""A watcher that sleeps keeps the newest so many changes; older ones are history."""
+
+
+class Status(StrEnum):
+    """The state of a broker's connection."""
+
+    CONNECTED = "connected"
+    RECONNECTING = "reconnecting"
+    DRAINING = "draining"
+    CLOSED = "closed"
+    UNAUTHORIZED = "unauthorized"
+
+
+_FINAL: Final = frozenset({Status.CLOSED, Status.UNAUTHORIZED})
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counters since connect. They only grow; read them as often as you like.
+
+    Attributes:
+        published: core messages accepted for sending.
+        dropped_outbound: core messages dropped unsent because the outbound buffer was full (oldest first) or was
+            thrown away at close.
+        received: core messages handed to this process.
+        dropped_inbound: core messages dropped because a subscription's backlog was at its limit.
+        superseded: core messages replaced by a newer one on the same subject (``overflow="latest"``).
+        reconnects: times the connection came back after a loss.
+        requests: requests sent.
+        request_timeouts: requests that got no answer in time.
+        enqueued: messages stored.
+        duplicates: of those, repeats the server dropped.
+        enqueue_retries: attempts beyond the first.
+        delivered: stream messages handed to a handler or a puller.
+        redelivered: of those, with an attempt above 1.
+        acked: settled as done.
+        naked: given back for another attempt.
+        terminated: settled as never to be tried again.
+        dead_lettered: written to the dead letters.
+        extended: times a message's ack wait was prolonged.
+        handler_errors: handlers (core or stream) that raised.
+        protocol_errors: errors the server reported outside any call.
+    """
+
+    published: int = 0
+    dropped_outbound: int = 0
+    received: int = 0
+    dropped_inbound: int = 0
+    superseded: int = 0
+    reconnects: int = 0
+    requests: int = 0
+    request_timeouts: int = 0
+    enqueued: int = 0
+    duplicates: int = 0
+    enqueue_retries: int = 0
+    delivered: int = 0
+    redelivered: int = 0
+    acked: int = 0
+    naked: int = 0
+    terminated: int = 0
+    dead_lettered: int = 0
+    extended: int = 0
+    handler_errors: int = 0
+    protocol_errors: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Every counter by name, as it stands now."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class StatusBoard:
+    """One connection's status: set by the backend, read and awaited by everyone else."""
+
+    def __init__(self) -> None:
+        self._status = Status.CONNECTED
+        self._callbacks: list[Callable[[Status], None]] = []
+
+    @property
+    def status(self) -> Status:
+        """The status now."""
+        return self._status
+
+    def set(self, status: Status) -> None:
+        """Announce a change. A final status stays; a repeat is not a change."""
+        if status is self._status or self._status in _FINAL:
+            return
+        self._status = status
+        for callback in tuple(self._callbacks):
+            callback(status)
+
+    def watch(self, callback: Callable[[Status], None]) -> Callable[[], None]:
+        """Call back on every change, from the event loop; returns how to stop. The callback must not raise."""
+        self._callbacks.append(callback)
+
+        def stop() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        return stop
+
+    async def changes(self) -> AsyncIterator[Status]:
+        """The status now, then every change; ends after a final one. Keeps at most the newest 64 unread."""
+        seen: deque[Status] = deque([self._status], maxlen=_KEPT_CHANGES)
+        wake = asyncio.Event()
+        wake.set()
+
+        def note(status: Status) -> None:
+            seen.append(status)
+            wake.set()
+
+        stop = self.watch(note)
+        try:
+            while True:
+                await wake.wait()
+                wake.clear()
+                while seen:
+                    status = seen.popleft()
+                    yield status
+                    if status in _FINAL:
+                        return
+        finally:
+            stop()
+
+    def check_open(self) -> None:
+        """Refuse new work on a connection that will not come back.
+
+        Raises:
+            BrokerClosed, Unauthorized.
+        """
+        if self._status is Status.UNAUTHORIZED:
+            raise Unauthorized
+        if self._status in {Status.CLOSED, Status.DRAINING}:
+            raise BrokerClosed
+
+    async def connected(self, timeout: float) -> None:
+        """Wait until the connection is there.
+
+        Raises:
+            ConnectionLost: still not after ``timeout`` seconds.
+            BrokerClosed, Unauthorized: it never will be.
+        """
+        if self._status is Status.CONNECTED or self._status is Status.DRAINING:
+            return
+        self.check_open()
+        changed = asyncio.Event()
+        stop = self.watch(lambda _: changed.set())
+        try:
+            async with asyncio.timeout(timeout):
+                while self._status is Status.RECONNECTING:
+                    changed.clear()
+                    await changed.wait()
+        except TimeoutError as exc:
+            raise ConnectionLost(f"still not connected after {timeout:g} s") from exc
+        finally:
+            stop()
+        if self._status in _FINAL:
+            self.check_open()
