@@ -191,7 +191,10 @@ class DeliverySource(Protocol):
 
     @abstractmethod
     async def close(self) -> None:
-        """Give back what was not fetched and stop asking. Idempotent; never raises on a lost connection."""
+        """Give back what was not fetched and stop asking; what was fetched can still be settled afterwards.
+
+        Idempotent; never raises on a lost connection.
+        """
 
 
 class StreamBackend(CoreBackend, Protocol):

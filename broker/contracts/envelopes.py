@@ -34,6 +34,7 @@ class Delivery:
         timestamp_ns: when it was stored, nanoseconds since the epoch, by the server's clock.
         pending: how many messages of this consumer were still waiting behind it.
         token: the backend's own reference for settling it; nobody else looks inside.
+        consumer_sequence: counts this consumer's deliveries without a gap, from 1; 0 when the backend does not count.
     """
 
     subject: str
@@ -46,6 +47,7 @@ class Delivery:
     timestamp_ns: int
     pending: int
     token: object
+    consumer_sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,6 +197,7 @@ class ApiError(StreamError):
         code: HTTP-like status (0 when the server sent none).
         err_code: the server's own error number (0 when it sent none).
         description: the server's words.
+        transient: the same call may succeed a moment later (election, restart, overload).
     """
 
     def __init__(
@@ -205,12 +206,14 @@ class ApiError(StreamError):
         *,
         code: int = 0,
         err_code: int = 0,
+        transient: bool = False,
         subject: str | None = None,
         stream: str | None = None,
     ) -> None:
         super().__init__(f"{description} (code {code}, err_code {err_code})", subject=subject, stream=stream)
         self.code = code
         self.err_code = err_code
+        self.transient = transient
         self.description = description
 
 

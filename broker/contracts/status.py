@@ -138,14 +138,14 @@ class StatusBoard:
             stop()
 
     def check_open(self) -> None:
-        """Refuse new work on a connection that will not come back.
+        """Refuse work on a connection that will not come back. While draining, running handlers may still send.
 
         Raises:
             BrokerClosed, Unauthorized.
         """
         if self._status is Status.UNAUTHORIZED:
             raise Unauthorized
-        if self._status in {Status.CLOSED, Status.DRAINING}:
+        if self._status is Status.CLOSED:
             raise BrokerClosed
 
     async def connected(self, timeout: float) -> None:

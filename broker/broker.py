@@ -1,0 +1,395 @@
+"""``Broker``: the core tier. Fast, never blocking the caller, and gone if nobody is listening."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, final
+
+from broker.codecs.json_codec import JsonCodec
+from broker.connecting import Connecting, connected_backend, url_or_default
+from broker.contracts.errors import BrokerClosed, BrokerError, InvalidOption, NoResponders, RemoteError
+from broker.contracts.headers import ERROR, Headers, HeadersLike
+from broker.contracts.options import ConnectOptions, Overflow, in_range
+from broker.contracts.status import Stats, Status
+from broker.contracts.subjects import publish_subject, resource_name, subscribe_pattern
+from broker.handling import is_async
+from broker.messages import Message, encode_body
+from broker.responding import Responder
+from broker.subscriptions import Subscription, make_backlog
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Callable
+
+    from broker.contracts.backend import CoreBackend
+    from broker.contracts.codec import Codec
+    from broker.contracts.envelopes import Envelope
+
+log = logging.getLogger("broker")
+
+_LAST_FLUSH: Final = 2.0
+"""Seconds that closing waits for what was sent to reach the server."""
+_NO_RESPONDERS: Final = 503
+
+
+class Drainable(Protocol):
+    """Something a broker must bring to an end before it closes."""
+
+    async def drain(self, timeout: float) -> None:
+        """Finish what runs, give the rest back, within ``timeout`` seconds."""
+
+
+class Broker:
+    """At-most-once messaging over one connection.
+
+    Made by ``connect``; or directly from a backend, for tests and wrappers. Not thread-safe: use it from the event
+    loop it was connected in.
+    """
+
+    def __init__(self, backend: CoreBackend, *, codec: Codec | None = None) -> None:
+        self._backend = backend
+        self._codec: Codec = codec or JsonCodec()
+        self._subscriptions: set[Subscription] = set()
+        self._drainables: set[Drainable] = set()
+        self._responders: set[Responder] = set()
+        self._draining = False
+
+    @classmethod
+    def connect(
+        cls,
+        url: str | None = None,
+        *,
+        name: str | None = None,
+        codec: Codec | None = None,
+        tls: ssl.SSLContext | None = None,
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        creds: str | None = None,
+        inbox_prefix: str | None = None,
+        connect_timeout: float = 5.0,
+        outbound_limit: int = 8 << 20,
+    ) -> Connecting[Self]:
+        """Connect; ``await`` the result or ``async with`` it.
+
+        Args:
+            url: ``nats://`` ``tls://`` ``ws://`` ``memory://`` ``embedded:///dir``, several separated by commas;
+                ``None`` takes ``NATS_URL``, else ``nats://127.0.0.1:4222``.
+            name: shown by the server next to this connection.
+            codec: how bodies become bytes; JSON by default.
+            tls: context for TLS; ``None`` uses the system's certificates where the URL asks for TLS.
+            user: with ``password``, unless the URL carries them.
+            password: see ``user``.
+            token: instead of user and password.
+            creds: path of a credentials file, instead of the others.
+            inbox_prefix: first tokens of reply subjects; one per role keeps others from reading the replies.
+            connect_timeout: seconds for the first connection; once connected it reconnects for ever.
+            outbound_limit: bytes of core messages held unsent at most; beyond it the oldest are dropped and counted.
+
+        Raises:
+            ConnectError: no server answered in time.
+            Unauthorized: a server refused the credentials.
+            InvalidOption: an unknown scheme or a limit out of range.
+        """
+        options = ConnectOptions(
+            url=url_or_default(url),
+            name=name,
+            tls=tls,
+            user=user,
+            password=password,
+            token=token,
+            creds=creds,
+            inbox_prefix=inbox_prefix or "_INBOX",
+            connect_timeout=connect_timeout,
+            outbound_limit=outbound_limit,
+        )
+
+        async def start() -> Self:
+            return cls(await connected_backend(options), codec=codec)
+
+        return Connecting(start)
+
+    # -- what the connection is doing
+
+    @property
+    def status(self) -> Status:
+        """connected, reconnecting, draining, closed or unauthorized."""
+        status = self._backend.board.status
+        return Status.DRAINING if self._draining and status is Status.CONNECTED else status
+
+    def status_changes(self) -> AsyncIterator[Status]:
+        """The status now, then every change; ends after ``closed`` or ``unauthorized``."""
+        return self._backend.board.changes()
+
+    @property
+    def stats(self) -> Stats:
+        """Counters since connect."""
+        return self._backend.stats
+
+    # -- verbs
+
+    @final
+    def publish_nowait(self, subject: str, body: Any, *, headers: HeadersLike | None = None) -> None:
+        """Send and forget, in microseconds, whatever the server does: for game loops.
+
+        What the connection cannot take at once waits in the outbound buffer; beyond ``outbound_limit`` bytes the
+        oldest messages are dropped, each counted in ``stats.dropped_outbound``.
+
+        Raises:
+            InvalidSubject, InvalidHeader, EncodeError, PayloadTooLarge: at once; nothing was sent.
+            BrokerClosed, Unauthorized: it will never be sent.
+        """
+        self._backend.publish(publish_subject(subject), encode_body(self._codec, body), Headers.checked(headers))
+        self._backend.stats.published += 1
+
+    @final
+    async def publish(self, subject: str, body: Any, *, headers: HeadersLike | None = None) -> None:
+        """As ``publish_nowait``, but waits while the outbound buffer is above its high-water mark.
+
+        So a flood is slowed rather than dropped. Cancelling the wait sends nothing.
+
+        Raises:
+            As ``publish_nowait``.
+        """
+        name, data, sent = publish_subject(subject), encode_body(self._codec, body), Headers.checked(headers)
+        backend = self._backend
+        if backend.congested:
+            await backend.writable()
+        backend.publish(name, data, sent)
+        backend.stats.published += 1
+
+    @final
+    async def subscribe(
+        self,
+        subject: str,
+        handler: Callable[[Message], Any] | None = None,
+        *,
+        queue: str | None = None,
+        pending_limit: int = 65_536,
+        overflow: Overflow = "drop_oldest",
+    ) -> Subscription:
+        """Receive what is published on the pattern; active on the server when it returns.
+
+        An ``async def`` handler gets one message at a time, in order; a plain function is called inline as messages
+        arrive and must not block. Without a handler, read with ``async for``. An error in a handler is logged and
+        counted and ends that message only.
+
+        Args:
+            subject: a subject or a pattern with ``*`` and ``>``.
+            handler: called with each ``Message``.
+            queue: members of one queue group share the messages.
+            pending_limit: messages (with ``overflow="latest"``: subjects) waiting at most.
+            overflow: what happens at the limit: ``"drop_oldest"``, ``"drop_newest"``, or ``"latest"``, which keeps
+                only the newest message of each subject at all times.
+
+        Raises:
+            InvalidSubject, InvalidOption: at once.
+            PermissionDenied, ConnectionLost, BrokerClosed.
+        """
+        return await self._subscribe(
+            subject, handler, queue=queue, pending_limit=pending_limit, overflow=overflow, wrap=True
+        )
+
+    @final
+    async def request(
+        self, subject: str, body: Any, *, timeout: float = 2.0, headers: HeadersLike | None = None
+    ) -> Message:
+        """Send and wait for the first reply.
+
+        Raises:
+            NoResponders: nobody listens; at once, it did not run.
+            RequestTimeout: no reply in ``timeout`` seconds; it may have run.
+            RemoteError: the responder raised.
+            ConnectionLost: the connection broke while waiting; it may have run.
+            PermissionDenied, BrokerClosed, and what ``publish_nowait`` raises at once.
+        """
+        in_range("timeout", timeout, 0)
+        envelope = await self._backend.request(
+            publish_subject(subject), encode_body(self._codec, body), Headers.checked(headers), timeout=timeout
+        )
+        return self._reply(envelope, subject)
+
+    @final
+    async def request_many(
+        self, subject: str, body: Any, *, timeout: float = 1.0, max_replies: int | None = None
+    ) -> AsyncIterator[Message]:
+        """Send and collect replies until ``timeout`` seconds have passed or ``max_replies`` came.
+
+        Error replies are raised as ``RemoteError``; ending early (``break``) stops listening.
+
+        Raises:
+            NoResponders: nobody listens.
+            And what ``request`` raises at once.
+        """
+        in_range("timeout", timeout, 0)
+        if max_replies is not None:
+            in_range("max_replies", max_replies, 1, whole=True)
+        name, data = publish_subject(subject), encode_body(self._codec, body)
+        loop = asyncio.get_running_loop()
+        replies: asyncio.Queue[Envelope] = asyncio.Queue()
+        inbox = self._backend.new_inbox()
+        interest = await self._backend.subscribe(inbox, replies.put_nowait, queue=None)
+        deadline, came = loop.time() + timeout, 0
+        try:
+            self._backend.stats.requests += 1
+            self._backend.publish(name, data, None, inbox)
+            while max_replies is None or came < max_replies:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        envelope = await replies.get()
+                except TimeoutError:
+                    return
+                came += 1
+                yield self._reply(envelope, subject)
+        finally:
+            await interest.stop()
+
+    @final
+    async def respond(
+        self,
+        subject: str,
+        responder: Callable[[Message], Any],
+        *,
+        queue: str | None = None,
+        concurrency: int = 64,
+    ) -> Subscription:
+        """Answer requests: the responder's return value is the reply, its exception an error reply.
+
+        Args:
+            subject: a subject or pattern.
+            responder: called with each request; a plain function is called inline and must not block.
+            queue: members of one queue group share the requests.
+            concurrency: ``async def`` responders running at once; further requests wait their turn.
+
+        Raises:
+            As ``subscribe``.
+        """
+        in_range("concurrency", concurrency, 1, whole=True)
+        answering = Responder(responder, concurrency=concurrency, codec=self._codec, backend=self._backend)
+        handle = answering.handle if is_async(responder) else answering.handle_inline
+        subscription = await self._subscribe(
+            subject, handle, queue=queue, pending_limit=65_536, overflow="drop_oldest", wrap=False
+        )
+        self._responders.add(answering)
+        return subscription
+
+    @final
+    async def flush(self, timeout: float = 2.0) -> None:
+        """Return when the server has processed everything sent before.
+
+        Raises:
+            RequestTimeout: no answer in ``timeout`` seconds.
+            ConnectionLost, BrokerClosed.
+        """
+        in_range("timeout", timeout, 0)
+        await self._backend.flush(timeout=timeout)
+
+    @final
+    async def drain(self, timeout: float = 25.0) -> None:
+        """Stop receiving, finish running handlers, settle, flush and close; all within ``timeout`` seconds.
+
+        Handlers still running then are cancelled and their messages given back. Idempotent.
+        """
+        in_range("timeout", timeout, 0)
+        if self._draining or self.status in {Status.CLOSED, Status.UNAUTHORIZED}:
+            await self.aclose()
+            return
+        self._draining = True
+        self._backend.board.set(Status.DRAINING)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._finish(timeout)
+        except TimeoutError:
+            log.warning("drain: not finished after %g s; cancelling what still runs", timeout)
+        finally:
+            await self.aclose()
+
+    @final
+    async def aclose(self) -> None:
+        """Close now: handlers are cancelled, their messages given back, what was sent is flushed for up to 2 s.
+
+        Idempotent; bounded whatever the server does.
+        """
+        self._draining = True
+        try:
+            await self._abandon()
+            if self._backend.board.status in {Status.CONNECTED, Status.DRAINING}:
+                with suppress(BrokerError):
+                    await self._backend.flush(timeout=_LAST_FLUSH)
+        finally:
+            await self._backend.close()
+            for subscription in tuple(self._subscriptions):
+                await subscription.unsubscribe()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    # -- inside
+
+    async def _subscribe(
+        self,
+        subject: str,
+        handler: Callable[[Message], Any] | None,
+        *,
+        queue: str | None,
+        pending_limit: int,
+        overflow: Overflow,
+        wrap: bool,
+    ) -> Subscription:
+        if queue is not None:
+            resource_name(queue, "queue")
+        if handler is not None and not callable(handler):
+            raise InvalidOption(f"handler {handler!r} cannot be called", option="handler")
+        self._check_open()
+        subscription = Subscription(
+            subscribe_pattern(subject),
+            handler,
+            queue=queue,
+            backlog=make_backlog(overflow, pending_limit, self.stats),
+            codec=self._codec,
+            backend=self._backend,
+            wrap=self._backend.around if wrap else None,
+            forget=self._subscriptions.discard,
+        )
+        await subscription.start()
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def _check_open(self) -> None:
+        self._backend.board.check_open()
+        if self._draining:
+            raise BrokerClosed
+
+    def _reply(self, envelope: Envelope, subject: str) -> Message:
+        headers = envelope.headers
+        if headers is not None:
+            if headers.status == _NO_RESPONDERS:
+                raise NoResponders(f"nobody listens on {subject!r}", subject=subject)
+            kind = headers.get(ERROR)
+            if kind is not None:
+                text = envelope.data.decode("utf-8", "replace")
+                raise RemoteError(f"{kind}: {text}", kind=kind, subject=subject)
+        return Message(envelope, self._codec, self._backend)
+
+    async def _finish(self, timeout: float) -> None:
+        """Bring everything that receives to an end, letting handlers finish."""
+        async with asyncio.TaskGroup() as group:
+            for drainable in tuple(self._drainables):
+                group.create_task(drainable.drain(timeout))
+            for subscription in tuple(self._subscriptions):
+                group.create_task(subscription.drain())
+        for responder in tuple(self._responders):
+            await responder.finish()
+
+    async def _abandon(self) -> None:
+        """Bring everything that receives to an end now."""
+        for responder in tuple(self._responders):
+            await responder.cancel()
+        self._responders.clear()
+        await asyncio.gather(*(each.drain(0) for each in tuple(self._drainables)))
+        await asyncio.gather(*(each.unsubscribe() for each in tuple(self._subscriptions)))

@@ -1,0 +1,64 @@
+"""From ``connect(...)`` to a broker: await it, or ``async with`` it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from broker.backends import open_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+    from types import TracebackType
+
+    from broker.broker import Broker
+    from broker.contracts.backend import CoreBackend
+    from broker.contracts.options import ConnectOptions
+
+B = TypeVar("B", bound="Broker")
+
+DEFAULT_URL: Final = "nats://127.0.0.1:4222"
+
+
+def url_or_default(url: str | None) -> str:
+    """The URL given, else ``NATS_URL``, else a server on this machine."""
+    return url or os.environ.get("NATS_URL") or DEFAULT_URL
+
+
+async def connected_backend(options: ConnectOptions) -> CoreBackend:
+    """The backend for the URL, with telemetry around it when an OpenTelemetry SDK was configured in this process."""
+    backend = await open_backend(options)
+    if "opentelemetry" not in sys.modules:
+        return backend
+    from broker import telemetry  # noqa: PLC0415 - only for processes that use OpenTelemetry at all
+
+    return telemetry.trace_backend(backend) if telemetry.configured() else backend
+
+
+class Connecting(Generic[B]):
+    """A connection about to be made. ``await`` it for a broker you close yourself, or ``async with`` it."""
+
+    def __init__(self, start: Callable[[], Awaitable[B]]) -> None:
+        self._start = start
+        self._broker: B | None = None
+
+    def __await__(self) -> Generator[object, None, B]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> B:
+        self._broker = await self._start()
+        return self._broker
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leaving normally or cancelled (SIGINT) drains; leaving with an error closes at once."""
+        broker, self._broker = self._broker, None
+        if broker is None:
+            return
+        if error is None or isinstance(error, asyncio.CancelledError):
+            await broker.drain()
+        else:
+            await broker.aclose()

@@ -1,0 +1,378 @@
+"""The consume loop: free slots ask for messages, handlers run, outcomes settle.
+
+A consumption never holds more than its free slots need. It outlives reconnects, restarts and a deleted consumer; it
+ends when it is drained, or with the error that made going on impossible.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from broker.contracts.errors import (
+    ApiError,
+    BrokerError,
+    ConnectionLost,
+    ConsumerGone,
+    ConsumerNotFound,
+    RequestTimeout,
+)
+from broker.handling import call, is_async, refuse_coroutine, report, run
+from broker.messages import StreamMessage
+from broker.settling import AttemptsExhausted, ConsumeSettler, where
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from broker.contracts.backend import DeliverySource, StreamBackend
+    from broker.contracts.codec import Codec
+    from broker.contracts.envelopes import Delivery
+    from broker.contracts.options import ConsumeOptions, ConsumerOptions
+    from broker.dead_letters import DeadLetterWriter
+
+log = logging.getLogger("broker.consuming")
+
+T = TypeVar("T")
+
+_FETCH: Final = 30.0
+"""Seconds one fetch waits; only how often an idle loop turns."""
+_REOPEN_PAUSE: Final = (0.1, 2.0)
+_INLINE_BUDGET: Final = 0.010
+"""Seconds of plain-function handlers in a row before the event loop gets its turn."""
+_LAST_WORDS: Final = 1.0
+"""Seconds a cancelled handler has to clean up before it is left behind."""
+_LAST_FLUSH: Final = 2.0
+
+
+class Consumption:
+    """A running ``consume``.
+
+    Attributes:
+        stream: where the messages come from.
+        consumer: the name of the stored position.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[StreamMessage], Any],
+        *,
+        consumer: ConsumerOptions,
+        options: ConsumeOptions,
+        backend: StreamBackend,
+        codec: Codec,
+        letters: DeadLetterWriter | None,
+        forget: Callable[[Consumption], None],
+    ) -> None:
+        self._handler = handler
+        self._inline = not is_async(handler)
+        self._consumer = consumer
+        self._options = options
+        self._backend = backend
+        self._codec = codec
+        self._letters = letters
+        self._forget = forget
+        self._loop = asyncio.get_running_loop()
+        self._held: dict[int, StreamMessage] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._window = 1
+        self._stopping = False
+        self._interruptible = False
+        self._interrupted = False
+        self._running = asyncio.Event()
+        self._running.set()
+        self._slot_freed = asyncio.Event()
+        self._runner: asyncio.Task[None] | None = None
+        self._extender: asyncio.Task[None] | None = None
+        self.stream = ""
+        self.consumer = ""
+
+    @property
+    def in_hand(self) -> int:
+        """Messages handed to handlers and not settled yet."""
+        return len(self._held)
+
+    async def start(self) -> Self:
+        """Open the consumer and begin."""
+        await self._open(self._consumer)
+        if self._letters is not None:
+            try:
+                await self._letters.prepare(self.stream)
+            except BaseException:
+                await self._source.close()
+                raise
+        self._runner = self._loop.create_task(self._run(), name=f"consume {self.consumer}")
+        self._runner.add_done_callback(_retrieve)
+        if self._options.auto_extend:
+            self._extender = self._loop.create_task(self._extend_forever(), name=f"extend {self.consumer}")
+        return self
+
+    async def wait(self) -> None:
+        """Until it is drained.
+
+        Raises:
+            ConsumerGone: it was deleted and may only be bound to.
+            StreamNotFound, PermissionDenied, ConfigDrift: going on became impossible.
+            BrokerClosed, Unauthorized: the connection is gone for good.
+        """
+        if self._runner is not None:
+            await asyncio.wait([self._runner])
+            self._runner.result()
+
+    async def pause(self) -> None:
+        """Stop asking for messages and give back what was not started; handlers that run go on."""
+        self._running.clear()
+        self._interrupt()
+
+    async def resume(self) -> None:
+        """Go on after ``pause``."""
+        self._running.set()
+
+    async def drain(self, timeout: float = 25.0) -> None:
+        """Stop asking, give back what was not started, let handlers finish and settle; idempotent.
+
+        Handlers still running after ``timeout`` seconds are cancelled and their messages given back.
+        """
+        self._stopping = True
+        self._interrupt()
+        try:
+            if self._runner is not None and self._runner is not asyncio.current_task():
+                await asyncio.wait([self._runner])
+            await self._finish_handlers(timeout)
+        finally:
+            if self._extender is not None:
+                self._extender.cancel()
+            self._forget(self)
+        with suppress(BrokerError):
+            await self._backend.flush(timeout=_LAST_FLUSH)
+
+    # -- the loop
+
+    async def _run(self) -> None:
+        try:
+            while not self._stopping:
+                if not self._running.is_set():
+                    await self._sit_out_pause()
+                elif room := self._window if self._inline else self._options.concurrency - len(self._held):
+                    await self._turn(room)
+                else:
+                    self._slot_freed.clear()
+                    await self._interruptibly(self._slot_freed.wait())
+        except BrokerError:
+            if not self._stopping:
+                log.exception("consuming %s from %s ended", self.consumer, self.stream)
+                raise
+        finally:
+            await self._source.close()
+            self._forget(self)
+
+    async def _turn(self, room: int) -> None:
+        try:
+            batch = await self._interruptibly(self._source.fetch(room, timeout=_FETCH))
+        except ConsumerNotFound as exc:
+            await self._reopen(exc)
+            return
+        except (ConnectionLost, RequestTimeout) as exc:
+            log.warning("fetching for %s: %s", self.consumer, exc)
+            await self._interruptibly(asyncio.sleep(_REOPEN_PAUSE[0]))
+            return
+        if batch:
+            self._backend.stats.delivered += len(batch)
+            await (self._handle_inline(batch) if self._inline else self._start_handlers(batch))
+
+    async def _interruptibly(self, waiting: Awaitable[T]) -> T | None:
+        """Wait for something that loses nothing when cancelled; ``None`` when drain or pause interrupted it."""
+        self._interruptible = True
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if not self._interrupted:
+                raise
+            self._interrupted = False
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+            return None
+        finally:
+            self._interruptible = False
+
+    def _interrupt(self) -> None:
+        if self._interruptible and self._runner is not None:
+            self._interruptible, self._interrupted = False, True
+            self._runner.cancel()
+
+    async def _sit_out_pause(self) -> None:
+        await self._source.close()
+        await self._interruptibly(self._running.wait())
+        if not self._stopping and self._running.is_set():
+            await self._reopen(None)
+
+    async def _open(self, consumer: ConsumerOptions) -> None:
+        source = await self._backend.open_consumer(consumer)
+        self._source: DeliverySource = source
+        self._settler = ConsumeSettler(source, self._backend.stats, self._options, self._letters)
+        self.stream, self.consumer = source.stream, source.consumer
+
+    async def _reopen(self, error: ConsumerNotFound | None) -> None:
+        """Open again, made anew where the group had got to; retried while the server cannot do it right now."""
+        if error is not None and self._consumer.ensure == "bind":
+            raise ConsumerGone(
+                f"consumer {self.consumer!r} of {self.stream!r} was deleted; ensure='bind' does not make it again",
+                stream=self.stream,
+            ) from error
+        resume = self._source.resume_sequence
+        await self._source.close()
+        again = self._consumer if resume is None else replace(self._consumer, start=resume)
+        if error is not None:
+            log.warning(
+                "consumer %s of %s was deleted; made again from sequence %s", self.consumer, self.stream, resume
+            )
+        pause = _REOPEN_PAUSE[0]
+        while not self._stopping:
+            try:
+                await self._open(again)
+            except (ConnectionLost, RequestTimeout) as exc:
+                log.warning("opening consumer %s again: %s", self.consumer, exc)
+            except ApiError as exc:
+                if not exc.transient:
+                    raise
+            else:
+                return
+            await self._interruptibly(asyncio.sleep(pause * random.uniform(0.5, 1.0)))
+            pause = min(pause * 2, _REOPEN_PAUSE[1])
+
+    # -- plain functions: inline, one after the other
+
+    async def _handle_inline(self, batch: Sequence[Delivery]) -> None:
+        """Run them in a row; the window grows while they are fast and shrinks when they are not."""
+        began = turn = self._loop.time()
+        extended = began
+        done: list[Delivery] = []
+        for index, delivery in enumerate(batch):
+            message = StreamMessage(delivery, self._codec, self._backend, self._settler)
+            error = self._call_inline(message)
+            if error is not None:
+                await self._ack(done)
+                await self._settle_failed(self._settler, message, error)
+            elif message.mark_settled("ack"):
+                done.append(delivery)
+            now = self._loop.time()
+            if now - turn > _INLINE_BUDGET:
+                await self._ack(done)
+                rest = batch[index + 1 :]
+                if self._stopping:
+                    await self._give_back(rest)
+                    return
+                if rest and self._options.auto_extend and now - extended > self._consumer.ack_wait / 3:
+                    await self._source.extend(rest)
+                    extended = now
+                await asyncio.sleep(0)
+                turn = self._loop.time()
+        await self._ack(done)
+        self._fit_window(self._loop.time() - began, len(batch))
+
+    def _call_inline(self, message: StreamMessage) -> BaseException | None:
+        self._count_attempt(message)
+        try:
+            self._refuse_exhausted(message)
+            refuse_coroutine(call(self._handler, message, self._backend.around))
+        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - it becomes the message's outcome
+            return exc
+        return None
+
+    async def _ack(self, done: list[Delivery]) -> None:
+        if done:
+            self._backend.stats.acked += len(done)
+            with suppress(BrokerError):
+                await self._source.ack(done)
+            done.clear()
+
+    async def _give_back(self, rest: Sequence[Delivery]) -> None:
+        for delivery in rest:
+            with suppress(BrokerError):
+                await self._source.nak(delivery, delay=0.0)
+
+    def _fit_window(self, took: float, handled: int) -> None:
+        if took > _INLINE_BUDGET:
+            self._window = max(1, int(handled * _INLINE_BUDGET / took))
+        elif handled >= self._window:
+            self._window = min(self._window * 2, self._consumer.max_ack_pending)
+
+    # -- async handlers: a task each, as many as there are slots
+
+    async def _start_handlers(self, batch: Sequence[Delivery]) -> None:
+        for delivery in batch:
+            held = self._held.get(delivery.sequence)
+            if held is not None:
+                # The same message again while its handler still runs (this process was stalled past the ack wait):
+                # one handler is enough; its outcome settles the newer delivery.
+                held.renew(delivery, self._settler)
+                continue
+            message = StreamMessage(delivery, self._codec, self._backend, self._settler)
+            self._held[delivery.sequence] = message
+            self._count_attempt(message)
+            task = self._loop.create_task(self._handle(message, self._settler), name=f"handle {delivery.subject}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _handle(self, message: StreamMessage, settler: ConsumeSettler) -> None:
+        try:
+            self._refuse_exhausted(message)
+            await run(self._handler, message, self._backend.around)
+            if message.mark_settled("ack"):
+                self._backend.stats.acked += 1
+                await settler.source.ack((message.delivery,))
+        except asyncio.CancelledError:
+            with suppress(BrokerError):
+                await settler.give_back(message)
+            raise
+        except Exception as exc:  # noqa: BLE001 - it becomes the message's outcome
+            await self._settle_failed(settler, message, exc)
+        finally:
+            self._held.pop(message.sequence, None)
+            self._slot_freed.set()
+
+    def _count_attempt(self, message: StreamMessage) -> None:
+        self._backend.stats.redelivered += message.attempt > 1
+
+    def _refuse_exhausted(self, message: StreamMessage) -> None:
+        """Before the handler runs: one that kills its process would otherwise be handed out for ever."""
+        if message.attempt > self._options.max_deliver:
+            raise AttemptsExhausted("every attempt was handed out and none came to an outcome")
+
+    async def _settle_failed(self, settler: ConsumeSettler, message: StreamMessage, error: BaseException) -> None:
+        report(self._backend.stats, where(message.delivery), error)
+        try:
+            await settler.failed(message, error)
+        except BrokerError as exc:
+            # Unsettled means redelivered after the ack wait: late, not lost.
+            log.warning("could not settle %s: %s", where(message.delivery), exc)
+
+    async def _finish_handlers(self, timeout: float) -> None:
+        this = {asyncio.current_task()}
+        if (waited := self._tasks - this) and timeout > 0:
+            await asyncio.wait(waited, timeout=timeout)
+        rest = self._tasks - this
+        for task in rest:
+            task.cancel()
+        if rest:
+            await asyncio.wait(rest, timeout=_LAST_WORDS)
+
+    async def _extend_forever(self) -> None:
+        """Keep what is in hand from being handed out again, however long its handler takes."""
+        while True:
+            await asyncio.sleep(self._consumer.ack_wait / 3)
+            held = [message.delivery for message in self._held.values() if not message.settled]
+            if held:
+                self._backend.stats.extended += len(held)
+                with suppress(BrokerError):
+                    await self._source.extend(held)
+
+
+def _retrieve(runner: asyncio.Task[None]) -> None:
+    """Its error was logged and is raised by ``wait``; nobody has to call that."""
+    if not runner.cancelled():
+        runner.exception()

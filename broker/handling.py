@@ -1,0 +1,88 @@
+"""Running other people's code: plain and async handlers, their errors, and the one way to report them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from broker.contracts.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.contracts.backend import Around
+    from broker.contracts.status import Stats
+    from broker.messages import Message
+
+M = TypeVar("M", bound="Message")
+
+log = logging.getLogger("broker.handlers")
+
+
+def is_async(handler: Callable[..., Any]) -> bool:
+    """Whether calling it makes a coroutine: ``async def``, partials of one, objects whose ``__call__`` is one.
+
+    Raises:
+        InvalidOption: it cannot be called at all.
+    """
+    if not callable(handler):
+        raise InvalidOption(f"handler {handler!r} cannot be called", option="handler")
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    call = getattr(handler, "__call__", None)  # noqa: B004 - asking for the method itself, not whether it can be called
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+
+
+def call(handler: Callable[[M], Any], message: M, wrap: Around | None) -> Any:
+    """A plain handler, inside what the backend puts around handlers (tracing), or bare when there is nothing."""
+    if wrap is None:
+        return handler(message)
+    with wrap(message.envelope):
+        return handler(message)
+
+
+def refuse_coroutine(result: Any) -> None:
+    """Refuse what an ``async def`` in a plain wrapper returns: nobody would ever await it.
+
+    Raises:
+        TypeError: it is a coroutine.
+    """
+    if result is not None and inspect.iscoroutine(result):
+        result.close()
+        raise TypeError("the handler is a plain function but returned a coroutine; make it async def")
+
+
+async def run(handler: Callable[[M], Any], message: M, wrap: Around | None) -> Any:
+    """A handler of either kind; its result.
+
+    Raises:
+        HandlerCancelled: it raised ``CancelledError`` although nobody cancelled this task. It has failed like any
+            other; it must not end the loop that runs it.
+    """
+    try:
+        result = call(handler, message, None) if wrap is None else await _wrapped(handler, message, wrap)
+        return await result if inspect.isawaitable(result) else result
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise HandlerCancelled("the handler raised CancelledError") from exc
+
+
+async def _wrapped(handler: Callable[[M], Any], message: M, wrap: Around) -> Any:
+    with wrap(message.envelope):
+        result = handler(message)
+        return await result if inspect.isawaitable(result) else result
+
+
+class HandlerCancelled(Exception):
+    """The handler raised ``CancelledError`` by itself."""
+
+
+def report(stats: Stats, what: str, error: BaseException) -> None:
+    """Count and log a handler's error, once, with where it happened."""
+    stats.handler_errors += 1
+    log.error("handler failed on %s: %s: %s", what, type(error).__name__, error, exc_info=error)

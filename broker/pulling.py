@@ -1,0 +1,132 @@
+"""``pull``: the caller holds the loop and settles every message; nothing is settled or extended for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Self
+
+from broker.contracts.errors import BrokerError, ConsumerGone, ConsumerNotFound
+from broker.contracts.options import in_range
+from broker.messages import StreamMessage
+from broker.settling import PlainSettler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from broker.contracts.backend import DeliverySource, StreamBackend
+    from broker.contracts.codec import Codec
+    from broker.contracts.options import ConsumerOptions
+
+_TURN: Final = 5.0
+"""Seconds ``async for`` waits in one go; only how often an idle loop turns."""
+
+
+class Puller:
+    """Messages on demand, inside ``async with``."""
+
+    def __init__(
+        self,
+        options: ConsumerOptions,
+        *,
+        batch: int,
+        backend: StreamBackend,
+        codec: Codec,
+        register: Callable[[Puller], None],
+        forget: Callable[[Puller], None],
+    ) -> None:
+        self._options = options
+        self._batch = batch
+        self._backend = backend
+        self._codec = codec
+        self._register = register
+        self._forget = forget
+        self._source: DeliverySource | None = None
+        self._kept: deque[StreamMessage] = deque()
+        self._ended = False
+
+    async def fetch(self, limit: int, *, timeout: float = 5.0) -> list[StreamMessage]:
+        """Up to ``limit`` messages: as soon as that many came, or no more are waiting, or ``timeout`` seconds passed.
+
+        An empty list means there was nothing.
+
+        Raises:
+            ConsumerGone: the consumer was deleted.
+            InvalidOption: a limit below 1.
+        """
+        in_range("limit", limit, 1, whole=True)
+        in_range("timeout", timeout, 0)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while len(self._kept) < limit and (left := deadline - loop.time()) > 0:
+            # Kept until returned: a cancelled fetch loses nothing, the next one has it.
+            if await self._fetch(limit - len(self._kept), left) == 0:
+                break
+        return [self._kept.popleft() for _ in range(min(limit, len(self._kept)))]
+
+    async def next(self, *, timeout: float = 5.0) -> StreamMessage | None:
+        """The next message; ``None`` when there was none in ``timeout`` seconds.
+
+        Raises:
+            ConsumerGone: the consumer was deleted.
+        """
+        got = await self.fetch(1, timeout=timeout)
+        return got[0] if got else None
+
+    async def drain(self, timeout: float) -> None:
+        """End ``async for`` and give back what was not handed out."""
+        del timeout
+        await self._close()
+
+    async def _fetch(self, limit: int, timeout: float) -> int:
+        """Keep what comes; how many more are waiting behind it (-1: nothing came)."""
+        source = self._opened()
+        try:
+            deliveries = await source.fetch(limit, timeout=timeout)
+        except ConsumerNotFound as exc:
+            raise ConsumerGone(f"consumer {source.consumer!r} was deleted", stream=source.stream) from exc
+        stats = self._backend.stats
+        stats.delivered += len(deliveries)
+        stats.redelivered += sum(each.attempt > 1 for each in deliveries)
+        settler = PlainSettler(source, stats)
+        self._kept.extend(StreamMessage(each, self._codec, self._backend, settler) for each in deliveries)
+        return deliveries[-1].pending if deliveries else -1
+
+    def _opened(self) -> DeliverySource:
+        if self._source is None:
+            raise RuntimeError("use a puller inside `async with sb.pull(...) as puller`")
+        return self._source
+
+    async def __aenter__(self) -> Self:
+        self._source = await self._backend.open_consumer(self._options)
+        self._register(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        self._ended = True
+        self._forget(self)
+        if self._source is None:
+            return
+        for message in self._kept:
+            with suppress(BrokerError):
+                await self._source.nak(message.delivery, delay=0.0)
+        self._kept.clear()
+        await self._source.close()
+
+    def __aiter__(self) -> Self:
+        self._opened()
+        return self
+
+    async def __anext__(self) -> StreamMessage:
+        while not self._kept:
+            if self._ended:
+                raise StopAsyncIteration
+            await self._fetch(self._batch, _TURN)
+        return self._kept.popleft()

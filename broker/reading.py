@@ -1,0 +1,191 @@
+"""``read``: a stream in order and without gaps, from anywhere; it lends nothing and settles nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self
+
+from broker.contracts.errors import ApiError, ConnectionLost, ConsumerNotFound, RequestTimeout, Unsupported
+from broker.contracts.options import ConsumerOptions, check_start, in_range
+from broker.contracts.status import Status
+from broker.messages import Settler, StreamMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from broker.contracts.backend import DeliverySource, StreamBackend
+    from broker.contracts.codec import Codec
+    from broker.contracts.envelopes import Delivery
+
+Until = int | datetime | Literal["end"] | None
+"""Where reading stops: after a sequence, before the first message stored later than a time, after the last message
+stored when it was opened, or never."""
+
+log = logging.getLogger("broker.reading")
+
+_AHEAD: Final = 256
+"""Messages on their way to a reader at most."""
+_TURN: Final = 1.0
+_PAUSE: Final = 0.2
+_NS_PER_SECOND: Final = 1_000_000_000
+
+
+class NothingToSettle(Settler):
+    """A message that was read is not on loan."""
+
+    async def ack(self, delivery: Delivery, *, confirm: bool) -> None:
+        """See ``Settler``."""
+        _refuse(delivery, confirm)
+
+    async def nak(self, delivery: Delivery, *, delay: float | None) -> None:
+        """See ``Settler``."""
+        _refuse(delivery, delay)
+
+    async def term(self, delivery: Delivery, *, reason: str) -> None:
+        """See ``Settler``."""
+        _refuse(delivery, reason)
+
+    async def in_progress(self, delivery: Delivery) -> None:
+        """See ``Settler``."""
+        _refuse(delivery)
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise Unsupported("a message that was read is not on loan: there is nothing to settle")
+
+
+NOT_ON_LOAN: Final = NothingToSettle()
+
+
+class Reader:
+    """An async iterator over stored messages, inside ``async with``.
+
+    A gap is noticed by the consumer's own count, and suspected after every lost connection; it is mended by starting
+    again after the last message that was read.
+    """
+
+    def __init__(self, options: ConsumerOptions, until: Until, *, backend: StreamBackend, codec: Codec) -> None:
+        check_start(options.start)
+        if isinstance(until, int):
+            in_range("until", until, 0, whole=True)
+        self._options = options
+        self._until = until
+        self._backend = backend
+        self._codec = codec
+        self._source: DeliverySource | None = None
+        self._unread: list[Delivery] = []
+        self._last_sequence = 0
+        self._last_count = 0
+        self._suspect = False
+        self._unwatch: Callable[[], None] | None = None
+        self._end = until if isinstance(until, int) else None
+
+    async def __aenter__(self) -> Self:
+        self._source = await self._backend.open_consumer(self._options)
+        self._unwatch = self._backend.board.watch(self._on_status)
+        if self._until == "end":
+            self._end = (await self._backend.stream_info(self._source.stream)).state.last_sequence
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._unwatch is not None:
+            self._unwatch()
+        if self._source is not None:
+            await self._source.close()
+
+    def _on_status(self, status: Status) -> None:
+        # What was on its way when the connection broke is gone, and nothing may follow it to show the gap.
+        self._suspect = self._suspect or status is Status.RECONNECTING
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> StreamMessage:
+        while True:
+            if self._unread:
+                delivery = self._unread.pop()
+            elif self._suspect:
+                await self._restart()
+                continue
+            elif await self._passed_end():
+                raise StopAsyncIteration
+            else:
+                await self._fetch()
+                continue
+            if self._in_order(delivery):
+                break
+            await self._restart()
+        if self._beyond(delivery):
+            raise StopAsyncIteration
+        self._last_sequence = delivery.sequence
+        return StreamMessage(delivery, self._codec, self._backend, NOT_ON_LOAN)
+
+    def _opened(self) -> DeliverySource:
+        if self._source is None:
+            raise RuntimeError("use a reader inside `async with sb.read(...) as reader`")
+        return self._source
+
+    async def _fetch(self) -> None:
+        source = self._opened()
+        try:
+            batch: Sequence[Delivery] = await source.fetch(_AHEAD, timeout=_TURN)
+        except ConsumerNotFound:
+            await self._restart()
+            return
+        self._backend.stats.delivered += len(batch)
+        self._unread = list(reversed(batch))
+
+    def _in_order(self, delivery: Delivery) -> bool:
+        """Whether nothing is missing before it; the consumer counts its deliveries without a gap."""
+        count = delivery.consumer_sequence
+        if count and count != self._last_count + 1:
+            return False
+        self._last_count = count
+        return True
+
+    async def _restart(self) -> None:
+        """A new consumer that starts after the last message that was read."""
+        source = self._opened()
+        log.info("reading %s again from after sequence %d", source.stream, self._last_sequence)
+        self._suspect = False
+        await source.close()
+        self._unread.clear()
+        self._last_count = 0
+        options = self._options
+        if self._last_sequence:
+            options = replace(options, start=self._last_sequence + 1)
+        while True:
+            try:
+                self._source = await self._backend.open_consumer(options)
+            except (ConnectionLost, RequestTimeout):
+                await asyncio.sleep(_PAUSE)
+            except ApiError as exc:
+                if not exc.transient:
+                    raise
+                await asyncio.sleep(_PAUSE)
+            else:
+                return
+
+    def _beyond(self, delivery: Delivery) -> bool:
+        if isinstance(self._until, datetime):
+            return delivery.timestamp_ns / _NS_PER_SECOND > self._until.timestamp()
+        return self._end is not None and delivery.sequence > self._end
+
+    async def _passed_end(self) -> bool:
+        """Whether nothing that is still to come lies before the end."""
+        if self._end is None and not isinstance(self._until, datetime):
+            return False
+        if self._end is not None and self._last_sequence >= self._end:
+            return True
+        source = self._opened()
+        if (await self._backend.consumer_info(source.stream, source.consumer)).pending:
+            return False
+        if self._end is None:
+            return isinstance(self._until, datetime) and datetime.now(self._until.tzinfo) > self._until
+        return (await self._backend.stream_info(source.stream)).state.last_sequence >= self._end

@@ -1,0 +1,93 @@
+"""Answering requests: a responder's return value is the reply, its exception an error reply."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from broker.contracts.errors import BrokerError
+from broker.contracts.headers import ERROR, Headers
+from broker.handling import call, report, run
+from broker.messages import encode_body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.contracts.backend import CoreBackend
+    from broker.contracts.codec import Codec
+    from broker.messages import Message
+
+_LAST_WORDS: Final = 1.0
+"""Seconds a cancelled responder has to clean up before it is left behind."""
+
+
+class Responder:
+    """Runs a responder for each request, so many at once, and sends what came of it."""
+
+    def __init__(
+        self, responder: Callable[[Message], Any], *, concurrency: int, codec: Codec, backend: CoreBackend
+    ) -> None:
+        self._responder = responder
+        self._slots = asyncio.Semaphore(concurrency)
+        self._codec = codec
+        self._backend = backend
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def handle(self, message: Message) -> None:
+        """Start on one request as soon as a slot is free: the subscription's backlog holds the others meanwhile."""
+        await self._slots.acquire()
+        task = asyncio.get_running_loop().create_task(self._answer(message), name=f"responder {message.subject}")
+        self._running.add(task)
+        task.add_done_callback(self._done)
+
+    def handle_inline(self, message: Message) -> None:
+        """Answer at once, without a task: for plain functions."""
+        try:
+            result = call(self._responder, message, self._backend.around)
+        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - the requester gets it as an error reply
+            self._refuse(message, exc)
+        else:
+            self._reply(message, result)
+
+    async def finish(self) -> None:
+        """Wait for the requests that are being answered."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def cancel(self) -> None:
+        """Abandon the requests that are being answered, in bounded time."""
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=_LAST_WORDS)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._slots.release()
+
+    async def _answer(self, message: Message) -> None:
+        try:
+            result = await run(self._responder, message, self._backend.around)
+        except Exception as exc:  # noqa: BLE001 - the requester gets it as an error reply
+            self._refuse(message, exc)
+        else:
+            self._reply(message, result)
+
+    def _reply(self, message: Message, result: Any) -> None:
+        if message.reply_to is None or message.answered:
+            return
+        try:
+            self._backend.publish(message.reply_to, encode_body(self._codec, result), None)
+        except BrokerError as exc:
+            self._refuse(message, exc)
+
+    def _refuse(self, message: Message, error: BaseException) -> None:
+        report(self._backend.stats, f"request {message.subject!r}", error)
+        if message.reply_to is None:
+            return
+        headers = Headers([(ERROR, type(error).__name__)])
+        text = str(error).encode("utf-8", "replace")[:1024]
+        try:
+            self._backend.publish(message.reply_to, text, headers)
+        except BrokerError as exc:
+            report(self._backend.stats, f"error reply to {message.subject!r}", exc)
