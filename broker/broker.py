@@ -297,7 +297,7 @@ class Broker:
             await self.aclose()
             return
         self._draining = True
-        self._backend.board.set(Status.DRAINING)
+        self._backend.board.announce(Status.DRAINING)
         try:
             async with asyncio.timeout(timeout):
                 await self._finish(timeout)
@@ -315,7 +315,7 @@ class Broker:
         self._draining = True
         try:
             await self._abandon()
-            if self._backend.board.status in {Status.CONNECTED, Status.DRAINING}:
+            if self._backend.board.status is Status.CONNECTED:
                 with suppress(BrokerError):
                     await self._backend.flush(timeout=_LAST_FLUSH)
         finally:

@@ -143,9 +143,10 @@ class Consumption:
                 await asyncio.wait([self._runner])
             await self._finish_handlers(timeout)
         finally:
+            self._forget(self)
             if self._extender is not None:
                 self._extender.cancel()
-            self._forget(self)
+                await asyncio.wait([self._extender])
         with suppress(BrokerError):
             await self._backend.flush(timeout=_LAST_FLUSH)
 
@@ -167,7 +168,6 @@ class Consumption:
                 raise
         finally:
             await self._source.close()
-            self._forget(self)
 
     async def _turn(self, room: int) -> None:
         try:

@@ -128,7 +128,6 @@ class Enqueuer:
                 await self._reconnected(deadline)
             except RequestTimeout as exc:
                 last = exc
-                continue
             except ApiError as exc:
                 if not exc.transient:
                     raise

@@ -101,6 +101,10 @@ class StatusBoard:
         if status is self._status or self._status in _FINAL:
             return
         self._status = status
+        self.announce(status)
+
+    def announce(self, status: Status) -> None:
+        """Tell watchers something that is not the connection's own state: that its broker is draining."""
         for callback in tuple(self._callbacks):
             callback(status)
 
@@ -138,7 +142,7 @@ class StatusBoard:
             stop()
 
     def check_open(self) -> None:
-        """Refuse work on a connection that will not come back. While draining, running handlers may still send.
+        """Refuse work on a connection that will not come back.
 
         Raises:
             BrokerClosed, Unauthorized.
@@ -155,7 +159,7 @@ class StatusBoard:
             ConnectionLost: still not after ``timeout`` seconds.
             BrokerClosed, Unauthorized: it never will be.
         """
-        if self._status is Status.CONNECTED or self._status is Status.DRAINING:
+        if self._status is Status.CONNECTED:
             return
         self.check_open()
         changed = asyncio.Event()

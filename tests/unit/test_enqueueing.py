@@ -1,0 +1,212 @@
+"""What `enqueue` makes of each answer a backend can give, and of none."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker import (
+    ApiError,
+    ConnectionLost,
+    EnqueueManyError,
+    EnqueueUnknown,
+    Entry,
+    InvalidKey,
+    NoResponders,
+    NoStream,
+    PermissionDenied,
+    Receipt,
+    RequestTimeout,
+    StreamBroker,
+    StreamFull,
+    StreamOptions,
+)
+from broker.backends.memory import MemoryBackend, MemoryHub
+from broker.enqueueing import check_key, wire_id
+
+
+class ScriptedBackend(MemoryBackend):
+    """A memory backend whose appends first go through a script: an error to answer with, or None to really store."""
+
+    def __init__(self, *script):
+        super().__init__(MemoryHub())
+        self.script = list(script)
+        self.ids = []
+        self.find = None
+
+    def append(self, record, *, timeout):
+        self.ids.append(record.message_id)
+        step = self.script.pop(0) if self.script else None
+        if step is None:
+            return super().append(record, timeout=timeout)
+        answer = asyncio.get_running_loop().create_future()
+        if step == "stored but silent":
+            super().append(record, timeout=timeout)
+            step = RequestTimeout()
+        answer.set_exception(step)
+        return answer
+
+    async def find_stream(self, subject):
+        if self.find is not None:
+            raise self.find
+        return await super().find_stream(subject)
+
+
+async def broker_on(*script):
+    backend = ScriptedBackend(*script)
+    sb = StreamBroker(backend)
+    await sb.declare(StreamOptions("S", ["s.>"]))
+    return sb, backend
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [RequestTimeout(), ConnectionLost(), NoResponders(), ApiError("duplicate in process", err_code=10158, transient=True)],
+    ids=lambda error: type(error).__name__,
+)
+async def test_the_same_id_is_sent_again_after(trouble):
+    sb, backend = await broker_on(trouble, trouble)
+    async with sb:
+        receipt = await sb.enqueue("s.a", {}, idempotency_key="k")
+    assert receipt.sequence == 1
+    assert len(backend.ids) == 3
+    assert len(set(backend.ids)) == 1
+    assert sb.stats.enqueue_retries == 2
+
+
+async def test_a_message_stored_although_its_answer_was_lost_is_stored_once():
+    sb, _ = await broker_on("stored but silent")
+    async with sb:
+        receipt = await sb.enqueue("s.a", {})
+        assert receipt == Receipt("S", 1, duplicate=True)
+        assert (await sb.streams.info("S")).messages == 1
+
+
+async def test_no_word_until_the_deadline_is_unknown_and_names_a_key_that_is_safe():
+    sb, backend = await broker_on(*[RequestTimeout()] * 100_000)
+    async with sb:
+        with pytest.raises(EnqueueUnknown) as caught:
+            await sb.enqueue("s.a", {}, timeout=0.1)
+        backend.script.clear()
+        key = caught.value.idempotency_key
+        await sb.enqueue("s.a", {}, idempotency_key=key)
+    assert len(set(backend.ids)) == 1
+
+
+@pytest.mark.parametrize("refusal", [StreamFull(), ApiError("no", err_code=1)], ids=lambda error: type(error).__name__)
+async def test_a_refusal_is_not_tried_again(refusal):
+    sb, backend = await broker_on(refusal)
+    async with sb:
+        with pytest.raises(type(refusal)):
+            await sb.enqueue("s.a", {})
+    assert len(backend.ids) == 1
+
+
+async def test_no_responders_is_no_stream_when_the_server_says_so():
+    sb, _ = await broker_on()
+    async with sb:
+        with pytest.raises(NoStream) as caught:
+            await sb.enqueue("elsewhere", {})
+    assert caught.value.subject == "elsewhere"
+
+
+@pytest.mark.parametrize("silence", [RequestTimeout(), NoResponders()], ids=lambda error: type(error).__name__)
+async def test_no_responders_is_retried_while_nobody_can_say_whether_a_stream_exists(silence):
+    sb, backend = await broker_on(*[NoResponders()] * 3)
+    backend.find = silence
+    async with sb:
+        assert (await sb.enqueue("s.a", {})).sequence == 1
+
+
+async def test_a_role_that_may_not_ask_retries_and_then_believes_that_there_is_no_stream(monkeypatch):
+    monkeypatch.setattr("broker.enqueueing._UNSURE", 0.2)
+    sb, backend = await broker_on(*[NoResponders()] * 1000)
+    backend.find = PermissionDenied(verb="publish", subject="$JS.API.STREAM.NAMES")
+    async with sb:
+        with pytest.raises(NoStream):
+            await sb.enqueue("s.a", {}, timeout=5)
+    assert len(backend.ids) > 1
+
+
+async def test_cancelling_an_enqueue_is_prompt():
+    sb, _ = await broker_on(*[RequestTimeout()] * 100_000)
+    async with sb:
+        task = asyncio.create_task(sb.enqueue("s.a", {}, timeout=60))
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 1)
+
+
+async def test_many_keeps_the_order_and_retries_only_what_failed():
+    sb, backend = await broker_on(None, RequestTimeout(), None, ConnectionLost())
+    async with sb:
+        receipts = await sb.enqueue_many([Entry("s.a", n) for n in range(10)], window=4)
+    assert len(receipts) == 10
+    assert len({each.sequence for each in receipts}) == 10
+    assert len(backend.ids) == 12
+
+
+async def test_many_never_runs_ahead_of_its_window():
+    sb, backend = await broker_on()
+    taken, ahead = 0, []
+
+    def entries():
+        nonlocal taken
+        for n in range(50):
+            taken += 1
+            ahead.append(taken - sb.stats.enqueued)
+            yield Entry("s.a", n)
+
+    async with sb:
+        await sb.enqueue_many(entries(), window=5)
+    assert max(ahead) <= 6
+    assert len(backend.ids) == 50
+
+
+async def test_one_bad_entry_loses_no_other():
+    sb, _ = await broker_on()
+    entries = [Entry("s.a", 1), Entry("s.*", 2), Entry("s.a", 3, idempotency_key=""), Entry("none", 4), Entry("s.a", 5)]
+    async with sb:
+        with pytest.raises(EnqueueManyError) as caught:
+            await sb.enqueue_many(entries)
+    assert sorted(caught.value.receipts) == [0, 4]
+    assert sorted(caught.value.errors) == [1, 2, 3]
+    assert isinstance(caught.value.errors[2], InvalidKey)
+    assert isinstance(caught.value.errors[3], NoStream)
+
+
+async def test_an_error_in_the_callers_iterable_is_the_callers():
+    sb, _ = await broker_on()
+
+    def entries():
+        yield Entry("s.a", 1)
+        raise ZeroDivisionError
+
+    async with sb:
+        with pytest.raises(ZeroDivisionError):
+            await sb.enqueue_many(entries())
+        assert (await sb.enqueue("s.a", 2)).stream == "S"
+
+
+@given(st.text(min_size=1, max_size=30), st.text(min_size=1, max_size=30), st.text(max_size=30), st.text(max_size=30))
+def test_wire_ids_differ_where_subject_or_key_differ(subject, key, other_subject, other_key):
+    if "\0" in subject + key + other_subject + other_key:
+        return
+    try:
+        same = wire_id(subject, key) == wire_id(other_subject, other_key)
+    except UnicodeEncodeError:
+        return
+    assert same == ((subject, key) == (other_subject, other_key))
+
+
+@pytest.mark.parametrize("key", ["", " a", "a ", "a\n", "a\x00b", "\x7f", "x" * 256, "ä" * 128, "\ud800", None, 7, b"k"])
+def test_a_malformed_key_is_refused(key):
+    with pytest.raises(InvalidKey):
+        check_key(key)
+
+
+@pytest.mark.parametrize("key", ["a", "battle-42", "a b", "x" * 255, "🎮", "*", ">"])
+def test_a_sound_key_is_kept(key):
+    assert check_key(key) == key
