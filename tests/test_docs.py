@@ -1,4 +1,4 @@
-"""Every Python block of the README and the concept pages runs as printed, in a process of its own, warnings as errors."""
+"""Every Python block of the README and the concept pages runs as printed, in its own process, warnings as errors."""
 
 import re
 import subprocess

@@ -76,10 +76,10 @@ async def test_a_lambda_that_returns_a_coroutine_fails_loudly_instead_of_losing_
         pass
 
     async with sb:
-        await sb.consume("s.a", lambda msg: handle(msg), durable="w", max_deliver=1)
+        await sb.consume("s.a", lambda msg: handle(msg), durable="w", max_deliver=1)  # noqa: PLW0108 - the lambda is the mistake
         await sb.enqueue("s.a", 1)
         await eventually(lambda: sb.stats.dead_lettered == 1)
-        letter = [each async for each in sb.dead_letters.list()][0]
+        (letter,) = [each async for each in sb.dead_letters.list()]
         assert "async def" in letter.error
 
 

@@ -62,7 +62,12 @@ async def broker_on(*script):
 
 @pytest.mark.parametrize(
     "trouble",
-    [RequestTimeout(), ConnectionLost(), NoResponders(), ApiError("duplicate in process", err_code=10158, transient=True)],
+    [
+        RequestTimeout(),
+        ConnectionLost(),
+        NoResponders(),
+        ApiError("duplicate in process", err_code=10158, transient=True),
+    ],
     ids=lambda error: type(error).__name__,
 )
 async def test_the_same_id_is_sent_again_after(trouble):
@@ -201,7 +206,9 @@ def test_wire_ids_differ_where_subject_or_key_differ(subject, key, other_subject
     assert same == ((subject, key) == (other_subject, other_key))
 
 
-@pytest.mark.parametrize("key", ["", " a", "a ", "a\n", "a\x00b", "\x7f", "x" * 256, "ä" * 128, "\ud800", None, 7, b"k"])
+@pytest.mark.parametrize(
+    "key", ["", " a", "a ", "a\n", "a\x00b", "\x7f", "x" * 256, "ä" * 128, "\ud800", None, 7, b"k"]
+)
 def test_a_malformed_key_is_refused(key):
     with pytest.raises(InvalidKey):
         check_key(key)

@@ -38,7 +38,23 @@ def test_covering_means_matching_all_the_other_matches(outer, inner, subject):
 
 @pytest.mark.parametrize(
     "subject",
-    ["", " ", "a b", "a..b", ".a", "a.", "a.*", "a.>", ">", "a\n", "a\x00b", "a\u202eb", "a\u00a0b", "x" * 513, "\ud800"],
+    [
+        "",
+        " ",
+        "a b",
+        "a..b",
+        ".a",
+        "a.",
+        "a.*",
+        "a.>",
+        ">",
+        "a\n",
+        "a\x00b",
+        "a\u202eb",
+        "a\u00a0b",
+        "x" * 513,
+        "\ud800",
+    ],
 )
 def test_what_cannot_be_published_to_is_refused(subject):
     with pytest.raises(InvalidSubject):
