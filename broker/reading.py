@@ -85,6 +85,7 @@ class Reader:
         self._end = until if isinstance(until, int) else None
 
     async def __aenter__(self) -> Self:
+        self._options = await self._pinned(self._options)
         self._source = await self._backend.open_consumer(self._options)
         self._unwatch = self._backend.board.watch(self._on_status)
         if self._until == "end":
@@ -98,6 +99,20 @@ class Reader:
             self._unwatch()
         if self._source is not None:
             await self._source.close()
+
+    async def _pinned(self, options: ConsumerOptions) -> ConsumerOptions:
+        """The same start as a sequence where the word means another message a moment later: a restart needs it."""
+        if options.start not in {"new", "last"}:
+            return options
+        (pattern,) = options.filters
+        stream = options.stream or await self._backend.find_stream(pattern)
+        if stream is None:
+            return options
+        if options.start == "last":
+            last = await self._backend.get_message(stream, sequence=None, last_of=pattern)
+            if last is not None:
+                return replace(options, start=last.sequence)
+        return replace(options, start=(await self._backend.stream_info(stream)).state.last_sequence + 1)
 
     def _on_status(self, status: Status) -> None:
         # What was on its way when the connection broke is gone, and nothing may follow it to show the gap.

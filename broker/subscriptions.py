@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from broker.contracts.options import Overflow, in_range, one_of
 from broker.contracts.status import Status
@@ -116,6 +116,10 @@ def make_backlog(overflow: Overflow, limit: int, stats: Stats) -> QueueBacklog |
     return QueueBacklog(limit, stats, keep_newest=overflow == "drop_oldest")
 
 
+_LAST_WORDS: Final = 1.0
+"""Seconds a cancelled handler has to clean up before it is left behind."""
+
+
 def _nothing() -> None:
     """Nothing to stop yet."""
 
@@ -186,12 +190,14 @@ class Subscription:
         self._backlog.clear()
         self._end()
         await self._stop_pump(cancel=True)
+        self._forget(self)
 
     async def drain(self) -> None:
         """Stop receiving, handle what has arrived, then end. Idempotent."""
         await self._stop_interest()
         self._end()
         await self._stop_pump(cancel=False)
+        self._forget(self)
 
     def _deliver_inline(self, envelope: Envelope) -> None:
         self._backend.stats.received += 1
@@ -255,7 +261,6 @@ class Subscription:
         self._unwatch()
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
-        self._forget(self)
 
     async def _stop_interest(self) -> None:
         interest, self._interest = self._interest, None
@@ -268,7 +273,7 @@ class Subscription:
             return
         if cancel:
             pump.cancel()
-        await asyncio.wait([pump])
+        await asyncio.wait([pump], timeout=_LAST_WORDS if cancel else None)
 
     def __aiter__(self) -> Self:
         if self._handler is not None:
