@@ -1,0 +1,122 @@
+"""What a stream lets in, and what must leave to make room: expectations, duplicates, limits. No I/O."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from broker.contracts.errors import ApiError, PayloadTooLarge, SequenceConflict, StreamFull
+
+if TYPE_CHECKING:
+    from broker.backends.memory.log import StreamLog
+    from broker.contracts.envelopes import Expect
+    from broker.contracts.options import StreamOptions
+
+
+class DuplicateWindow:
+    """Which message ids were stored lately. A repeat does not renew its time; a purge does not clear it."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def first_copy(self, message_id: str, now: float, window: float) -> int | None:
+        """The sequence the id was stored with within the window."""
+        while self._seen:
+            oldest = next(iter(self._seen))
+            if self._seen[oldest][0] + window > now:
+                break
+            del self._seen[oldest]
+        seen = self._seen.get(message_id)
+        return seen[1] if seen is not None else None
+
+    def remember(self, message_id: str, now: float, sequence: int) -> None:
+        """The id was stored."""
+        self._seen[message_id] = (now, sequence)
+
+
+def check_position(expect: Expect, log: StreamLog, stream: str, subject: str) -> None:
+    """What a single server checks before it looks for duplicates.
+
+    Raises:
+        SequenceConflict: the stream, its last sequence or the subject's is another.
+    """
+    if expect.stream is not None and expect.stream != stream:
+        raise SequenceConflict(f"expected stream {expect.stream!r}, not {stream!r}", subject=subject, stream=stream)
+    if expect.last_sequence is not None and expect.last_sequence != log.last_sequence:
+        raise SequenceConflict(f"wrong last sequence: {log.last_sequence}", subject=subject, stream=stream)
+    if expect.last_subject_sequence is not None:
+        last = log.last_of(expect.subject_filter or subject)
+        if expect.last_subject_sequence != last:
+            raise SequenceConflict(f"wrong last sequence: {last}", subject=subject, stream=stream)
+
+
+def check_last_id(expect: Expect, log: StreamLog, stream: str, subject: str) -> None:
+    """What it checks after it has looked for duplicates.
+
+    Raises:
+        SequenceConflict: the last message bears another id.
+    """
+    if expect.last_msg_id is not None and expect.last_msg_id != log.last_message_id:
+        raise SequenceConflict(f"wrong last msg ID: {log.last_message_id}", subject=subject, stream=stream)
+
+
+def check_size(options: StreamOptions, subject: str, payload: int) -> None:
+    """Refuse a message over the stream's ``max_msg_size``.
+
+    Raises:
+        PayloadTooLarge: body and headers are over it.
+    """
+    if options.max_msg_size is not None and payload > options.max_msg_size:
+        raise PayloadTooLarge(size=payload, limit=options.max_msg_size, subject=subject)
+
+
+def check_room(options: StreamOptions, log: StreamLog, subject: str, size: int) -> None:
+    """Refuse what a full stream with ``discard="new"`` refuses.
+
+    A subject at its own limit makes room for itself: its oldest message leaves for the new one.
+
+    Raises:
+        StreamFull: it has ``max_msgs`` messages or ``max_bytes`` bytes.
+    """
+    if options.discard != "new":
+        return
+    replaced = _replaced(options, log, subject)
+    if options.max_msgs is not None and len(log) >= options.max_msgs and replaced is None:
+        raise StreamFull("maximum messages exceeded", subject=subject, stream=options.name)
+    if options.max_bytes is not None and log.bytes + size - (replaced or 0) > options.max_bytes:
+        raise StreamFull("maximum bytes exceeded", subject=subject, stream=options.name)
+
+
+def _replaced(options: StreamOptions, log: StreamLog, subject: str) -> int | None:
+    limit = options.max_msgs_per_subject
+    if limit is None or log.count_of(subject) < limit:
+        return None
+    oldest = log.get(log.first_of(subject) or 0)
+    return oldest.size if oldest is not None else None
+
+
+def surplus(options: StreamOptions, log: StreamLog, subject: str) -> int | None:
+    """The sequence that must leave next so that the limits hold after a message of ``subject``; ``None``: they do."""
+    limit = options.max_msgs_per_subject
+    if limit is not None and log.count_of(subject) > limit:
+        return log.first_of(subject)
+    if options.max_msgs is not None and len(log) > options.max_msgs:
+        return log.first_sequence
+    if options.max_bytes is not None and log.bytes > options.max_bytes:
+        return log.first_sequence
+    return None
+
+
+def check_update(old: StreamOptions, new: StreamOptions) -> None:
+    """Refuse changes that the server refuses.
+
+    Raises:
+        ApiError: the storage, or the retention to or from a work queue, would change.
+    """
+    if old.storage != new.storage:
+        what = "storage type"
+    elif old.retention != new.retention and "workqueue" in {old.retention, new.retention}:
+        what = "retention policy to/from workqueue"
+    else:
+        return
+    raise ApiError(f"stream configuration update can not change {what}", code=500, err_code=10052, stream=old.name)

@@ -1,0 +1,163 @@
+"""A connection to a memory hub: the core tier and the streams."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from broker.backends.memory.consumers import open_consumer
+from broker.backends.memory.core import MemoryCore
+from broker.backends.memory.outbox import Posting
+from broker.backends.memory.source import MemorySource
+from broker.backends.memory.wire import check_payload, record_headers
+from broker.contracts.backend import StreamBackend
+from broker.contracts.errors import BrokerClosed, NoStream, PayloadTooLarge
+from broker.contracts.subjects import publish_subject
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from broker.backends.memory.hub import MemoryHub
+    from broker.backends.memory.stream import MemoryStream
+    from broker.contracts.admin import ConsumerInfo, StreamInfo
+    from broker.contracts.backend import DeliverySource
+    from broker.contracts.envelopes import Receipt, Record, StoredMessage
+    from broker.contracts.options import ConsumerOptions, StreamOptions
+
+
+class MemoryBackend(MemoryCore, StreamBackend):
+    """Everything a broker does, in this process.
+
+    Args:
+        hub: what it is connected to.
+        inbox_prefix: first tokens of reply subjects.
+        outbound_limit: bytes of core messages sent within one loop turn at most; the oldest beyond it are dropped.
+    """
+
+    def __init__(self, hub: MemoryHub, *, inbox_prefix: str = "_INBOX", outbound_limit: int = 8 << 20) -> None:
+        super().__init__(hub, inbox_prefix=inbox_prefix, outbound_limit=outbound_limit)
+        self._sources: set[MemorySource] = set()
+
+    def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
+        """Store a message on the loop's next turn.
+
+        Raises:
+            BrokerClosed: here, not in the future: nothing was sent.
+        """
+        self._check_open()
+        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        headers = record_headers(record)
+        try:
+            check_payload(publish_subject(record.subject), record.data, headers, self._hub.max_payload)
+        except PayloadTooLarge as exc:
+            asyncio.get_running_loop().call_soon(_fail, receipt, exc)
+            return receipt
+        if not self.outbox:
+            self._hub.collect(self.outbox)
+        self.outbox.post(Posting(record, headers, receipt, timeout))
+        return receipt
+
+    async def find_stream(self, subject: str) -> str | None:
+        """The first stream, by name, that captures something the subject or pattern covers, as the server answers."""
+        await self._arrive()
+        stream = self._hub.streams.overlapping(subject)
+        return stream.name if stream is not None else None
+
+    async def open_consumer(self, options: ConsumerOptions) -> DeliverySource:
+        """Make sure of the consumer as ``options.ensure`` says, and a source on it."""
+        await self._arrive()
+        consumer = open_consumer(self._stream_for(options), options)
+        source = MemorySource(
+            self._hub.streams, consumer, check_connected=self._check_open, closed=self._sources.discard
+        )
+        self._sources.add(source)
+        return source
+
+    async def create_stream(self, options: StreamOptions) -> StreamInfo:
+        """Create it; fine when it exists exactly so."""
+        await self._arrive()
+        return self._hub.streams.create(options).info()
+
+    async def update_stream(self, options: StreamOptions) -> StreamInfo:
+        """Change an existing stream."""
+        await self._arrive()
+        return self._hub.streams.update(options).info()
+
+    async def stream_info(self, name: str) -> StreamInfo:
+        """Raises ``StreamNotFound`` when there is none."""
+        return (await self._find(name)).info()
+
+    async def list_streams(self) -> AsyncIterator[StreamInfo]:
+        """Every stream, by name."""
+        await self._arrive()
+        for name in self._hub.streams.names():
+            stream = self._hub.streams.get(name)
+            if stream is not None:
+                yield stream.info()
+
+    async def delete_stream(self, name: str) -> None:
+        """Raises ``StreamNotFound`` when there is none."""
+        await self._arrive()
+        self._hub.streams.delete(name)
+
+    async def purge_stream(self, name: str, *, subject: str | None, up_to: int | None, keep: int | None) -> int:
+        """How many messages were removed; ``up_to`` and ``keep`` together are refused, as by the server."""
+        return (await self._find(name)).purge(subject, up_to, keep)
+
+    async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
+        """The message with that sequence, or the last one of that pattern; ``None`` when there is none."""
+        return (await self._find(stream)).read(sequence, last_of)
+
+    async def delete_message(self, stream: str, sequence: int) -> bool:
+        """Whether there was one."""
+        found = await self._find(stream)
+        found.expire()
+        return found.remove(sequence)
+
+    async def consumer_info(self, stream: str, name: str) -> ConsumerInfo:
+        """Raises ``ConsumerNotFound`` (or ``StreamNotFound``) when there is none."""
+        found = await self._find(stream)
+        found.expire()
+        return found.find_consumer(name).info()
+
+    async def list_consumers(self, stream: str) -> AsyncIterator[ConsumerInfo]:
+        """Every consumer of the stream, by name."""
+        found = await self._find(stream)
+        found.expire()
+        for name in sorted(found.consumers):
+            consumer = found.consumers.get(name)
+            if consumer is not None:
+                yield consumer.info()
+
+    async def delete_consumer(self, stream: str, name: str) -> None:
+        """Raises ``ConsumerNotFound`` (or ``StreamNotFound``) when there is none."""
+        (await self._find(stream)).delete_consumer(name)
+
+    async def close(self) -> None:
+        """Release everything; a fetch that waits fails with ``BrokerClosed``. Idempotent."""
+        for source in tuple(self._sources):
+            source.release(BrokerClosed())
+        await super().close()
+
+    async def _arrive(self) -> None:
+        """What every call to a server does: take a moment, in which what was sent before is carried."""
+        self._check_open()
+        await asyncio.sleep(0)
+        self._check_open()
+
+    async def _find(self, name: str) -> MemoryStream:
+        await self._arrive()
+        return self._hub.streams.find(name)
+
+    def _stream_for(self, options: ConsumerOptions) -> MemoryStream:
+        if options.stream is not None:
+            return self._hub.streams.find(options.stream)
+        stream = self._hub.streams.overlapping(options.filters[0])
+        if stream is None:
+            raise NoStream(f"no stream captures {options.filters[0]!r}", subject=options.filters[0])
+        return stream
+
+
+def _fail(receipt: asyncio.Future[Receipt], error: Exception) -> None:
+    if not receipt.done():
+        receipt.set_exception(error)

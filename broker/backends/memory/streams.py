@@ -1,0 +1,116 @@
+"""The streams of one hub: which exist and which captures a subject."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from broker.backends.memory.drift import stream_differences
+from broker.backends.memory.stream import MemoryStream
+from broker.contracts.errors import ApiError, ConfigDrift, StreamNotFound
+from broker.contracts.subjects import overlap
+
+if TYPE_CHECKING:
+    from broker.backends.memory.clock import Clock
+    from broker.contracts.options import StreamOptions
+
+_REMEMBERED: Final = 8192
+
+
+class Streams:
+    """Streams by name; no two capture the same subject."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._streams: dict[str, MemoryStream] = {}
+        self._capturing: dict[str, MemoryStream | None] = {}
+
+    def names(self) -> list[str]:
+        """Every name, sorted."""
+        return sorted(self._streams)
+
+    def get(self, name: str) -> MemoryStream | None:
+        """The stream of that name."""
+        return self._streams.get(name)
+
+    def find(self, name: str) -> MemoryStream:
+        """Raises ``StreamNotFound`` when there is none."""
+        stream = self._streams.get(name)
+        if stream is None:
+            raise StreamNotFound(f"no stream {name!r}", stream=name)
+        return stream
+
+    def capturing(self, subject: str) -> MemoryStream | None:
+        """The stream that stores what is published on the subject."""
+        if not self._streams:
+            return None
+        try:
+            return self._capturing[subject]
+        except KeyError:
+            if len(self._capturing) >= _REMEMBERED:
+                self._capturing.clear()
+            found = next((each for each in self._streams.values() if each.captures(subject)), None)
+            self._capturing[subject] = found
+            return found
+
+    def overlapping(self, pattern: str) -> MemoryStream | None:
+        """The first stream, by name, that captures something the pattern covers."""
+        for name in self.names():
+            if any(overlap(pattern, each) for each in self._streams[name].options.subjects):
+                return self._streams[name]
+        return None
+
+    def create(self, options: StreamOptions) -> MemoryStream:
+        """A new stream, or the one that exists exactly so.
+
+        Raises:
+            ConfigDrift: it exists with other settings.
+            ApiError: its subjects overlap with another stream's.
+        """
+        existing = self._streams.get(options.name)
+        if existing is not None:
+            differences = stream_differences(options, existing.options)
+            if differences:
+                raise ConfigDrift(options.name, differences, stream=options.name)
+            return existing
+        self._check_overlap(options)
+        stream = self._streams[options.name] = MemoryStream(options, self._clock)
+        self._capturing.clear()
+        return stream
+
+    def update(self, options: StreamOptions) -> MemoryStream:
+        """Change an existing stream.
+
+        Raises:
+            StreamNotFound: there is none.
+            ApiError: a setting that cannot change, or subjects that overlap with another stream's.
+        """
+        stream = self.find(options.name)
+        self._check_overlap(options)
+        stream.update(options)
+        self._capturing.clear()
+        return stream
+
+    def delete(self, name: str) -> None:
+        """Raises ``StreamNotFound`` when there is none."""
+        stream = self.find(name)
+        del self._streams[name]
+        self._capturing.clear()
+        stream.end(lambda: StreamNotFound(f"stream {name!r} was deleted", stream=name))
+
+    def pause(self) -> None:
+        """Nobody is connected: no timers."""
+        for stream in self._streams.values():
+            stream.pause()
+
+    def resume(self) -> None:
+        """Set the timers that are needed."""
+        for stream in self._streams.values():
+            stream.resume()
+
+    def _check_overlap(self, options: StreamOptions) -> None:
+        for other in self._streams.values():
+            if other.name != options.name and any(
+                overlap(left, right) for left in options.subjects for right in other.options.subjects
+            ):
+                words = "subjects overlap with an existing stream"
+                raise ApiError(words, code=400, err_code=10065, stream=options.name)

@@ -1,0 +1,61 @@
+"""Sizes and protocol headers as they would be on the NATS wire."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from broker.contracts.errors import PayloadTooLarge
+from broker.contracts.headers import Headers
+
+if TYPE_CHECKING:
+    from broker.contracts.envelopes import Record
+
+MESSAGE_ID: Final = "Nats-Msg-Id"
+TTL: Final = "Nats-TTL"
+
+_FRAME: Final = len("NATS/1.0\r\n") + len("\r\n")
+_PER_PAIR: Final = len(": \r\n")
+_FILE_OVERHEAD: Final = 30
+_FILE_HEADERS: Final = 4
+_MEMORY_OVERHEAD: Final = 16
+NO_RESPONDERS: Final = Headers(status=503, status_text="No Responders")
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def headers_size(headers: Headers | None) -> int:
+    """Bytes of the header block, 0 when there is none."""
+    if headers is None or not headers.pairs:
+        return 0
+    return _FRAME + sum(_bytes(name) + _bytes(value) + _PER_PAIR for name, value in headers.pairs)
+
+
+def check_payload(subject: str, data: bytes, headers: Headers | None, limit: int) -> int:
+    """The size of body and headers.
+
+    Raises:
+        PayloadTooLarge: it is over the limit.
+    """
+    size = len(data) + headers_size(headers) if headers is not None else len(data)
+    if size > limit:
+        raise PayloadTooLarge(size=size, limit=limit, subject=subject)
+    return size
+
+
+def stored_size(storage: str, subject: str, payload: int, block: int) -> int:
+    """Bytes the server accounts for one stored message of ``payload`` bytes and a header block of ``block``."""
+    total = _bytes(subject) + payload + block
+    if storage == "memory":
+        return total + _MEMORY_OVERHEAD
+    return total + _FILE_OVERHEAD + (_FILE_HEADERS if block else 0)
+
+
+def record_headers(record: Record) -> Headers:
+    """The headers a record is stored with: the caller's and those that carry the protocol."""
+    pairs = record.headers.pairs if record.headers is not None else ()
+    own = [(MESSAGE_ID, record.message_id)]
+    if record.ttl is not None:
+        own.append((TTL, f"{record.ttl}s"))
+    return Headers((*pairs, *own))
