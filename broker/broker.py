@@ -119,6 +119,7 @@ class Broker:
         status = self._backend.board.status
         return Status.DRAINING if self._draining and status is Status.CONNECTED else status
 
+    @final
     def status_changes(self) -> AsyncIterator[Status]:
         """The status now, then every change; ends after ``closed`` or ``unauthorized``."""
         return self._backend.board.changes()

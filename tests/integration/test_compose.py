@@ -1,0 +1,237 @@
+"""docker-compose.yml without an engine: its structure, every server configuration it mounts, and the cluster itself."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from broker import StreamBroker, StreamOptions
+from broker.server import Cluster, find_nats_server
+
+TOP = Path(__file__).resolve().parents[2]
+COMPOSE = yaml.safe_load((TOP / "docker-compose.yml").read_text(encoding="utf-8"))
+SERVICES = COMPOSE["services"]
+NODES = {name: service for name, service in SERVICES.items() if service.get("image", "").startswith("nats:")}
+OURS = {"game_room", "settlement", "leaderboard"}
+
+pytestmark = pytest.mark.nats
+
+
+def mounts(service):
+    """(source, target) of each mount."""
+    return [tuple(mount.split(":")[:2]) for mount in service.get("volumes", ())]
+
+
+def files_mounted(service):
+    return [(TOP / source, target) for source, target in mounts(service) if source.startswith((".", "/"))]
+
+
+def volumes_mounted(service):
+    return [(source, target) for source, target in mounts(service) if not source.startswith((".", "/"))]
+
+
+def nats_config(service):
+    """The file on disk that the node is told to read."""
+    command = service["command"]
+    inside = command[command.index("--config") + 1]
+    return {target: path for path, target in files_mounted(service)}[inside]
+
+
+def test_the_product_is_there():
+    assert len(NODES) == 3
+    assert SERVICES.keys() > OURS
+    assert "collector" in SERVICES
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_images_are_pinned(name):
+    image = SERVICES[name]["image"]
+    tag = image.partition(":")[2]
+    assert re.match(r"\d+\.\d+\.\d+", tag), f"{image} may be another image tomorrow"
+
+
+def test_what_is_mounted_exists():
+    for service in SERVICES.values():
+        for path, target in files_mounted(service):
+            assert path.is_file(), path
+            assert target.startswith("/")
+        for volume, _ in volumes_mounted(service):
+            assert volume in COMPOSE["volumes"]
+
+
+def test_every_volume_is_used():
+    used = {volume for service in SERVICES.values() for volume, _ in volumes_mounted(service)}
+    assert used == set(COMPOSE["volumes"])
+
+
+def test_nothing_is_published_beyond_loopback():
+    published = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+    on_the_host = [port.split(":")[1] for port in published]
+    assert len(on_the_host) == len(set(on_the_host))
+
+
+def test_services_wait_for_healthy_nodes():
+    for service in SERVICES.values():
+        assert set(service.get("depends_on", {})) <= SERVICES.keys()
+    for name in OURS:
+        waits = SERVICES[name]["depends_on"]
+        assert waits.keys() == NODES.keys()
+        assert {each["condition"] for each in waits.values()} == {"service_healthy"}
+    assert all(node["healthcheck"]["test"] for node in NODES.values())
+
+
+def test_every_node_stores_on_a_volume_of_its_own():
+    data = [[volume for volume, target in volumes_mounted(node) if target == "/data"] for node in NODES.values()]
+    assert all(len(volumes) == 1 for volumes in data)
+    assert len({volumes[0] for volumes in data}) == len(NODES)
+    for node in NODES.values():
+        text = nats_config(node).read_text(encoding="utf-8")
+        assert re.search(r'store_dir:\s*"/data"', text)
+        assert re.search(r"sync_interval:\s*always", text)
+
+
+def test_the_nodes_know_each_other():
+    names = {node["environment"]["NATS_NAME"] for node in NODES.values()}
+    assert names == NODES.keys()
+    for node in NODES.values():
+        routes = re.findall(r"nats://([\w-]+):6222", nats_config(node).read_text(encoding="utf-8"))
+        assert set(routes) == names
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_runs_its_module_against_all_nodes(name):
+    service = SERVICES[name]
+    assert service["command"][:3] == ["python", "-m", f"services.{name}"]
+    assert (TOP / "services" / name / "__main__.py").is_file()
+    assert (TOP / service["build"]["dockerfile"]).is_file()
+    urls = service["environment"]["NATS_URL"].split(",")
+    assert urls == [f"nats://{node}:4222" for node in NODES]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_services_options_exist(name):
+    """The same arguments, parsed by the service itself; ``--help`` behind them ends it before it connects."""
+    command = SERVICES[name]["command"]
+    told = subprocess.run(
+        [sys.executable, *command[1:], "--help"], cwd=TOP, capture_output=True, text=True, timeout=15, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    for option in (argument for argument in command[3:] if argument.startswith("--")):
+        assert option in told.stdout
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_a_service_is_told_it_listens_to(name):
+    """A variable that nobody reads is a promise that nobody keeps."""
+    sources = [
+        path.read_text(encoding="utf-8") for room in ("services", "broker") for path in (TOP / room).rglob("*.py")
+    ]
+    environment = SERVICES[name]["environment"]
+    for variable in environment:
+        assert variable.startswith("OTEL_") or any(f'"{variable}"' in text for text in sources), variable
+    assert any("export_from_environment(" in text for text in sources if "from broker.telemetry import" in text)
+
+
+def test_the_image_is_built_from_locked_packages_and_runs_without_root():
+    text = (TOP / "deploy/Dockerfile").read_text(encoding="utf-8")
+    assert "--require-hashes" in text
+    assert re.search(r"^USER (?!root|0)", text, re.MULTILINE)
+    for base in re.findall(r"^FROM (\S+)", text, re.MULTILINE):
+        assert base == "python:3.12-slim"
+    for line in re.findall(r"^COPY (?!--)(.+) \S+$", text, re.MULTILINE):
+        for source in line.split():
+            assert (TOP / source).exists(), source
+            assert f"!{source}" in (TOP / "deploy/Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_collector_only_names_what_it_defines():
+    config = yaml.safe_load((TOP / "deploy/otel/collector.yaml").read_text(encoding="utf-8"))
+    pipelines = config["service"]["pipelines"]
+    assert pipelines.keys() == {"traces", "metrics"}
+    for pipeline in pipelines.values():
+        for kind in ("receivers", "processors", "exporters"):
+            assert pipeline[kind]
+            assert set(pipeline[kind]) <= config[kind].keys()
+    port = config["receivers"]["otlp"]["protocols"]["http"]["endpoint"].rpartition(":")[2]
+    for name in OURS:
+        assert SERVICES[name]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == f"http://collector:{port}"
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_nats_server_accepts_what_is_mounted(name):
+    node = NODES[name]
+    done = subprocess.run(
+        [str(find_nats_server().path), "-t", "-c", str(nats_config(node))],
+        env={**os.environ, **node["environment"]},
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_image_has_the_version_that_is_tested():
+    assert {node["image"].split(":")[1] for node in NODES.values()} == {f"{find_nats_server().version}-alpine"}
+
+
+@pytest.fixture
+async def cluster(tmp_path):
+    """The three nodes as the file describes them, on loopback instead of in containers."""
+    nodes = NODES.values()
+    configs, variables = [nats_config(node) for node in nodes], [node["environment"] for node in nodes]
+    async with Cluster.from_configs(configs, env=variables, store_dir=tmp_path / "nats") as started:
+        yield started
+
+
+@pytest.mark.timeout(60)
+async def test_the_cluster_stores_on_three_nodes(cluster):
+    async with StreamBroker.connect(cluster.url) as sb:
+        await sb.declare(StreamOptions("ORDERS", ["orders.>"], replicas=3))
+        receipt = await sb.enqueue("orders.new", b"one", idempotency_key="order-1")
+        again = await sb.enqueue("orders.new", b"one", idempotency_key="order-1")
+        info = await sb.streams.info("ORDERS")
+    assert (receipt.sequence, receipt.duplicate, again.duplicate) == (1, False, True)
+    assert (info.config.replicas, info.messages) == (3, 1)
+    stored = [list(node.store_dir.rglob("*.blk")) for node in cluster.nodes]
+    assert all(stored), "every node holds the message"
+
+
+@pytest.mark.timeout(60)
+async def test_the_services_run_on_it_and_end_when_asked(cluster, tmp_path):
+    """Command and variables are those of the file; only addresses and paths are this machine's."""
+    processes = {name: await start_service(name, cluster.url, tmp_path) for name in OURS}
+    try:
+        for name, process in processes.items():
+            said = await asyncio.wait_for(process.stdout.readline(), 20)
+            assert said.startswith(f"{name} ready".encode()), said
+        async with StreamBroker.connect(cluster.url) as sb:
+            declared = [info.config async for info in sb.streams.list()]
+        assert {each.name for each in declared} >= {"SETTLEMENTS", "LEADERBOARD"}
+        assert {each.replicas for each in declared} == {3}
+        for process in processes.values():
+            process.send_signal(signal.SIGTERM)
+        codes = await asyncio.gather(*(asyncio.wait_for(process.wait(), 25) for process in processes.values()))
+        assert codes == [0, 0, 0]
+    finally:
+        for process in processes.values():
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+async def start_service(name, url, tmp_path):
+    service = SERVICES[name]
+    told = {key: value for key, value in service["environment"].items() if not key.startswith("OTEL_EXPORTER")}
+    arguments = [argument.replace("/data/", f"{tmp_path}/") for argument in service["command"][1:]]
+    return await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, cwd=TOP, env={**os.environ, **told, "NATS_URL": url}, stdout=subprocess.PIPE
+    )
