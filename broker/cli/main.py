@@ -1,0 +1,149 @@
+"""``gamebroker``: one verb a call, plain lines out, exit code 1 with one sentence when something is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from broker import BrokerError, StreamBroker
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from broker import DeadLetter
+
+    Verb = Callable[[StreamBroker, argparse.Namespace], Awaitable[None]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["server"]:
+        from broker.server.__main__ import main as serve  # noqa: PLC0415 - only this verb starts a server
+
+        return serve(given[1:])
+    options = _parser().parse_args(given)
+    try:
+        asyncio.run(_run(options))
+    except BrokerError as error:
+        say(f"gamebroker: {error}", to=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, BrokenPipeError):
+        return 130
+    return 0
+
+
+def say(line: str, *, to: TextIO | None = None) -> None:
+    """One line out, at once, so that pipes see it."""
+    print(line, file=to or sys.stdout, flush=True)
+
+
+async def _run(options: argparse.Namespace) -> None:
+    async with StreamBroker.connect(options.url, name="gamebroker-cli") as sb:
+        verb: Verb = options.verb
+        await verb(sb, options)
+
+
+async def _publish(sb: StreamBroker, options: argparse.Namespace) -> None:
+    await sb.publish(options.subject, options.body.encode())
+    await sb.flush()
+
+
+async def _subscribe(sb: StreamBroker, options: argparse.Namespace) -> None:
+    subscription = await sb.subscribe(options.pattern)
+    left = options.count
+    async for msg in subscription:
+        say(f"{msg.subject} {msg.data.decode('utf-8', 'replace')}")
+        left -= 1
+        if left == 0:
+            return
+
+
+async def _request(sb: StreamBroker, options: argparse.Namespace) -> None:
+    reply = await sb.request(options.subject, options.body.encode(), timeout=options.timeout)
+    say(reply.data.decode("utf-8", "replace"))
+
+
+async def _enqueue(sb: StreamBroker, options: argparse.Namespace) -> None:
+    receipt = await sb.enqueue(options.subject, options.body.encode(), idempotency_key=options.key)
+    say(f"{receipt.stream} {receipt.sequence}{' duplicate' if receipt.duplicate else ''}")
+
+
+async def _streams(sb: StreamBroker, _: argparse.Namespace) -> None:
+    async for info in sb.streams.list():
+        say(f"{info.name} messages={info.messages} bytes={info.state.bytes} subjects={','.join(info.config.subjects)}")
+
+
+async def _consumers(sb: StreamBroker, options: argparse.Namespace) -> None:
+    async for info in sb.consumers.list(options.stream):
+        say(
+            f"{info.name} pending={info.pending} in_hand={info.ack_pending} redelivered={info.redelivered} "
+            f"settled_up_to={info.ack_floor}"
+        )
+
+
+async def _list_dead(sb: StreamBroker, options: argparse.Namespace) -> None:
+    async for letter in sb.dead_letters.list(stream=options.stream, consumer=options.consumer):
+        say(_told(letter))
+
+
+async def _replay_dead(sb: StreamBroker, options: argparse.Namespace) -> None:
+    if options.sequence is not None:
+        count = await sb.dead_letters.replay(options.sequence)
+    else:
+        count = await sb.dead_letters.replay(stream=options.stream, consumer=options.consumer, rate=options.rate)
+    say(f"replayed {count}")
+
+
+async def _discard_dead(sb: StreamBroker, options: argparse.Namespace) -> None:
+    gone = await sb.dead_letters.discard(options.sequence, options.reason)
+    say("discarded" if gone else "not there")
+
+
+def _told(letter: DeadLetter) -> str:
+    error = f" {letter.error_type}: {letter.error}" if letter.error_type else ""
+    return (
+        f"{letter.sequence} {letter.subject} from {letter.stream}/{letter.stream_sequence} by {letter.consumer} "
+        f"attempts={letter.attempts} reason={letter.reason!r} key={letter.idempotency_key}{error}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gamebroker", description=__doc__)
+    parser.add_argument("--url", help="default: NATS_URL, else nats://127.0.0.1:4222")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, run: Verb, told: str, *positional: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=told, description=told)
+        for each in positional:
+            sub.add_argument(each)
+        sub.set_defaults(verb=run)
+        return sub
+
+    verbs.add_parser("server", help="run a real nats-server in the foreground (see: gamebroker server --help)")
+    verb("publish", _publish, "send one core message", "subject", "body")
+    listen = verb("subscribe", _subscribe, "print core messages", "pattern")
+    listen.add_argument("--count", type=int, default=0, help="stop after so many (0: never)")
+    ask = verb("request", _request, "send a request and print the reply", "subject", "body")
+    ask.add_argument("--timeout", type=float, default=2.0, help="seconds")
+    store = verb("enqueue", _enqueue, "store one message", "subject", "body")
+    store.add_argument("--key", help="idempotency key")
+    verb("streams", _streams, "list streams")
+    verb("consumers", _consumers, "list the consumers of a stream", "stream")
+    dead = verb("dead-letters", _list_dead, "list what gave up")
+    replay = verb("replay", _replay_dead, "put dead letters back on their subjects")
+    replay.add_argument("--sequence", type=int, help="this one only")
+    replay.add_argument("--rate", type=float, help="per second at most")
+    for each in (dead, replay):
+        each.add_argument("--stream", help="that they came from")
+        each.add_argument("--consumer", help="that gave up on them")
+    discard = verb("discard", _discard_dead, "remove one dead letter for good")
+    discard.add_argument("sequence", type=int)
+    discard.add_argument("reason")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

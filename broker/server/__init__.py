@@ -1,0 +1,17 @@
+"""A real nats-server for development, tests and single-machine use: found, started, waited for and never left behind.
+
+One line starts one, JetStream on disk included::
+
+    async with NatsServer() as server:
+        print(server.url)
+
+``Cluster()`` starts three that replicate. ``python -m broker.server`` does either in the foreground.
+"""
+
+from broker.server.binary import Binary, find_nats_server
+from broker.server.cluster import Cluster
+from broker.server.config import without_store_dir
+from broker.server.errors import InUse, ServerError
+from broker.server.node import NatsServer
+
+__all__ = ["Binary", "Cluster", "InUse", "NatsServer", "ServerError", "find_nats_server", "without_store_dir"]
