@@ -80,16 +80,19 @@ class Reader:
         self._unread: list[Delivery] = []
         self._last_sequence = 0
         self._last_count = 0
+        self._behind = 0
+        self._floor = 0
+        self._idle = False
         self._suspect = False
         self._unwatch: Callable[[], None] | None = None
         self._end = until if isinstance(until, int) else None
 
     async def __aenter__(self) -> Self:
         self._options = await self._pinned(self._options)
-        self._source = await self._backend.open_consumer(self._options)
+        await self._open(self._options)
         self._unwatch = self._backend.board.watch(self._on_status)
         if self._until == "end":
-            self._end = (await self._backend.stream_info(self._source.stream)).state.last_sequence
+            self._end = await self._stream_end()
         return self
 
     async def __aexit__(
@@ -99,6 +102,12 @@ class Reader:
             self._unwatch()
         if self._source is not None:
             await self._source.close()
+
+    async def _open(self, options: ConsumerOptions) -> None:
+        source = self._source = await self._backend.open_consumer(options)
+        if self._until is not None:
+            info = await self._backend.consumer_info(source.stream, source.consumer)
+            self._floor = info.delivered_sequence
 
     async def _pinned(self, options: ConsumerOptions) -> ConsumerOptions:
         """The same start as a sequence where the word means another message a moment later: a restart needs it."""
@@ -138,7 +147,7 @@ class Reader:
             await self._restart()
         if self._beyond(delivery):
             raise StopAsyncIteration
-        self._last_sequence = delivery.sequence
+        self._last_sequence, self._behind = delivery.sequence, delivery.pending
         return StreamMessage(delivery, self._codec, self._backend, NOT_ON_LOAN)
 
     def _opened(self) -> DeliverySource:
@@ -153,6 +162,7 @@ class Reader:
         except ConsumerNotFound:
             await self._restart()
             return
+        self._idle = not batch
         self._backend.stats.delivered += len(batch)
         self._unread = list(reversed(batch))
 
@@ -168,7 +178,7 @@ class Reader:
         """A new consumer that starts after the last message that was read."""
         source = self._opened()
         log.info("reading %s again from after sequence %d", source.stream, self._last_sequence)
-        self._suspect = False
+        self._suspect = self._idle = False
         await source.close()
         self._unread.clear()
         self._last_count = 0
@@ -177,7 +187,7 @@ class Reader:
             options = replace(options, start=self._last_sequence + 1)
         while True:
             try:
-                self._source = await self._backend.open_consumer(options)
+                await self._open(options)
             except (ConnectionLost, RequestTimeout):
                 await asyncio.sleep(_PAUSE)
             except ApiError as exc:
@@ -194,13 +204,27 @@ class Reader:
 
     async def _passed_end(self) -> bool:
         """Whether nothing that is still to come lies before the end."""
-        if self._end is None and not isinstance(self._until, datetime):
+        if self._until is None:
             return False
         if self._end is not None and self._last_sequence >= self._end:
             return True
-        source = self._opened()
-        if (await self._backend.consumer_info(source.stream, source.consumer)).pending:
+        if (self._behind and not self._idle) or await self._more_on_its_way():
             return False
-        if self._end is None:
-            return isinstance(self._until, datetime) and datetime.now(self._until.tzinfo) > self._until
-        return (await self._backend.stream_info(source.stream)).state.last_sequence >= self._end
+        if isinstance(self._until, datetime):
+            return datetime.now(self._until.tzinfo) > self._until
+        return self._end is None or (await self._stream_end()) >= self._end
+
+    async def _more_on_its_way(self) -> bool:
+        """Whether the consumer has something for us, or sent something that is not here yet."""
+        source = self._opened()
+        info = await self._backend.consumer_info(source.stream, source.consumer)
+        if info.pending:
+            return True
+        if info.delivered_sequence <= max(self._floor, self._last_sequence):
+            return False
+        if self._idle:  # sent, but nothing came for a while: lost on its way
+            await self._restart()
+        return True
+
+    async def _stream_end(self) -> int:
+        return (await self._backend.stream_info(self._opened().stream)).state.last_sequence

@@ -1,0 +1,1 @@
+"""Leaderboard: points become standings, each event counted once."""

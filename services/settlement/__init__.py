@@ -1,0 +1,1 @@
+"""Settlement: battles become rewards in a double-entry ledger, each once."""

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from broker import EnqueueUnknown, PermissionDenied
+from services.demo.evidence import records
+from services.events import BATTLE_SETTLE, BattleEnded, Command, Frame, battle_command, battle_state
+from services.game_room.commands import Ruling
+from services.game_room.history import History
+from services.game_room.pacing import Lateness
+from services.game_room.room import Room
+from services.game_room.service import RoomHost, host_rooms, totals
+
+RATE = 200
+"""Ticks per second: tests have no time for thirty."""
+
+
+@pytest.fixture
+def history(tmp_path):
+    with History(tmp_path / "rooms.jsonl") as open_history:
+        yield open_history
+
+
+def make_host(sb, history, *, room: str = "r1", battle_ticks: int = 20) -> RoomHost:
+    rules = Room(room, ["p1", "p2"], seed=1, epoch=9, tick_rate=RATE, battle_ticks=battle_ticks)
+    return RoomHost(sb, rules, tick_rate=RATE, history=history, lateness=Lateness())
+
+
+async def results(sb) -> list[BattleEnded]:
+    async with sb.read(BATTLE_SETTLE, start="first", until="end") as messages:
+        return [msgspec.json.decode(message.data, type=BattleEnded) async for message in messages]
+
+
+async def test_battles_follow_each_other_and_every_end_is_recorded_and_stored(sb, history, tmp_path):
+    frames: list[Frame] = []
+    await sb.subscribe(battle_state("r1"), lambda message: frames.append(message.decode(Frame)))
+    stop = asyncio.Event()
+    host = make_host(sb, history)
+    running = asyncio.ensure_future(host_rooms([host], stop, grace=5.0))
+    await asyncio.sleep(0.5)
+    stop.set()
+    await running
+    stored = await results(sb)
+    assert len(stored) >= 3
+    written = records(tmp_path / "rooms.jsonl")
+    assert [line["battle_id"] for line in written if line["op"] == "ended"] == [each.battle_id for each in stored]
+    assert [line["op"] for line in written] == ["ended", "stored"] * len(stored)
+    assert [frame.seq for frame in frames] == list(range(1, host.room.frames + 1))
+    assert {frame.battle_id for frame in frames} == {each.battle_id for each in stored}
+    assert host.pacer.planned == host.pacer.run + host.pacer.skipped
+
+
+async def test_commands_are_ruled_on_and_shown_in_the_frames(sb, history):
+    stop = asyncio.Event()
+    host = make_host(sb, history, battle_ticks=10_000)
+    running = asyncio.ensure_future(host_rooms([host], stop, grace=5.0))
+    subscription = await sb.subscribe(battle_state("r1"), overflow="latest")
+    await anext(subscription)
+    good = Command(player="p1", cmd_seq=3, client_tick=0, kind="move", dx=1)
+    for subject, body in (
+        (battle_command("r1", "p1"), good),
+        (battle_command("r1", "p1"), good),
+        (battle_command("r1", "p2"), good),
+        (battle_command("r1", "p1"), b"garbage"),
+        (battle_command("r1", "p1"), {"player": "p1", "cmd_seq": -1, "client_tick": 0, "kind": "move"}),
+        (battle_command("r2", "p1"), good),
+    ):
+        sb.publish_nowait(subject, body)
+    await sb.flush()
+    async with asyncio.timeout(5):
+        while (await anext(subscription)).decode(Frame).ack != {"p1": 3}:
+            pass
+    stop.set()
+    await running
+    assert host.room.intake.counts == {
+        Ruling.ACCEPTED: 1,
+        Ruling.DUPLICATE: 1,
+        Ruling.FORGED: 1,
+        Ruling.MALFORMED: 2,
+    }
+    assert totals([host], Lateness())["commands"] == {"accepted": 1, "duplicate": 1, "forged": 1, "malformed": 2}
+
+
+async def test_an_unknown_outcome_is_tried_again_with_the_same_key_and_the_loop_goes_on(
+    sb, history, tmp_path, monkeypatch
+):
+    enqueue, keys = sb.enqueue, []
+
+    async def unsure(subject, body, *, idempotency_key, timeout):
+        keys.append(idempotency_key)
+        receipt = await enqueue(subject, body, idempotency_key=idempotency_key, timeout=timeout)
+        if len(keys) < 3:
+            raise EnqueueUnknown("no word", idempotency_key=idempotency_key, subject=subject)
+        return receipt
+
+    monkeypatch.setattr(sb, "enqueue", unsure)
+    stop = asyncio.Event()
+    host = make_host(sb, history, battle_ticks=10_000)
+    running = asyncio.ensure_future(host_rooms([host], stop, grace=10.0))
+    await asyncio.sleep(0.1)
+    stop.set()
+    await running
+    assert keys == ["r1-9-1"] * 3
+    assert host.retries == 2
+    assert [each.battle_id for each in await results(sb)] == ["r1-9-1"]
+    [stored] = [line for line in records(tmp_path / "rooms.jsonl") if line["op"] == "stored"]
+    assert stored["duplicate"] is True
+    assert host.pacer.run > 20
+
+
+async def test_a_result_that_may_not_be_stored_ends_the_process(sb, history, monkeypatch):
+    async def refused(*_: object, **__: object):
+        raise PermissionDenied(verb="publish", subject=BATTLE_SETTLE)
+
+    monkeypatch.setattr(sb, "enqueue", refused)
+    with pytest.raises(ExceptionGroup) as raised:
+        await host_rooms([make_host(sb, history)], asyncio.Event(), grace=1.0)
+    assert raised.group_contains(PermissionDenied)
+
+
+async def test_a_room_that_cannot_finish_in_time_says_so(sb, history, monkeypatch):
+    async def never(*_: object, **__: object):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(sb, "enqueue", never)
+    stop = asyncio.Event()
+    stop.set()
+    with pytest.raises(TimeoutError, match="1 rooms could not"):
+        await host_rooms([make_host(sb, history)], stop, grace=0.2)
