@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from broker.backends import open_backend
 
@@ -13,11 +13,21 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
 
-    from broker.broker import Broker
     from broker.contracts.backend import CoreBackend
     from broker.contracts.options import ConnectOptions
 
-B = TypeVar("B", bound="Broker")
+
+class Endable(Protocol):
+    """What leaving ``async with`` does to a broker."""
+
+    async def drain(self) -> None:
+        """Finish what runs, then close."""
+
+    async def aclose(self) -> None:
+        """Close now."""
+
+
+B = TypeVar("B", bound=Endable)
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
 

@@ -1,0 +1,88 @@
+"""Server addresses: taken apart once, so that no URL with credentials in it is passed on, logged or shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+from broker.contracts.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from broker.contracts.options import ConnectOptions
+
+EMBEDDED: Final = "embedded://"
+_PORT: Final = 4222
+_LAST_PORT: Final = 65_535
+_WEB: Final = frozenset({"ws", "wss"})
+_PLAIN: Final = frozenset({"nats", "tls"})
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to connect and as whom.
+
+    Attributes:
+        urls: the servers, without credentials.
+        tls: whether a connection without TLS must be refused.
+    """
+
+    urls: tuple[str, ...]
+    tls: bool
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def web(self) -> bool:
+        """Whether the servers are reached through websockets."""
+        return urlsplit(self.urls[0]).scheme in _WEB
+
+    def __str__(self) -> str:
+        return ", ".join(self.urls)
+
+
+def parse(options: ConnectOptions) -> Address:
+    """The servers of ``options.url``; credentials inside a URL count when no others are given.
+
+    Raises:
+        InvalidOption: a URL without a host, or websocket and plain servers mixed.
+    """
+    urls: list[str] = []
+    user, password, token = options.user, options.password, options.token
+    given = bool(user or password or token or options.creds)
+    schemes: set[str] = set()
+    for part in (each.strip() for each in options.url.split(",")):
+        split = urlsplit(part if "://" in part else f"nats://{part}")
+        schemes.add(split.scheme)
+        urls.append(_bare(split.scheme, split.hostname, _port(split.netloc), split.path))
+        if not given and split.username is not None:
+            given = True
+            if split.password is None:
+                token = unquote(split.username)
+            else:
+                user, password = unquote(split.username), unquote(split.password)
+    if not (schemes <= _WEB or schemes <= _PLAIN):
+        raise InvalidOption(f"url: cannot mix {', '.join(sorted(schemes))} servers", option="url")
+    if user is not None and password is None:
+        password = ""
+    return Address(tuple(urls), bool(schemes & {"tls", "wss"}) or options.tls is not None, user, password, token)
+
+
+def _port(netloc: str) -> int | None:
+    """The port, read by hand: the standard library quotes the whole authority, password included, when it is wrong."""
+    text = netloc.rpartition("@")[2].rpartition("]")[2].rpartition(":")[2] if ":" in netloc.rpartition("@")[2] else ""
+    if not text:
+        return None
+    if not text.isdigit() or not 0 < int(text) <= _LAST_PORT:
+        raise InvalidOption(f"url: {text!r} is not a port", option="url")
+    return int(text)
+
+
+def _bare(scheme: str, host: str | None, port: int | None, path: str) -> str:
+    if not host:
+        raise InvalidOption("url: a server needs a host", option="url")
+    host = f"[{host}]" if ":" in host else host
+    if scheme in _WEB:
+        return f"{scheme}://{host}{f':{port}' if port else ''}{path}"
+    return f"{scheme}://{host}:{port or _PORT}"

@@ -1,0 +1,88 @@
+"""JetStream's JSON API: one request, one typed answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from broker.backends.nats import errors
+from broker.contracts.errors import ApiError, NoResponders, RequestTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from broker.backends.nats.core import NatsCore
+    from broker.backends.nats.session import Session
+
+PREFIX: Final = "$JS.API."
+TIMEOUT: Final = 5.0
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 0.5
+
+
+class Api:
+    """Asks the server; retries while JetStream has nobody who can answer (start, election)."""
+
+    def __init__(self, session: Session, core: NatsCore) -> None:
+        self._session = session
+        self._core = core
+        self._loop = asyncio.get_running_loop()
+
+    async def call(
+        self, verb: str, request: dict[str, Any] | None = None, *, stream: str | None = None, timeout: float = TIMEOUT
+    ) -> dict[str, Any]:
+        """The server's answer to ``$JS.API.<verb>``.
+
+        Raises:
+            StreamNotFound, ConsumerNotFound, StreamFull, ApiError: what the server said.
+            RequestTimeout: no answer, or nobody to answer, in time.
+            PermissionDenied, ConnectionLost, BrokerClosed, Unauthorized.
+        """
+        subject = PREFIX + verb
+        body = orjson.dumps(request) if request is not None else b""
+        deadline = self._loop.time() + timeout
+        pause = _FIRST_PAUSE
+        self._session.board.check_open()
+        while True:
+            left = await self._session.connected_within(max(deadline - self._loop.time(), 0.001))
+            try:
+                envelope = await self._core.call(subject, body, None, left)
+            except NoResponders:
+                refusal = None
+            else:
+                answer = _parsed(envelope.data, subject)
+                refusal = answer.get("error")
+                if refusal is None:
+                    return answer
+                if errors.err_code(refusal) != errors.CLUSTER_NOT_AVAILABLE:
+                    raise errors.from_api(refusal, subject=subject, stream=stream)
+            if self._loop.time() + pause >= deadline:
+                if refusal is not None:
+                    raise errors.from_api(refusal, subject=subject, stream=stream)
+                raise RequestTimeout(f"no JetStream answered in {timeout:g} s: is it enabled?", subject=subject)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def pages(self, verb: str, key: str, request: dict[str, Any] | None = None) -> AsyncIterator[Any]:
+        """Every item of a paged list."""
+        offset = 0
+        while True:
+            answer = await self.call(verb, {**(request or {}), "offset": offset})
+            items = answer.get(key) or []
+            for item in items:
+                yield item
+            offset += len(items)
+            if not items or offset >= int(answer.get("total") or 0):
+                return
+
+
+def _parsed(data: bytes, subject: str) -> dict[str, Any]:
+    try:
+        answer = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise ApiError("the answer is not a JSON object", subject=subject)
+    return answer

@@ -1,0 +1,146 @@
+"""Appends: one frame out, one acknowledgement in, one future in between. No task and no timer of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from broker.backends.nats import errors, frames
+from broker.backends.nats.replies import NO_RESPONDERS, Call
+from broker.contracts.envelopes import Receipt
+from broker.contracts.errors import (
+    ApiError,
+    BrokerError,
+    ConnectionLost,
+    NoResponders,
+    PayloadTooLarge,
+    RequestTimeout,
+)
+from broker.contracts.subjects import publish_subject
+
+if TYPE_CHECKING:
+    from broker.backends.nats.session import Session
+    from broker.contracts.envelopes import Expect, Record
+
+_MESSAGE_ID: Final = "Nats-Msg-Id"
+_TTL: Final = "Nats-TTL"
+_EXPECTED_STREAM: Final = "Nats-Expected-Stream"
+_EXPECTED_SEQUENCE: Final = "Nats-Expected-Last-Sequence"
+_EXPECTED_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
+_EXPECTED_SUBJECT_FILTER: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
+_EXPECTED_MESSAGE_ID: Final = "Nats-Expected-Last-Msg-Id"
+
+
+class Appender:
+    """Stores messages, one attempt each."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._link = session.link
+        self._replies = session.replies
+        self._loop = asyncio.get_running_loop()
+
+    def append(self, record: Record, timeout: float) -> asyncio.Future[Receipt]:
+        """Send at once; the future always completes (see ``StreamBackend.append``)."""
+        future: asyncio.Future[Receipt] = self._loop.create_future()
+        try:
+            self._start(record, timeout, future)
+        except BrokerError as exc:
+            future.set_exception(exc)
+        return future
+
+    def _start(self, record: Record, timeout: float, future: asyncio.Future[Receipt]) -> None:
+        link = self._link
+        block = block_of(record)
+        size = len(block) + len(record.data)
+        if size > link.max_payload:
+            raise PayloadTooLarge(size=size, limit=link.max_payload, subject=record.subject)
+        subject = publish_subject(record.subject)
+        if not self._session.connected:
+            raise self._session.ended() or ConnectionLost("not connected", subject=subject)
+        reply = self._replies.expect(_Append(subject, self._loop.time() + timeout, timeout, future, size))
+        if not link.send_stream(frames.hpub(subject.encode(), reply, block, record.data)):
+            self._replies.abandon(reply)
+            raise ConnectionLost("not connected", subject=subject)
+
+
+def block_of(record: Record) -> bytes:
+    """The header part of a record: its id, what it expects, and the caller's own headers."""
+    if record.headers is None and record.ttl is None and record.expect is None:
+        return f"NATS/1.0\r\nNats-Msg-Id: {record.message_id}\r\n\r\n".encode()
+    pairs = [(_MESSAGE_ID, record.message_id)]
+    if record.ttl is not None:
+        pairs.append((_TTL, f"{record.ttl}s"))
+    if record.expect is not None:
+        pairs.extend(_expected(record.expect))
+    if record.headers is not None:
+        pairs.extend(record.headers.pairs)
+    return frames.header_block(pairs)
+
+
+def _expected(expect: Expect) -> list[tuple[str, str]]:
+    given: tuple[tuple[str, object], ...] = (
+        (_EXPECTED_STREAM, expect.stream),
+        (_EXPECTED_SEQUENCE, expect.last_sequence),
+        (_EXPECTED_SUBJECT_SEQUENCE, expect.last_subject_sequence),
+        (_EXPECTED_SUBJECT_FILTER, expect.subject_filter),
+        (_EXPECTED_MESSAGE_ID, expect.last_msg_id),
+    )
+    return [(name, str(value)) for name, value in given if value is not None]
+
+
+class _Append(Call):
+    """One append in flight."""
+
+    __slots__ = ("deadline", "future", "size", "subject", "timeout")
+
+    def __init__(
+        self, subject: str, deadline: float, timeout: float, future: asyncio.Future[Receipt], size: int
+    ) -> None:
+        self.subject = subject
+        self.deadline = deadline
+        self.timeout = timeout
+        self.future = future
+        self.size = size
+
+    def answer(self, data: bytes, block: bytes | None) -> None:
+        future = self.future
+        if future.done():
+            return
+        if block is not None and not data:
+            future.set_exception(_unanswered(frames.parse_status(block)[0], self.subject))
+            return
+        try:
+            ack = orjson.loads(data)
+            # A refusal carries "seq": 0 as well, so the error is looked for first.
+            refusal = ack.get("error")
+            if refusal is None:
+                future.set_result(Receipt(ack["stream"], ack["seq"], ack.get("duplicate", False)))
+                return
+        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+            future.set_exception(ApiError("not a publish acknowledgement", subject=self.subject))
+            return
+        stream = ack.get("stream") or None
+        future.set_exception(errors.from_api(refusal, subject=self.subject, stream=stream, size=self.size))
+
+    def fail(self, error: BrokerError) -> None:
+        if not self.future.done():
+            error.subject = error.subject or self.subject
+            self.future.set_exception(error)
+
+    def expire(self) -> None:
+        if not self.future.done():
+            self.future.set_exception(
+                RequestTimeout(
+                    f"no acknowledgement for {self.subject!r} in {self.timeout:g} s: stored or not is unknown",
+                    subject=self.subject,
+                )
+            )
+
+
+def _unanswered(status: int, subject: str) -> BrokerError:
+    if status == NO_RESPONDERS:
+        return NoResponders(f"no stream answers on {subject!r}", subject=subject)
+    return ApiError("an unexpected status instead of an acknowledgement", code=status, subject=subject)

@@ -1,0 +1,120 @@
+"""The NATS backend: core, appends, administration and consumers of one session, as the seam names them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.backends.nats import addresses
+from broker.backends.nats.admin import Admin
+from broker.backends.nats.api import Api
+from broker.backends.nats.appending import Appender
+from broker.backends.nats.consumers import Consumers
+from broker.backends.nats.core import NatsCore
+from broker.backends.nats.embedded import embedded_server
+from broker.backends.nats.session import Session
+from broker.contracts.backend import StreamBackend
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator
+
+    from broker.backends.nats.embedded import Server
+    from broker.contracts.admin import ConsumerInfo, StreamInfo
+    from broker.contracts.backend import DeliverySource
+    from broker.contracts.envelopes import Receipt, Record, StoredMessage
+    from broker.contracts.options import ConnectOptions, ConsumerOptions, StreamOptions
+
+
+async def open_backend(options: ConnectOptions) -> StreamBackend:
+    """A connected backend; an ``embedded://`` URL starts a server of our own first.
+
+    Raises:
+        ConnectError: nobody answered within ``options.connect_timeout``.
+        Unauthorized: the server refused the credentials.
+        InvalidOption: the URL is malformed.
+    """
+    if not options.url.startswith(addresses.EMBEDDED):
+        return NatsBackend(await Session.open(options), None)
+    server, reachable = await embedded_server(options)
+    try:
+        return NatsBackend(await Session.open(reachable), server)
+    except BaseException:
+        await server.stop()
+        raise
+
+
+class NatsBackend(NatsCore, StreamBackend):
+    """Both tiers over one session."""
+
+    def __init__(self, session: Session, server: Server | None) -> None:
+        super().__init__(session)
+        self._server = server
+        api = Api(session, self)
+        self._admin = Admin(api)
+        self._appender = Appender(session)
+        self._consumers = Consumers(session, self, api, self._admin)
+
+    async def close(self) -> None:
+        """See ``StreamBackend``."""
+        server, self._server = self._server, None
+        try:
+            await super().close()
+        finally:
+            if server is not None:
+                await server.stop()
+
+    def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
+        """See ``StreamBackend``."""
+        return self._appender.append(record, timeout)
+
+    async def find_stream(self, subject: str) -> str | None:
+        """See ``StreamBackend``."""
+        return await self._admin.find_stream(subject)
+
+    async def open_consumer(self, options: ConsumerOptions) -> DeliverySource:
+        """See ``StreamBackend``."""
+        return await self._consumers.open(options)
+
+    async def create_stream(self, options: StreamOptions) -> StreamInfo:
+        """See ``StreamBackend``."""
+        return await self._admin.create_stream(options)
+
+    async def update_stream(self, options: StreamOptions) -> StreamInfo:
+        """See ``StreamBackend``."""
+        return await self._admin.update_stream(options)
+
+    async def stream_info(self, name: str) -> StreamInfo:
+        """See ``StreamBackend``."""
+        return await self._admin.stream_info(name)
+
+    def list_streams(self) -> AsyncIterator[StreamInfo]:
+        """See ``StreamBackend``."""
+        return self._admin.list_streams()
+
+    async def delete_stream(self, name: str) -> None:
+        """See ``StreamBackend``."""
+        await self._admin.delete_stream(name)
+
+    async def purge_stream(self, name: str, *, subject: str | None, up_to: int | None, keep: int | None) -> int:
+        """See ``StreamBackend``."""
+        return await self._admin.purge_stream(name, subject=subject, up_to=up_to, keep=keep)
+
+    async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
+        """See ``StreamBackend``."""
+        return await self._admin.get_message(stream, sequence=sequence, last_of=last_of)
+
+    async def delete_message(self, stream: str, sequence: int) -> bool:
+        """See ``StreamBackend``."""
+        return await self._admin.delete_message(stream, sequence)
+
+    async def consumer_info(self, stream: str, name: str) -> ConsumerInfo:
+        """See ``StreamBackend``."""
+        return await self._admin.consumer_info(stream, name)
+
+    def list_consumers(self, stream: str) -> AsyncIterator[ConsumerInfo]:
+        """See ``StreamBackend``."""
+        return self._admin.list_consumers(stream)
+
+    async def delete_consumer(self, stream: str, name: str) -> None:
+        """See ``StreamBackend``."""
+        await self._admin.delete_consumer(stream, name)

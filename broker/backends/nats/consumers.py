@@ -1,0 +1,98 @@
+"""Making sure of a consumer as ``ensure`` says, and opening a source on it."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from broker.backends.nats import convert, errors
+from broker.backends.nats.api import TIMEOUT
+from broker.backends.nats.presence import Bound, Managed, Presence
+from broker.backends.nats.source import NatsSource
+from broker.contracts.errors import ApiError, ConfigDrift, NoStream
+from broker.contracts.subjects import overlap
+
+if TYPE_CHECKING:
+    from broker.backends.nats.admin import Admin
+    from broker.backends.nats.api import Api
+    from broker.backends.nats.core import NatsCore
+    from broker.backends.nats.session import Session
+    from broker.contracts.options import ConsumerOptions
+
+_EXISTS: Final = frozenset({errors.CONSUMER_ALREADY_EXISTS, errors.CONSUMER_NAME_EXISTS})
+_ELSEWHERE: Final = ("mirror", "sources", "subject_transform")
+"""With one of these a stream holds subjects it does not name."""
+
+
+class Consumers:
+    """Opens sources."""
+
+    def __init__(self, session: Session, core: NatsCore, api: Api, admin: Admin) -> None:
+        self._session = session
+        self._core = core
+        self._api = api
+        self._admin = admin
+
+    async def open(self, options: ConsumerOptions) -> NatsSource:
+        """A source on the consumer (see ``StreamBackend.open_consumer``)."""
+        self._session.board.check_open()
+        presence = await (self._bound(options) if options.ensure == "bind" else self._managed(options))
+        return NatsSource(self._session, presence, ack_wait=options.ack_wait if options.acks else None)
+
+    async def _bound(self, options: ConsumerOptions) -> Presence:
+        stream = options.stream or await self._captured_by(options.filters[0])
+        presence = Bound(self._core, stream, options.durable or options.queue or "")
+        await self._session.connected_within(TIMEOUT)
+        await presence.look()
+        return presence
+
+    async def _managed(self, options: ConsumerOptions) -> Presence:
+        stream = options.stream
+        if stream is None:
+            stream = await self._captured_by(options.filters[0])
+        await self._check_filters(stream, options)
+        options = replace(options, stream=stream)
+        name = options.durable or options.queue or f"g{secrets.token_hex(8)}"
+        answer = await self._ensured(options, stream, name)
+        floor = int(answer["ack_floor"]["stream_seq"])
+        unnamed = options.durable is None and options.queue is None
+        return Managed(self._admin, stream, name, polls=options.acks, floor=floor, ours=unnamed)
+
+    async def _captured_by(self, subject: str) -> str:
+        stream = await self._admin.find_stream(subject)
+        if stream is None:
+            raise NoStream(f"no stream captures {subject!r}", subject=subject)
+        return stream
+
+    async def _check_filters(self, stream: str, options: ConsumerOptions) -> None:
+        """The server accepts a filter that never matches: it would wait for ever."""
+        config = await self._admin.stream_config(stream)
+        if any(config.get(each) for each in _ELSEWHERE):
+            return
+        subjects = config.get("subjects") or ()
+        for pattern in options.filters:
+            if not any(overlap(pattern, subject) for subject in subjects):
+                raise NoStream(f"stream {stream!r} does not capture {pattern!r}", subject=pattern, stream=stream)
+
+    async def _ensured(self, options: ConsumerOptions, stream: str, name: str) -> dict[str, Any]:
+        try:
+            answer = await self._create(stream, convert.consumer_config(options, name), "create")
+        except ApiError as exc:
+            if exc.err_code not in _EXISTS:
+                raise
+            answer = await self._admin.raw_consumer(stream, name)
+        differences = convert.consumer_drift(options, answer["config"])
+        if not differences:
+            return answer
+        fixed = {field: both for field, both in differences.items() if field in convert.UNCHANGEABLE}
+        if options.ensure == "verify" or fixed:
+            raise ConfigDrift(name, fixed or differences, stream=stream)
+        return await self._create(stream, convert.merged_consumer(options, answer["config"]), "update")
+
+    async def _create(self, stream: str, config: dict[str, Any], action: str) -> dict[str, Any]:
+        request = {"stream_name": stream, "config": config, "action": action}
+        verb = f"CONSUMER.CREATE.{stream}.{config['name']}"
+        if config.get("filter_subject"):
+            verb = f"{verb}.{config['filter_subject']}"
+        return await self._api.call(verb, request, stream=stream)

@@ -1,0 +1,253 @@
+"""What one source has in hand and on its way: an inbox, the pulls out on it, the buffer, and who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from broker.backends.nats import ack_subject, frames, statuses
+from broker.backends.nats.convert import nanoseconds
+from broker.backends.nats.frames import WireHeaders
+from broker.backends.nats.pulls import Pulls
+from broker.backends.nats.statuses import Verdict
+from broker.contracts.envelopes import Delivery
+from broker.contracts.errors import ApiError, BrokerError, ConsumerNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.backends.nats.session import Session
+
+_GRACE: Final = 2
+"""Heartbeats a pull may be overdue before it is taken as over."""
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """Seconds a pull waits on the server, and between its signs of life.
+
+    Two missed signs and a look at the consumer: a deletion nobody told us of is noticed within about 3 s.
+    """
+
+    expires: float = 30.0
+    heartbeat: float = 1.0
+
+
+class Intake:
+    """Asks for messages within the caller's room and keeps what arrives.
+
+    ``examine`` is called when nobody took a pull: the consumer may be gone.
+    """
+
+    def __init__(
+        self, session: Session, stream: str, consumer: str, rhythm: Rhythm, examine: Callable[[], None]
+    ) -> None:
+        self.stream = stream
+        self.consumer = consumer
+        self.target = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self.buffer: deque[Delivery] = deque()
+        self.failure: BrokerError | None = None
+        self.heard = False
+        self.received = 0
+        self._session = session
+        self._examine = examine
+        self._loop = asyncio.get_running_loop()
+        self._next = self.target.encode()
+        self._expires = rhythm.expires
+        self._heartbeat = rhythm.heartbeat
+        self._largest: int | None = None
+        self._pulls = Pulls()
+        self._inbox = b""
+        self._sid = 0
+        self._retired = 0
+        self._waiters: list[asyncio.Future[None]] = []
+        self._wanted = 0
+        self._numbers_at = 0
+        self._pause = _FIRST_PAUSE
+        self._again: asyncio.TimerHandle | None = None
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    @property
+    def owed(self) -> int:
+        """Messages asked for that may still come."""
+        return self._pulls.owed
+
+    @property
+    def inbox_pattern(self) -> str:
+        """What is subscribed to now."""
+        return f"{self._inbox.decode()}*"
+
+    async def arrival(self, limit: int, timeout: float) -> None:
+        """Ask for ``limit`` messages and wait until one is here, something failed, or the time is up."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        timer = self._loop.call_later(timeout, _finish, waiter)
+        self._waiters.append(waiter)
+        self._wanted = limit
+        self.top_up(limit)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiters.remove(waiter)
+
+    def top_up(self, room: int) -> None:
+        """Ask for what fits into the room beside what is here or on its way; half of it at least, or not at all."""
+        pulls = self._pulls
+        credit = room - len(self.buffer) - pulls.owed
+        if credit <= 0 or pulls.owed * 2 > room or self._again is not None or self.failure is not None:
+            return
+        if not self._session.connected:
+            return
+        if not self._sid:
+            self._open_inbox()
+        if not pulls.owed:
+            self.heard = True
+        self._pull(credit if self._largest is None else min(credit, self._largest))
+
+    def _pull(self, count: int) -> None:
+        heartbeat = min(self._heartbeat, self._expires / 2)
+        until = self._loop.time() + self._expires + _GRACE * self._heartbeat
+        token = self._pulls.open(count, until)
+        body = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (
+            count,
+            nanoseconds(self._expires),
+            nanoseconds(heartbeat),
+        )
+        self._session.link.send_stream(frames.pub(frames.pub_head(self._next, self._inbox + token), body))
+
+    def ask_again(self) -> None:
+        """Ask on behalf of whoever waits."""
+        self._again = None
+        if self._waiters:
+            self.top_up(self._wanted)
+
+    def ask_later(self) -> None:
+        """The same after a pause that grows from time to time."""
+        if self._again is None and self.failure is None:
+            self._again = self._loop.call_later(self._pause, self.ask_again)
+            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+
+    def overdue(self, now: float) -> None:
+        """Pulls whose time is up are over."""
+        self._pulls.overdue(now)
+
+    # -- the inbox ----------------------------------------------------------------------------------------------------
+
+    def _open_inbox(self) -> None:
+        self._inbox = f"{self._session.new_inbox()}.".encode()
+        self._sid = self._session.link.subscribe(self._inbox + b"*", None, partial(self._receive, self._pulls))
+
+    def renew(self) -> None:
+        """Leave the inbox, so that the server drops the pulls that answer to it; what is on its way still counts."""
+        self._pulls = Pulls()
+        if self._retired:
+            self._session.link.forget(self._retired)
+        self._retired, self._sid = self._sid, 0
+        if self._retired:
+            self._session.link.unsubscribe(self._retired)
+
+    def unsubscribe(self) -> bool:
+        """Tell the server to stop; ``False`` when there was nothing to stop."""
+        if self._sid:
+            self._session.link.unsubscribe(self._sid)
+        return bool(self._sid)
+
+    def lose(self) -> None:
+        """Nothing more can arrive. Pulls die with their inbox: a new one keeps the server from reviving them."""
+        self._pulls = Pulls()
+        for sid in (self._sid, self._retired):
+            if sid:
+                self._session.link.forget(sid)
+        self._sid = self._retired = 0
+        self._pause = _FIRST_PAUSE
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+
+    def fail(self, error: BrokerError) -> None:
+        """Whoever waits, now or later, gets the error; what is buffered is handed out first."""
+        if self.failure is None:
+            self.failure = error
+        self._pulls.void()
+        self._wake()
+
+    def raise_failure(self) -> None:
+        """Raise what ``fail`` was told."""
+        if self.failure is not None:
+            raise copy(self.failure)
+
+    # -- arriving -----------------------------------------------------------------------------------------------------
+
+    def _receive(self, pulls: Pulls, subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> None:
+        self.heard = True
+        if not reply:
+            if block is not None:
+                self._status(pulls, subject[len(self._inbox) :], block)
+            return
+        at = self._numbers_at
+        if not at:
+            at = self._numbers_at = ack_subject.numbers_at(reply)
+        tokens = reply.split(b".")
+        pulls.delivered()
+        self.received += 1
+        self.buffer.append(
+            Delivery(
+                subject.decode(),
+                data,
+                None if block is None else WireHeaders(block),
+                self.stream,
+                self.consumer,
+                int(tokens[at + 1]),
+                int(tokens[at]),
+                int(tokens[at + 3]),
+                int(tokens[at + 4]),
+                reply,
+                int(tokens[at + 2]),
+            )
+        )
+        if self._waiters:
+            self._wake()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            _finish(waiter)
+
+    def _status(self, pulls: Pulls, token: bytes, block: bytes) -> None:
+        """A status instead of a message."""
+        status, text = frames.parse_status(block)
+        verdict = statuses.judge(status, text)
+        if verdict is Verdict.ALIVE:
+            self._pause = _FIRST_PAUSE
+            return
+        pulls.over(token, statuses.missing(block))
+        if pulls is not self._pulls:
+            return
+        if verdict is Verdict.GONE:
+            self.fail(ConsumerNotFound(f"consumer {self.consumer!r} was deleted", stream=self.stream))
+        elif verdict is Verdict.REFUSED:
+            self.fail(ApiError(text, code=status, subject=self.target, stream=self.stream))
+        elif verdict is Verdict.CHECK:
+            self._examine()
+        elif verdict is Verdict.LATER:
+            self.ask_later()
+        elif verdict is Verdict.MOVED:
+            pulls.void()
+            self.ask_later()
+        else:
+            if verdict is Verdict.SMALLER:
+                self._largest = statuses.allowed_batch(text)
+            elif verdict is Verdict.SHORTER:
+                self._expires = statuses.allowed_seconds(text)
+            self.ask_again()
+
+
+def _finish(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

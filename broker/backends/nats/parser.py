@@ -1,0 +1,113 @@
+"""The server's byte stream, cut into messages and control lines. No I/O: bytes in, calls out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    OnMessage = Callable[[bytes, bytes, bytes, bytes, "bytes | None"], None]
+    """Called with sid, subject, reply (empty when none), data and the header part; never raises."""
+
+MAX_LINE: Final = 1 << 20
+"""A control line longer than this is not NATS; INFO of a large cluster stays far below."""
+_LF: Final = b"\n"
+_M: Final = ord("M")
+_MESSAGES: Final = frozenset({_M, ord("H")})
+"""The first letter decides: MSG and HMSG are messages, anything else is a control line."""
+_MSG: Final = 4
+"""Fields of MSG without a reply."""
+_HMSG: Final = (5, 6)
+"""Fields of HMSG without and with a reply."""
+_SIZES: Final = {b"%d" % size: size for size in range(4096)}
+
+
+class ProtocolViolation(Exception):
+    """The bytes are not what a NATS server sends; the connection cannot be trusted any more."""
+
+
+class Parser:
+    """Feed it what arrived: messages go to ``on_message`` at once, other lines are handed back in order."""
+
+    __slots__ = ("_missing", "_on_message", "_parts")
+
+    def __init__(self, on_message: OnMessage) -> None:
+        self._on_message = on_message
+        self._parts: list[bytes] = []
+        self._missing = 0
+
+    def reset(self) -> None:
+        """Forget a half message: what comes next belongs to a new connection."""
+        self._parts = []
+        self._missing = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Take bytes in; returns the control lines (INFO, PING, PONG, +OK, -ERR) seen among them, without CRLF.
+
+        Raises:
+            ProtocolViolation: the stream is not NATS.
+        """
+        if self._parts:
+            self._parts.append(chunk)
+            self._missing -= len(chunk)
+            if self._missing > 0:
+                return []
+            chunk = b"".join(self._parts)
+            self._parts = []
+        self._missing = 0
+        lines: list[bytes] = []
+        rest = self._scan(chunk, lines)
+        if rest < len(chunk):
+            self._parts = [chunk[rest:] if rest else chunk]
+        return lines
+
+    def _scan(self, chunk: bytes, lines: list[bytes]) -> int:
+        """Handle every whole message or line; returns where the first incomplete one begins."""
+        position, end = 0, len(chunk)
+        find, on_message, known = chunk.find, self._on_message, _SIZES.get
+        while position < end:
+            # One byte is found several times faster than two; neither of them can be inside a line.
+            stop = find(_LF, position)
+            if stop < 0:
+                if end - position > MAX_LINE:
+                    raise ProtocolViolation("a control line without end")
+                return position
+            first = chunk[position]
+            if first not in _MESSAGES:
+                lines.append(chunk[position : stop - 1])
+                position = stop + 1
+                continue
+            words = chunk[position : stop - 1].split(b" ")
+            size = known(words[-1])
+            if size is None:
+                size = _number(words[-1])
+            start = stop + 1
+            after = start + size + 2
+            if after > end:
+                self._missing = after - end
+                return position
+            if first == _M and len(words) == _MSG:
+                on_message(words[2], words[1], b"", chunk[start : after - 2], None)
+            else:
+                self._deliver(words, chunk, start, after - 2)
+            position = after
+        return position
+
+    def _deliver(self, words: list[bytes], chunk: bytes, start: int, stop: int) -> None:
+        """A message with a reply or with headers."""
+        fields = len(words)
+        if words[0] == b"MSG" and fields == _MSG + 1:
+            self._on_message(words[2], words[1], words[3], chunk[start:stop], None)
+        elif words[0] == b"HMSG" and fields in _HMSG:
+            body = start + _number(words[-2])
+            reply = words[3] if fields == _HMSG[1] else b""
+            self._on_message(words[2], words[1], reply, chunk[body:stop], chunk[start:body])
+        else:
+            raise ProtocolViolation("a malformed message line")
+
+
+def _number(word: bytes) -> int:
+    if not word.isdigit():
+        raise ProtocolViolation("a malformed message line")
+    return int(word)

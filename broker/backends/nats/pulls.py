@@ -1,0 +1,49 @@
+"""The pulls out on one inbox: how many messages the server still owes us. No I/O.
+
+A message does not say which pull it answers, and the server fills waiting pulls in turn; a status does. So messages are
+counted over all pulls, statuses close one, and pulls that must be over by now bound what can still be owed.
+"""
+
+from __future__ import annotations
+
+
+class Pulls:
+    """Counts what is owed. A new inbox gets new ``Pulls``: what an old one still brings was voided already."""
+
+    __slots__ = ("_asked", "_next", "owed")
+
+    def __init__(self) -> None:
+        self.owed = 0
+        self._asked: dict[bytes, tuple[int, float]] = {}
+        self._next = 0
+
+    def open(self, count: int, until: float) -> bytes:
+        """A pull of ``count`` messages, over by ``until`` at the latest; returns its token."""
+        self._next += 1
+        token = b"%d" % self._next
+        self._asked[token] = (count, until)
+        self.owed += count
+        return token
+
+    def delivered(self) -> None:
+        """One message arrived."""
+        if self.owed:
+            self.owed -= 1
+            if not self.owed:
+                self._asked.clear()
+
+    def over(self, token: bytes, missing: int | None) -> None:
+        """A pull ended with ``missing`` messages not sent; ``None``: it was never accepted."""
+        asked, _ = self._asked.pop(token, (0, 0.0))
+        self.owed = max(self.owed - (asked if missing is None else min(missing, asked)), 0)
+
+    def overdue(self, now: float) -> None:
+        """Pulls whose time is up are over, told or not: no more can be owed than the others asked for."""
+        for token in [token for token, (_, until) in self._asked.items() if until < now]:
+            del self._asked[token]
+        self.owed = min(self.owed, sum(asked for asked, _ in self._asked.values()))
+
+    def void(self) -> None:
+        """Nothing is owed any more."""
+        self._asked.clear()
+        self.owed = 0

@@ -1,0 +1,162 @@
+"""The reply inbox: one subscription for every call in flight, a counter as token, one timer for all deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from copy import copy
+from typing import TYPE_CHECKING, Final, Protocol
+
+from broker.backends.nats.frames import WireHeaders
+from broker.contracts.envelopes import Envelope
+from broker.contracts.errors import ConnectionLost, NoResponders, PermissionDenied, RequestTimeout
+
+if TYPE_CHECKING:
+    from broker.backends.nats.contract import Link
+    from broker.contracts.errors import BrokerError
+
+NO_RESPONDERS: Final = 503
+
+
+class Call(Protocol):
+    """One call waiting for its reply. It is told exactly one of the three outcomes, once."""
+
+    subject: str
+    deadline: float
+
+    @abstractmethod
+    def answer(self, data: bytes, block: bytes | None) -> None:
+        """The reply is here."""
+
+    @abstractmethod
+    def fail(self, error: BrokerError) -> None:
+        """There will be no reply."""
+
+    @abstractmethod
+    def expire(self) -> None:
+        """The deadline passed."""
+
+
+class Replies:
+    """Matches replies to calls. Lives as long as the session, over reconnects."""
+
+    def __init__(self, link: Link, inbox: str) -> None:
+        self._link = link
+        self._loop = asyncio.get_running_loop()
+        self._inbox = inbox
+        self._prefix = f"{inbox}.".encode()
+        self._skip = len(self._prefix)
+        self._calls: dict[bytes, Call] = {}
+        self._next = 0
+        self._sid = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = float("inf")
+
+    def expect(self, call: Call) -> bytes:
+        """Register a call; returns the reply subject to send with it."""
+        if not self._sid:
+            self._sid = self._link.subscribe(self._prefix + b"*", None, self._receive)
+        self._next += 1
+        token = b"%d" % self._next
+        self._calls[token] = call
+        if call.deadline < self._due:
+            self._wake_at(call.deadline)
+        return self._prefix + token
+
+    def abandon(self, reply: bytes) -> None:
+        """The caller went away; a late reply is nobody's."""
+        self._calls.pop(reply[self._skip :], None)
+
+    def _receive(self, subject: bytes, _reply: bytes, data: bytes, block: bytes | None) -> None:
+        call = self._calls.pop(subject[self._skip :], None)
+        if call is not None:
+            call.answer(data, block)
+
+    def _wake_at(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = deadline
+        self._timer = self._loop.call_at(deadline, self._sweep)
+
+    def _sweep(self) -> None:
+        """Expire what is due and sleep until the next deadline: about one scan per time-out, not per call."""
+        self._timer = None
+        self._due = float("inf")
+        now = self._loop.time()
+        expired = [token for token, call in self._calls.items() if call.deadline <= now]
+        for token in expired:
+            self._calls.pop(token).expire()
+        if self._calls:
+            self._wake_at(min(call.deadline for call in self._calls.values()))
+
+    def _fail(self, error: BrokerError, subject: str | None = None) -> None:
+        failed = [token for token, call in self._calls.items() if subject is None or call.subject == subject]
+        for token in failed:
+            # Each caller gets an exception of its own: a traceback belongs to one of them.
+            self._calls.pop(token).fail(copy(error))
+
+    # -- session events ----------------------------------------------------------------------------------------------
+
+    def on_lost(self) -> None:
+        """What was in flight is unknown: say so at once."""
+        self._fail(ConnectionLost("the connection broke while waiting for the reply"))
+
+    def on_restored(self) -> None:
+        """Nothing was kept."""
+
+    def on_ended(self, error: BrokerError) -> None:
+        """No reply will come."""
+        self._fail(error)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def on_violation(self, error: PermissionDenied) -> None:
+        """Fail the calls it is about; without the inbox no reply can come at all."""
+        subject = error.subject or ""
+        if error.verb == "subscribe" and subject == f"{self._inbox}.*":
+            self._link.forget(self._sid)
+            self._sid = 0
+            self._fail(error)
+        elif error.verb == "publish":
+            self._fail(error, subject)
+            if subject.startswith(f"{self._inbox}."):
+                self._fail(error)
+
+    def on_complaint(self, text: str) -> None:
+        """Not about a call."""
+
+
+class Request(Call):
+    """A request for one reply."""
+
+    __slots__ = ("deadline", "future", "inbox", "subject", "timeout")
+
+    def __init__(self, subject: str, timeout: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.subject = subject
+        self.inbox = ""
+        self.timeout = timeout
+        self.deadline = loop.time() + timeout
+        self.future: asyncio.Future[Envelope] = loop.create_future()
+
+    def answer(self, data: bytes, block: bytes | None) -> None:
+        """See ``Call``."""
+        if self.future.done():
+            return
+        headers = None if block is None else WireHeaders(block)
+        if headers is not None and headers.status == NO_RESPONDERS and not data:
+            self.future.set_exception(NoResponders(f"nobody listens on {self.subject!r}", subject=self.subject))
+        else:
+            self.future.set_result(Envelope(self.inbox, data, headers))
+
+    def fail(self, error: BrokerError) -> None:
+        """See ``Call``."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def expire(self) -> None:
+        """See ``Call``."""
+        if not self.future.done():
+            self.future.set_exception(
+                RequestTimeout(f"no reply from {self.subject!r} in {self.timeout:g} s", subject=self.subject)
+            )

@@ -1,0 +1,244 @@
+"""One worker's deliveries: fetched within the caller's credit, settled, watched, and repaired when they break."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from broker.backends.nats import settling
+from broker.backends.nats.intake import Intake, Rhythm
+from broker.backends.nats.session import Listener
+from broker.contracts.backend import DeliverySource
+from broker.contracts.errors import BrokerClosed, BrokerError, ConsumerNotFound, PermissionDenied, StreamNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from broker.backends.nats.presence import Presence
+    from broker.backends.nats.session import Session
+    from broker.contracts.envelopes import Delivery
+
+_log: Final = logging.getLogger("broker.nats")
+DEFAULT_RHYTHM: Final = Rhythm()
+_MISSED: Final = 2
+_PARTING: Final = 1.0
+_QUIET: Final = 0.005
+_QUIET_ROUNDS: Final = 20
+_EXTENDS_PER_WAIT: Final = 3
+
+
+class NatsSource(DeliverySource, Listener):
+    """A pull consumer as one worker sees it.
+
+    ``presence`` knows how to find out whether the consumer is still there and where its group stands.
+    """
+
+    def __init__(
+        self, session: Session, presence: Presence, *, ack_wait: float | None, rhythm: Rhythm = DEFAULT_RHYTHM
+    ) -> None:
+        self.stream = presence.stream
+        self.consumer = presence.consumer
+        self._session = session
+        self._presence = presence
+        self._loop = asyncio.get_running_loop()
+        self._intake = Intake(session, self.stream, self.consumer, rhythm, self._examine)
+        self._settle = settling.Settling(session)
+        self._closed = False
+        self._moved = False
+        self._silent = 0
+        self._polled_at = 0
+        self._check: asyncio.Task[None] | None = None
+        self._hold = ack_wait / _EXTENDS_PER_WAIT if ack_wait is not None else None
+        self._extend_at = 0.0
+        self._every = rhythm.heartbeat
+        self._tick_at = self._loop.time() + self._every
+        self._ticker = self._loop.call_at(self._tick_at, self._tick)
+        session.listen(self)
+
+    # -- fetching -----------------------------------------------------------------------------------------------------
+
+    @property
+    def resume_sequence(self) -> int | None:
+        """See ``DeliverySource``."""
+        return self._presence.resume_sequence
+
+    async def fetch(self, limit: int, *, timeout: float) -> Sequence[Delivery]:
+        """See ``DeliverySource``."""
+        intake = self._intake
+        buffer = intake.buffer
+        if not buffer:
+            intake.raise_failure()
+            await intake.arrival(limit, timeout)
+            if not buffer:
+                intake.raise_failure()
+        if len(buffer) <= limit:
+            taken = list(buffer)
+            buffer.clear()
+        else:
+            taken = [buffer.popleft() for _ in range(limit)]
+        intake.top_up(limit - len(taken))
+        return taken
+
+    # -- settling -----------------------------------------------------------------------------------------------------
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``DeliverySource``."""
+        self._moved = True
+        self._settle.ack(deliveries)
+
+    async def confirm_ack(self, delivery: Delivery, *, timeout: float) -> None:
+        """See ``DeliverySource``."""
+        self._moved = True
+        await self._settle.confirm(delivery, timeout)
+
+    async def nak(self, delivery: Delivery, *, delay: float) -> None:
+        """See ``DeliverySource``."""
+        self._settle.nak((delivery,), delay)
+
+    async def term(self, delivery: Delivery, *, reason: str) -> None:
+        """See ``DeliverySource``."""
+        self._moved = True
+        self._settle.term(delivery, reason)
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``DeliverySource``."""
+        self._settle.extend(deliveries)
+
+    # -- watching -----------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        """Once a heartbeat: are the pulls alive, does the group move, do buffered messages need more time."""
+        now = self._loop.time()
+        late = now - self._tick_at > self._every / 2
+        self._tick_at = now + self._every
+        self._ticker = self._loop.call_at(self._tick_at, self._tick)
+        if not self._session.connected:
+            self._silent = 0
+            return
+        intake = self._intake
+        intake.overdue(now)
+        self._watch_silence(late=late)
+        if self._presence.polls and (self._moved or intake.received != self._polled_at):
+            self._moved = False
+            self._polled_at = intake.received
+            self._examine(repair=False)
+        if intake.buffer and self._hold is not None and now >= self._extend_at:
+            self._extend_at = now + self._hold
+            self._settle.extend(intake.buffer)
+
+    def _watch_silence(self, *, late: bool) -> None:
+        """Count heartbeats that did not come; when this process itself was late, what it missed proves nothing."""
+        intake = self._intake
+        if intake.heard or not intake.owed:
+            self._silent = 0
+        elif not late:
+            self._silent += 1
+        intake.heard = False
+        if self._silent >= _MISSED:
+            self._silent = 0
+            _log.warning("no heartbeat of consumer %s on %s, asking anew", self.consumer, self.stream)
+            intake.renew()
+            self._examine()
+            intake.ask_again()
+
+    def _examine(self, *, repair: bool = True) -> None:
+        """Find out whether the consumer is there; ``repair`` asks again when it is."""
+        if self._closed:
+            return
+        if self._check is not None and not self._check.done():
+            if repair:
+                self._intake.ask_later()
+            return
+        self._check = self._loop.create_task(self._look(repair=repair))
+
+    async def _look(self, *, repair: bool) -> None:
+        try:
+            await self._presence.look()
+        except PermissionDenied as exc:
+            if repair:
+                self._intake.fail(exc)
+            self._presence.polls = False
+            return
+        except (ConsumerNotFound, StreamNotFound) as exc:
+            self._intake.fail(exc)
+            return
+        except BrokerError as exc:
+            _log.debug("consumer %s on %s cannot be examined: %s", self.consumer, self.stream, exc)
+        if repair:
+            self._intake.ask_later()
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """See ``DeliverySource``."""
+        if self._closed:
+            return
+        self._closed = True
+        self._ticker.cancel()
+        if self._check is not None:
+            self._check.cancel()
+        owed = self._intake.owed
+        self._intake.fail(BrokerClosed("the source was closed"))
+        try:
+            if self._session.connected:
+                await self._leave(owed)
+        finally:
+            self._session.unlisten(self)
+            self._intake.lose()
+            if self._hold is not None:
+                self._settle.nak(self._intake.buffer, 0)
+            self._intake.buffer.clear()
+        if self._session.connected:
+            with suppress(BrokerError):
+                await self._presence.leave()
+
+    async def _leave(self, owed: int) -> None:
+        """Stop the deliveries so that none is lost on the way.
+
+        A message the server has picked for us, but finds nobody to give to, would wait out its ack wait. So pulls that
+        are being filled get a moment to fill up, and what arrives until the server confirms our leaving is given back.
+        """
+        intake = self._intake
+        end = intake.received + owed
+        for _ in range(_QUIET_ROUNDS):
+            before = intake.received
+            if before >= end:
+                break
+            await asyncio.sleep(_QUIET)
+            if intake.received == before:
+                break
+        if not intake.unsubscribe():
+            return
+        try:
+            await self._session.confirm(_PARTING)
+        except BrokerError as exc:
+            _log.debug("leaving consumer %s on %s was not confirmed: %s", self.consumer, self.stream, exc)
+
+    # -- session events -----------------------------------------------------------------------------------------------
+
+    def on_lost(self) -> None:
+        """See ``Listener``."""
+        self._intake.lose()
+
+    def on_restored(self) -> None:
+        """Ask again at once, and look whether the consumer survived."""
+        self._silent = 0
+        self._intake.ask_again()
+        if self._presence.polls:
+            self._examine(repair=False)
+
+    def on_ended(self, error: BrokerError) -> None:
+        """See ``Listener``."""
+        self._intake.fail(error)
+        self._ticker.cancel()
+
+    def on_violation(self, error: PermissionDenied) -> None:
+        """See ``Listener``."""
+        ours = {("publish", self._intake.target), ("subscribe", self._intake.inbox_pattern)}
+        if (error.verb, error.subject) in ours:
+            self._intake.fail(error)
+
+    def on_complaint(self, text: str) -> None:
+        """Not about a consumer."""

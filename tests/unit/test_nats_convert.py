@@ -1,0 +1,143 @@
+"""Options to the server's JSON and back."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.backends.nats import convert
+from broker.contracts.options import ConsumerOptions, StreamOptions
+
+NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,30}", fullmatch=True)
+COUNTS = st.none() | st.integers(1, 2**31 - 1)
+SECONDS = st.integers(100, 10_000_000).map(lambda milliseconds: milliseconds / 1000)
+WORDS = st.dictionaries(st.text(min_size=1, max_size=10).filter(lambda key: key[0] not in "_g"), st.text(max_size=10))
+
+
+@st.composite
+def streams(draw):
+    max_age = draw(st.none() | SECONDS)
+    return StreamOptions(
+        name=draw(NAMES),
+        subjects=[f"{number}.{name}" for number, name in enumerate(draw(st.lists(NAMES, min_size=1, max_size=3)))],
+        storage=draw(st.sampled_from(["file", "memory"])),
+        retention=draw(st.sampled_from(["limits", "workqueue", "interest"])),
+        max_msgs=draw(COUNTS),
+        max_bytes=draw(COUNTS),
+        max_age=max_age,
+        max_msgs_per_subject=draw(COUNTS),
+        max_msg_size=draw(COUNTS),
+        duplicate_window=max_age or draw(SECONDS),
+        discard=draw(st.sampled_from(["new", "old"])),
+        replicas=draw(st.integers(1, 5)),
+        description=draw(st.text(max_size=20)),
+        metadata=draw(WORDS),
+    )
+
+
+STARTS = (
+    st.sampled_from(["first", "last", "new", "last_per_subject"])
+    | st.integers(1, 2**40)
+    | st.integers(86_400, 7_000_000_000).map(lambda moment: datetime.fromtimestamp(moment, UTC))
+)
+
+
+@st.composite
+def consumers(draw):
+    return ConsumerOptions(
+        durable=draw(NAMES),
+        queue=draw(st.none() | NAMES),
+        filters=draw(st.lists(NAMES, max_size=3, unique=True)),
+        stream=draw(NAMES),
+        max_ack_pending=draw(st.integers(1, 1_000_000)),
+        ack_wait=draw(SECONDS),
+        start=draw(STARTS),
+    )
+
+
+@given(streams())
+def test_a_stream_comes_back_as_it_was_declared(options):
+    config = convert.stream_config(options)
+    config["metadata"]["_nats.ver"] = "2.15.1"
+    assert convert.stream_options(config) == options
+    assert convert.stream_drift(options, config) == {}
+
+
+@given(streams(), streams())
+def test_drift_is_told_exactly_when_there_is_some(ours, theirs):
+    same = convert.stream_options(convert.stream_config(theirs)) == ours
+    fields = set(convert.stream_drift(ours, convert.stream_config(theirs)))
+    if same:
+        assert not fields
+    assert fields <= {
+        "subjects",
+        "storage",
+        "retention",
+        "discard",
+        "max_msgs",
+        "max_bytes",
+        "max_msgs_per_subject",
+        "max_msg_size",
+        "description",
+        "max_age",
+        "duplicate_window",
+        "replicas",
+        "metadata",
+    }
+    for field in fields - {"subjects", "metadata"}:
+        assert getattr(ours, field) != getattr(theirs, field)
+
+
+@given(consumers())
+def test_a_consumer_comes_back_as_it_was_made(options):
+    config = convert.consumer_config(options, options.durable)
+    assert convert.consumer_options(config, options.stream) == options
+    assert convert.consumer_drift(options, config) == {}
+
+
+@given(consumers(), consumers())
+def test_an_update_ends_the_drift(ours, theirs):
+    config = convert.consumer_config(theirs, theirs.durable)
+    merged = convert.merged_consumer(ours, config)
+    assert convert.consumer_drift(ours, merged) == {} or ours.queue is None
+    assert merged["deliver_policy"] == config["deliver_policy"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-20T23:33:20.267703722Z", 1795217600267703722),
+        ("2026-11-20T23:33:20Z", 1795217600000000000),
+        ("2026-11-20T23:33:20.5+00:00", 1795217600500000000),
+        ("2026-11-21T01:33:20.000000001+02:00", 1795217600000000001),
+    ],
+)
+def test_no_nanosecond_is_lost(text, expected):
+    assert convert.timestamp_ns(text) == expected
+
+
+def test_times():
+    assert convert.when("2026-11-20T23:33:20.267703722Z") == datetime(2026, 11, 20, 23, 33, 20, 267703, UTC)
+    assert convert.when("2026-11-20T23:33:20.2677+02:00") == datetime(
+        2026, 11, 20, 23, 33, 20, 267700, timezone(timedelta(hours=2))
+    )
+    assert convert.when("0001-01-01T00:00:00Z") is None
+    assert convert.when(None) is None
+
+
+def test_limits_of_a_foreign_server_are_none():
+    config = convert.stream_config(StreamOptions("S", ["s"])) | {"max_msgs": -1, "max_bytes": 0, "max_age": 0}
+    options = convert.stream_options(config)
+    assert (options.max_msgs, options.max_bytes, options.max_age) == (None, None, None)
+
+
+def test_foreign_settings_are_drift():
+    options = ConsumerOptions(durable="d", filters=["a"], stream="S")
+    config = convert.consumer_config(options, "d")
+    config |= {"max_deliver": 5, "backoff": [1_000_000_000], "deliver_subject": "x"}
+    assert convert.consumer_drift(options, config) == {
+        "max_deliver": (None, 5),
+        "backoff": ((), (1.0,)),
+        "deliver_subject": (None, "x"),
+    }
