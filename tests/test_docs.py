@@ -24,7 +24,8 @@ def blocks() -> list[object]:
 def run(code: str, cwd: Path) -> str:
     if re.search(r"^async def test_", code, re.MULTILINE):
         (cwd / "test_page.py").write_text(code)
-        options = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "test_page.py"]
+        (cwd / "pytest.ini").write_text("[pytest]\nasyncio_mode=auto\nasyncio_default_fixture_loop_scope=function\n")
+        options = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_page.py"]
     else:
         (cwd / "page.py").write_text(code)
         options = ["-W", "error", "page.py"]
