@@ -1,0 +1,52 @@
+"""The conformance suite: what a backend must do to be one, as importable classes of small named tests.
+
+A backend gives one fixture and inherits from every class::
+
+    @pytest_asyncio.fixture
+    async def connect():
+        ...  # an async function: connect(**options) -> StreamBroker, on a fresh, empty server; see Connect
+
+    class TestConsume(ConsumeConformance): ...
+
+The fixtures ``restart`` and ``url`` are asked for only where a capability that needs them is claimed.
+"""
+
+from broker.testing.conformance.bad_input import BadInputConformance
+from broker.testing.conformance.capabilities import CapabilitiesConformance
+from broker.testing.conformance.consuming import ConsumeConformance, ConsumerAdminConformance
+from broker.testing.conformance.core import CoreConformance
+from broker.testing.conformance.dead_letters import DeadLetterConformance
+from broker.testing.conformance.draining import DrainConformance
+from broker.testing.conformance.enqueueing import EnqueueConformance, EnqueueManyConformance
+from broker.testing.conformance.lifecycle import LifecycleConformance
+from broker.testing.conformance.ordering import OrderingConformance
+from broker.testing.conformance.pulling import PullConformance
+from broker.testing.conformance.reading import ReadConformance
+from broker.testing.conformance.request_reply import RequestReplyConformance
+from broker.testing.conformance.scene import Conformance, Connect, Restart
+from broker.testing.conformance.settlement import SettlementConformance
+from broker.testing.conformance.streams import StreamConformance
+from broker.testing.conformance.subscribing import SubscribeConformance
+
+__all__ = [
+    "BadInputConformance",
+    "CapabilitiesConformance",
+    "Conformance",
+    "Connect",
+    "ConsumeConformance",
+    "ConsumerAdminConformance",
+    "CoreConformance",
+    "DeadLetterConformance",
+    "DrainConformance",
+    "EnqueueConformance",
+    "EnqueueManyConformance",
+    "LifecycleConformance",
+    "OrderingConformance",
+    "PullConformance",
+    "ReadConformance",
+    "RequestReplyConformance",
+    "Restart",
+    "SettlementConformance",
+    "StreamConformance",
+    "SubscribeConformance",
+]
