@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, final
+from typing import TYPE_CHECKING, Any, Final, Self, final
 
 from broker.codecs.json_codec import JsonCodec
 from broker.connecting import Connecting, connected_backend, url_or_default
@@ -17,13 +17,14 @@ from broker.contracts.subjects import publish_subject, resource_name, subscribe_
 from broker.handling import is_async
 from broker.messages import Message, encode_body
 from broker.responding import Responder
+from broker.roster import Roster
 from broker.subscriptions import Subscription, make_backlog
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Callable
 
-    from broker.contracts.backend import CoreBackend
+    from broker.contracts.backend import Capabilities, CoreBackend
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Envelope
 
@@ -32,13 +33,6 @@ log = logging.getLogger("broker")
 _LAST_FLUSH: Final = 2.0
 """Seconds that closing waits for what was sent to reach the server."""
 _NO_RESPONDERS: Final = 503
-
-
-class Drainable(Protocol):
-    """Something a broker must bring to an end before it closes."""
-
-    async def drain(self, timeout: float) -> None:
-        """Finish what runs, give the rest back, within ``timeout`` seconds."""
 
 
 class Broker:
@@ -51,9 +45,7 @@ class Broker:
     def __init__(self, backend: CoreBackend, *, codec: Codec | None = None) -> None:
         self._backend = backend
         self._codec: Codec = codec or JsonCodec()
-        self._subscriptions: set[Subscription] = set()
-        self._drainables: set[Drainable] = set()
-        self._responders: set[Responder] = set()
+        self._roster = Roster()
         self._draining = False
 
     @classmethod
@@ -123,6 +115,11 @@ class Broker:
     def status_changes(self) -> AsyncIterator[Status]:
         """The status now, then every change; ends after ``closed`` or ``unauthorized``."""
         return self._backend.board.changes()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the backend claims to do."""
+        return self._backend.capabilities
 
     @property
     def stats(self) -> Stats:
@@ -273,7 +270,7 @@ class Broker:
         subscription = await self._subscribe(
             subject, handle, queue=queue, pending_limit=65_536, overflow="drop_oldest", wrap=False
         )
-        self._responders.add(answering)
+        self._roster.responders.add(answering)
         return subscription
 
     @final
@@ -301,7 +298,7 @@ class Broker:
         self._backend.board.announce(Status.DRAINING)
         try:
             async with asyncio.timeout(timeout):
-                await self._finish(timeout)
+                await self._roster.finish(timeout)
         except TimeoutError:
             log.warning("drain: not finished after %g s; cancelling what still runs", timeout)
         finally:
@@ -315,14 +312,12 @@ class Broker:
         """
         self._draining = True
         try:
-            await self._abandon()
+            await self._roster.abandon()
             if self._backend.board.status is Status.CONNECTED:
                 with suppress(BrokerError):
                     await self._backend.flush(timeout=_LAST_FLUSH)
         finally:
             await self._backend.close()
-            for subscription in tuple(self._subscriptions):
-                await subscription.unsubscribe()
 
     async def __aenter__(self) -> Self:
         return self
@@ -355,10 +350,10 @@ class Broker:
             codec=self._codec,
             backend=self._backend,
             wrap=self._backend.around if wrap else None,
-            forget=self._subscriptions.discard,
+            forget=self._roster.subscriptions.discard,
         )
         await subscription.start()
-        self._subscriptions.add(subscription)
+        self._roster.subscriptions.add(subscription)
         return subscription
 
     def _check_open(self) -> None:
@@ -376,21 +371,3 @@ class Broker:
                 text = envelope.data.decode("utf-8", "replace")
                 raise RemoteError(f"{kind}: {text}", kind=kind, subject=subject)
         return Message(envelope, self._codec, self._backend)
-
-    async def _finish(self, timeout: float) -> None:
-        """Bring everything that receives to an end, letting handlers finish."""
-        async with asyncio.TaskGroup() as group:
-            for drainable in tuple(self._drainables):
-                group.create_task(drainable.drain(timeout))
-            for subscription in tuple(self._subscriptions):
-                group.create_task(subscription.drain())
-        for responder in tuple(self._responders):
-            await responder.finish()
-
-    async def _abandon(self) -> None:
-        """Bring everything that receives to an end now."""
-        for responder in tuple(self._responders):
-            await responder.cancel()
-        self._responders.clear()
-        await asyncio.gather(*(each.drain(0) for each in tuple(self._drainables)))
-        await asyncio.gather(*(each.unsubscribe() for each in tuple(self._subscriptions)))

@@ -275,10 +275,12 @@ class Consumption:
         self._fit_window(self._loop.time() - began, len(batch))
 
     def _call_inline(self, message: StreamMessage) -> BaseException | None:
-        self._count_attempt(message)
         try:
-            self._refuse_exhausted(message)
-            refuse_coroutine(call(self._handler, message, self._backend.around))
+            if message.delivery.attempt > 1:
+                self._count_attempt(message)
+                self._refuse_exhausted(message)
+            if (result := call(self._handler, message, self._backend.around)) is not None:
+                refuse_coroutine(result)
         except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - it becomes the message's outcome
             return exc
         return None

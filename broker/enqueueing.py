@@ -127,7 +127,9 @@ class Enqueuer:
                 last = exc
                 await self._reconnected(deadline)
             except RequestTimeout as exc:
+                # A core subscriber on the subject hides that no stream answered.
                 last = exc
+                await self._refuse_uncaptured(record.subject, deadline)
             except ApiError as exc:
                 if not exc.transient:
                     raise

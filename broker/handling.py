@@ -50,7 +50,7 @@ def refuse_coroutine(result: Any) -> None:
     Raises:
         TypeError: it is a coroutine.
     """
-    if result is not None and inspect.iscoroutine(result):
+    if inspect.iscoroutine(result):
         result.close()
         raise TypeError("the handler is a plain function but returned a coroutine; make it async def")
 

@@ -135,8 +135,12 @@ class StreamMessage(Message):
     __slots__ = ("_outcome", "_settler", "delivery")
 
     def __init__(self, delivery: Delivery, codec: Codec, backend: CoreBackend, settler: Settler) -> None:
-        super().__init__(delivery, codec, backend)
-        self.delivery = delivery
+        # The base's fields are set here, too: this runs once per stored message.
+        self.envelope = self.delivery = delivery
+        self.answered = False
+        self._codec = codec
+        self._backend = backend
+        self._headers = None
         self._settler = settler
         self._outcome: str | None = None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker.contracts.errors import BrokerError
 from broker.contracts.headers import ERROR, Headers
-from broker.handling import call, report, run
+from broker.handling import call, refuse_coroutine, report, run
 from broker.messages import encode_body
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Responder:
         """Answer at once, without a task: for plain functions."""
         try:
             result = call(self._responder, message, self._backend.around)
+            refuse_coroutine(result)
         except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - the requester gets it as an error reply
             self._refuse(message, exc)
         else:

@@ -199,10 +199,10 @@ class StreamBroker(Broker):
             backend=self._streams,
             codec=self._codec,
             letters=letters,
-            forget=self._drainables.discard,
+            forget=self._roster.drainables.discard,
         )
         await consumption.start()
-        self._drainables.add(consumption)
+        self._roster.drainables.add(consumption)
         return consumption
 
     @final
@@ -248,8 +248,8 @@ class StreamBroker(Broker):
             batch=batch,
             backend=self._streams,
             codec=self._codec,
-            register=self._drainables.add,
-            forget=self._drainables.discard,
+            register=self._roster.drainables.add,
+            forget=self._roster.drainables.discard,
         )
 
     @final

@@ -223,7 +223,8 @@ class Subscription:
         handler = self._handler
         assert handler is not None
         try:
-            refuse_coroutine(call(handler, Message(envelope, self._codec, self._backend), self._wrap))
+            if (result := call(handler, Message(envelope, self._codec, self._backend), self._wrap)) is not None:
+                refuse_coroutine(result)
         except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - a handler's error ends that message only
             self._failed(envelope, exc)
 

@@ -134,6 +134,15 @@ async def test_a_role_that_may_not_ask_retries_and_then_believes_that_there_is_n
     assert len(backend.ids) > 1
 
 
+async def test_a_core_subscriber_does_not_hide_that_there_is_no_stream(monkeypatch):
+    monkeypatch.setattr("broker.enqueueing._ATTEMPT", 0.1)
+    sb, _ = await broker_on()
+    async with sb:
+        await sb.subscribe("dashboard.>", print)
+        with pytest.raises(NoStream):
+            await asyncio.wait_for(sb.enqueue("dashboard.a", {}), 2)
+
+
 async def test_cancelling_an_enqueue_is_prompt():
     sb, _ = await broker_on(*[RequestTimeout()] * 100_000)
     async with sb:

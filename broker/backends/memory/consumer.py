@@ -145,7 +145,8 @@ class MemoryConsumer:
     def info(self) -> ConsumerInfo:
         """What the server would say about it."""
         lending = self._lending
-        lending.expire(self._clock.now())
+        if lending.expire(self._clock.now()):
+            self.wake()
         return ConsumerInfo(
             stream=self.stream,
             name=self.name,

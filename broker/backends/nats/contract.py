@@ -41,6 +41,8 @@ class Link(Protocol):
 
     max_payload: int
     """Bytes of headers and body the server takes, as it said last."""
+    clustered: bool
+    """Whether the server is one of several, so that its streams may be silent while they elect a leader."""
     closed: bool
     """Whether it was closed or gave up: nothing will be sent any more."""
     send: Callable[[bytes], None]

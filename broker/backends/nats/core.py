@@ -91,6 +91,11 @@ class NatsCore(CoreBackend):
         return head
 
     @property
+    def clustered(self) -> bool:
+        """Whether the server is one of several."""
+        return self._link.clustered
+
+    @property
     def congested(self) -> bool:
         """See ``CoreBackend``."""
         return self._link.congested
@@ -104,11 +109,12 @@ class NatsCore(CoreBackend):
     async def request(self, subject: str, data: bytes, headers: Headers | None, *, timeout: float) -> Envelope:
         """See ``CoreBackend``."""
         self.board.check_open()
-        self.frame(publish_subject(subject), b"", data, headers)
-        left = await self._session.connected_within(timeout)
+        if not self._session.connected:
+            self.frame(publish_subject(subject), b"", data, headers)  # what can never be sent is refused at once
+            timeout = await self._session.connected_within(timeout)
         self.stats.requests += 1
         try:
-            return await self.call(subject, data, headers, left)
+            return await self.call(subject, data, headers, timeout)
         except RequestTimeout:
             self.stats.request_timeouts += 1
             raise
@@ -154,7 +160,8 @@ class NatsCore(CoreBackend):
 
 def _enveloped(deliver: Deliver, subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> None:
     headers = None if block is None else WireHeaders(block)
-    deliver(Envelope(subject.decode(), data, headers, reply.decode() if reply else None))
+    answer_to = reply.decode("utf-8", "replace") if reply else None
+    deliver(Envelope(subject.decode("utf-8", "replace"), data, headers, answer_to))
 
 
 class _Interest(Interest, Listener):

@@ -81,7 +81,8 @@ class WireHeaders(Headers):
 
     def __init__(self, block: bytes) -> None:
         self._block = block
-        self.status, self.status_text = parse_status(block)
+        # Nearly every block has no status; this is looked at for each message.
+        self.status, self.status_text = parse_status(block) if block[len(VERSION)] == _BLANK else (0, "")
 
     def __getattr__(self, name: str) -> tuple[tuple[str, str], ...]:
         if name != "_pairs":

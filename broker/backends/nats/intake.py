@@ -199,7 +199,8 @@ class Intake:
         self.received += 1
         self.buffer.append(
             Delivery(
-                subject.decode(),
+                # The server takes any bytes; a subject we could not read would come again for ever.
+                subject.decode("utf-8", "replace"),
                 data,
                 None if block is None else WireHeaders(block),
                 self.stream,
@@ -212,7 +213,7 @@ class Intake:
                 int(tokens[at + 2]),
             )
         )
-        if self._waiters:
+        if self._waiters and len(self.buffer) == 1:
             self._wake()
 
     def _wake(self) -> None:

@@ -214,6 +214,11 @@ class NatsPy(Client):
         return "" if self._current_server is None else str(self._current_server.uri.netloc)
 
     @property
+    def clustered(self) -> bool:
+        """Whether the server names a cluster it belongs to."""
+        return bool(self._server_info.get("cluster"))
+
+    @property
     def pool_size(self) -> int:
         """How many servers are known."""
         return len({each.netloc for each in self.servers})

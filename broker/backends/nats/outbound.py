@@ -19,8 +19,9 @@ _IN_SOCKET: Final = 512 << 10
 """Bytes left to the transport at most: what lies there can no longer be dropped, counted or kept for a reconnect."""
 _RETRY: Final = 0.001
 _SLOW_RETRY: Final = 0.02
-_LOW_WATER: Final = 4
-"""Congestion ends at this fraction of the limit; it begins at one half."""
+_HIGH_WATER: Final = 256 << 10
+"""Congestion begins at so many bytes, or at half of a smaller limit, and ends at half of that: what has to wait here
+is handled frame by frame, so a sender that waits early is faster than one that fills the buffer first."""
 
 
 class Pipe(Protocol):
@@ -44,6 +45,7 @@ class Outbound:
 
     def __init__(self, limit: int, stats: Stats) -> None:
         self._limit = limit
+        self._high = min(limit >> 1, _HIGH_WATER)
         self._most = max(1, min(_CHUNK, limit // 4))
         self._chunk = 1
         self._stats = stats
@@ -70,8 +72,8 @@ class Outbound:
 
     @property
     def congested(self) -> bool:
-        """Whether more than half of the limit is taken."""
-        return self._core_size + self._turn_size > self._limit >> 1
+        """Whether the high-water mark is passed."""
+        return self._core_size + self._turn_size > self._high
 
     def put(self, frame: bytes) -> None:
         """Take a core frame."""
@@ -243,7 +245,7 @@ class Outbound:
             self._retry = None
 
     def _wake(self) -> None:
-        if self._writable and self._core_size + self._turn_size <= self._limit // _LOW_WATER:
+        if self._writable and self._core_size + self._turn_size <= self._high >> 1:
             for future in self._writable:
                 if not future.done():
                     future.set_result(None)

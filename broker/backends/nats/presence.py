@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 OPEN_GRACE: Final = 2.0
 """Seconds without anybody taking pulls after which there is nothing to bind to."""
 ELECTION_GRACE: Final = 12.0
-"""The same for a consumer that was there before: an election is silent for 4 to 9 s, a deletion says so at once."""
+"""The same for a consumer that was there before, in a cluster: an election is silent for 4 to 9 s."""
 _BETWEEN_PROBES: Final = 0.1
 _PROBE_TIMEOUT: Final = 1.0
 _PARTING: Final = 1.0
@@ -80,7 +80,7 @@ class Bound(Presence):
 
     def __init__(self, core: NatsCore, stream: str, consumer: str) -> None:
         self._core = core
-        self._grace = OPEN_GRACE
+        self._found = False
         self.stream = stream
         self.consumer = consumer
 
@@ -88,7 +88,7 @@ class Bound(Presence):
         """See ``Presence``."""
         clock = asyncio.get_running_loop().time
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.consumer}"
-        deadline = clock() + self._grace
+        deadline = clock() + (ELECTION_GRACE if self._found and self._core.clustered else OPEN_GRACE)
         while True:
             try:
                 answer = await self._core.call(subject, _MALFORMED, None, _PROBE_TIMEOUT)
@@ -101,7 +101,7 @@ class Bound(Presence):
             headers = answer.headers
             if headers is not None and headers.status != _BAD_REQUEST:
                 raise ApiError(headers.status_text, code=headers.status, subject=subject, stream=self.stream)
-            self._grace = ELECTION_GRACE
+            self._found = True
             return
 
     async def leave(self) -> None:

@@ -48,6 +48,7 @@ class SteeredLink(Link, Steering):
         self._up = False
         self.closed = False
         self.max_payload = 0
+        self.clustered = False
         self.send = self._outbound.put
         self.send_stream = self._outbound.put_stream
 
@@ -69,10 +70,15 @@ class SteeredLink(Link, Steering):
                 raise self._failure()  # noqa: TRY301 - leaves through the clean-up below
         except BaseException:
             self.closed = True
-            attempt.cancel()
-            await self._driver.hang_up(0)
+            await asyncio.shield(self._spawn(self._give_up(attempt)))
             raise
         self._opened()
+
+    async def _give_up(self, attempt: asyncio.Task[None]) -> None:
+        """Hang up after the attempt is over: cancelling it may come to nothing, and then it connects."""
+        attempt.cancel()
+        await asyncio.wait({attempt}, timeout=_PARTING)
+        await self._driver.hang_up(0)
 
     async def _attempt(self) -> None:
         try:
@@ -107,6 +113,7 @@ class SteeredLink(Link, Steering):
         self._up = self._was_up = True
         self._refusals = 0
         self.max_payload = self._driver.max_payload
+        self.clustered = self._driver.clustered
         self._outbound.attach(self._driver.pipe)
         for frame in self._late:
             self._outbound.put_stream(frame)
@@ -166,10 +173,11 @@ class SteeredLink(Link, Steering):
         self._events.on_refused()
         self._spawn(self.close())
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # -- the link -----------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from broker.testing.conformance.dead_letters import DeadLetterConformance
 from broker.testing.conformance.draining import DrainConformance
 from broker.testing.conformance.enqueueing import EnqueueConformance, EnqueueManyConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
+from broker.testing.conformance.opening import OpeningConformance
 from broker.testing.conformance.ordering import OrderingConformance
 from broker.testing.conformance.pulling import PullConformance
 from broker.testing.conformance.reading import ReadConformance
@@ -41,6 +42,7 @@ __all__ = [
     "EnqueueConformance",
     "EnqueueManyConformance",
     "LifecycleConformance",
+    "OpeningConformance",
     "OrderingConformance",
     "PullConformance",
     "ReadConformance",

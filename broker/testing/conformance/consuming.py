@@ -10,19 +10,15 @@ import pytest
 
 from broker import (
     ConfigDrift,
-    ConsumerGone,
     ConsumerNotFound,
     Entry,
-    InvalidOption,
-    NoStream,
-    StreamError,
     StreamNotFound,
 )
-from broker.testing.conformance.scene import WORKER, Conformance, Gate, a_stream, bodies, idle, listed
+from broker.testing.conformance.scene import WORKER, Conformance, Gate, a_stream, bodies, idle, listed, slowly_into
 from broker.testing.waiting import eventually, never
 
 if TYPE_CHECKING:
-    from broker import Consumption, StreamBroker, StreamMessage
+    from broker import StreamMessage
     from broker.testing.conformance.scene import Connect
 
 
@@ -121,7 +117,7 @@ class ConsumeConformance(Conformance):
         name = await a_stream(sb)
         boxes: list[list[Any]] = [[], []]
         for box in boxes:
-            await (await connect()).consume(f"{name}.a", self._slowly_into(box), queue="workers", concurrency=2)
+            await (await connect()).consume(f"{name}.a", slowly_into(box), queue="workers", concurrency=2)
         await sb.enqueue_many(Entry(f"{name}.a", n) for n in range(100))
         await eventually(lambda: sum(map(len, boxes)) >= 100)
         await eventually(lambda: idle(sb, name, "workers"))
@@ -225,138 +221,6 @@ class ConsumeConformance(Conformance):
         await never(lambda: len(seen) > 1, during=0.1)
         await worker.resume()
         await eventually(lambda: bodies(seen) == [0, 1])
-
-    async def test_consuming_where_no_stream_captures_is_told(self, connect: Connect) -> None:
-        sb = await connect()
-        with pytest.raises(NoStream):
-            await sb.consume("nobody.captures.this", print, durable=WORKER)
-
-    async def test_consuming_a_stream_that_is_not_there_is_told(self, connect: Connect) -> None:
-        sb = await connect()
-        with pytest.raises(StreamNotFound):
-            await sb.consume("any.thing", print, durable=WORKER, stream="nowhere")
-
-    async def test_verify_raises_drift_instead_of_working_with_other_settings(self, connect: Connect) -> None:
-        sb = await connect()
-        name = await a_stream(sb)
-        await sb.consume(f"{name}.a", print, durable=WORKER, ack_wait=5, max_ack_pending=99)
-        with pytest.raises(ConfigDrift) as caught:
-            await sb.consume(f"{name}.a", print, durable=WORKER, ack_wait=7, max_ack_pending=99)
-        assert caught.value.name == WORKER
-        assert caught.value.differences == {"ack_wait": (7.0, 5.0)}
-
-    async def test_update_brings_the_consumer_in_line(self, connect: Connect) -> None:
-        sb = await connect()
-        name = await a_stream(sb)
-        await sb.consume(f"{name}.a", print, durable=WORKER, ack_wait=5)
-        await sb.consume(f"{name}.a", print, durable=WORKER, ack_wait=7, max_ack_pending=50, ensure="update")
-        config = (await sb.consumers.info(name, WORKER)).config
-        assert (config.ack_wait, config.max_ack_pending) == (7.0, 50)
-
-    async def test_bind_makes_no_consumer(self, connect: Connect) -> None:
-        sb = await connect()
-        name = await a_stream(sb)
-        with pytest.raises(ConsumerNotFound):
-            await sb.consume(f"{name}.a", print, durable=WORKER, stream=name, ensure="bind")
-        assert await listed(sb.consumers.names(name)) == []
-
-    async def test_bind_works_on_what_is_there(self, connect: Connect) -> None:
-        sb, seen = await connect(), list[Any]()
-        name = await a_stream(sb)
-        first = await sb.consume(f"{name}.a", print, durable=WORKER)
-        await first.drain()
-        await sb.enqueue(f"{name}.a", 1)
-        await sb.consume(f"{name}.a", seen.append, durable=WORKER, stream=name, ensure="bind")
-        await eventually(lambda: bodies(seen) == [1])
-
-    async def test_a_consumer_deleted_under_it_is_made_again(self, connect: Connect) -> None:
-        sb, seen = await connect(), list[Any]()
-        name = await a_stream(sb)
-        await sb.consume(f"{name}.a", seen.append, durable=WORKER)
-        await sb.enqueue(f"{name}.a", 0)
-        await eventually(lambda: len(seen) == 1)
-        await sb.consumers.delete(name, WORKER)
-        await sb.enqueue(f"{name}.a", 1)
-        await eventually(lambda: 1 in bodies(seen), within=5)
-
-    async def test_a_bound_consumption_that_waits_is_told_when_its_consumer_is_deleted(self, connect: Connect) -> None:
-        sb = await connect()
-        name, bound = await self._bound(sb, print)
-
-        async def waiting() -> bool:
-            return (await sb.consumers.info(name, WORKER)).waiting > 0
-
-        await eventually(waiting)
-        await sb.consumers.delete(name, WORKER)
-        async with asyncio.timeout(5):
-            with pytest.raises(ConsumerGone):
-                await bound.wait()
-
-    async def test_a_bound_consumption_that_was_busy_is_told_in_5_s_of_coming_back_for_more(
-        self, connect: Connect
-    ) -> None:
-        sb, gate = await connect(), Gate()
-        name, bound = await self._bound(sb, gate.handle, concurrency=1)
-        await sb.enqueue(f"{name}.a", 0)
-        await eventually(lambda: gate.running)
-        await sb.consumers.delete(name, WORKER)
-        gate.open()
-        async with asyncio.timeout(5):
-            with pytest.raises(ConsumerGone):
-                await bound.wait()
-
-    async def test_a_stream_deleted_under_it_is_not_silence(self, connect: Connect) -> None:
-        sb, seen = await connect(), list[Any]()
-        name = await a_stream(sb)
-        worker = await sb.consume(f"{name}.a", seen.append, durable=WORKER)
-        await sb.enqueue(f"{name}.a", 0)
-        await eventually(lambda: len(seen) == 1)
-        await sb.streams.delete(name)
-        async with asyncio.timeout(12):
-            with pytest.raises(StreamError):
-                await worker.wait()
-
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {"concurrency": 0},
-            {"max_deliver": 0},
-            {"max_ack_pending": 0},
-            {"ack_wait": 0},
-            {"backoff": (-1,)},
-            {"backoff": "fast"},
-            {"ensure": "maybe"},
-        ],
-        ids=str,
-    )
-    async def test_bad_options_are_refused_and_make_nothing(self, connect: Connect, options: dict[str, Any]) -> None:
-        sb = await connect()
-        name = await a_stream(sb)
-        with pytest.raises(InvalidOption):
-            await sb.consume(f"{name}.a", print, durable=WORKER, **options)
-        assert await listed(sb.consumers.names(name)) == []
-
-    async def test_a_handler_that_cannot_be_called_is_refused(self, connect: Connect) -> None:
-        sb = await connect()
-        name = await a_stream(sb)
-        with pytest.raises(InvalidOption):
-            await sb.consume(f"{name}.a", "not a handler", durable=WORKER)  # type: ignore[arg-type]  # the case
-
-    @staticmethod
-    async def _bound(sb: StreamBroker, handler: Any, **options: Any) -> tuple[str, Consumption]:
-        """A stream and a consumption bound to a consumer that is there."""
-        name = await a_stream(sb)
-        await (await sb.consume(f"{name}.a", print, durable=WORKER)).drain()
-        bound = await sb.consume(f"{name}.a", handler, durable=WORKER, stream=name, ensure="bind", **options)
-        return name, bound
-
-    @staticmethod
-    def _slowly_into(box: list[Any]) -> Any:
-        async def handle(msg: StreamMessage) -> None:
-            await asyncio.sleep(0.005)
-            box.append(msg)
-
-        return handle
 
 
 class ConsumerAdminConformance(Conformance):

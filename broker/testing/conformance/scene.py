@@ -52,7 +52,7 @@ def optional(request: pytest.FixtureRequest, name: str) -> Any:
 
 def claims(sb: StreamBroker) -> Capabilities:
     """What the backend says it can do."""
-    return sb._backend.capabilities  # noqa: SLF001 - the claims belong to the backend; the facade has no verb for them
+    return sb.capabilities
 
 
 def fresh(word: str) -> str:
@@ -122,3 +122,13 @@ class Gate:
         finally:
             self.running -= 1
         self.finished.append(message)
+
+
+def slowly_into(box: list[Any]) -> Any:
+    """A handler that takes a moment for each message, then notes it."""
+
+    async def handle(msg: StreamMessage) -> None:
+        await asyncio.sleep(0.005)
+        box.append(msg)
+
+    return handle
