@@ -44,13 +44,18 @@ _PAUSE: Final = (0.05, 1.0)
 _UNSURE: Final = 2.0
 """Seconds a role that may not ask which stream captures a subject keeps trying before it believes that none does."""
 _ID_BYTES: Final = 16
+_GENERATED: Final = "gamebroker~"
+_GENERATED_KEY: Final = re.compile(rf"{_GENERATED}[0-9a-f]{{16}}-\d+\Z")
 
 
 def wire_id(subject: str, key: str) -> str:
     """The id the server deduplicates by: of the subject and the key, so that two message types never collide.
 
-    The server's window is per stream, not per subject; the digest keeps it short whatever the key.
+    The server's window is per stream, not per subject; the digest keeps it short whatever the key. A generated key
+    needs none, and comes back to the same id when the caller uses what ``EnqueueUnknown`` carries.
     """
+    if key.startswith(_GENERATED) and _GENERATED_KEY.match(key):
+        return f"{key}@{subject}"
     return hashlib.blake2b(f"{subject}\0{key}".encode(), digest_size=_ID_BYTES).hexdigest()
 
 
@@ -60,7 +65,10 @@ def check_key(key: object, option: str = "idempotency_key") -> str:
     Raises:
         InvalidKey: not text, empty, over 255 bytes, blank at an end, or with control characters.
     """
-    if not isinstance(key, str):
+    if isinstance(key, str) and 0 < len(key) <= _MAX_KEY_BYTES and key.isascii() and key.isprintable():
+        if key[0] != " " != key[-1]:
+            return key
+    elif not isinstance(key, str):
         raise InvalidKey(f"{option} must be text, not {type(key).__name__}")
     try:
         size = len(key.encode())
@@ -79,7 +87,7 @@ class Enqueuer:
     def __init__(self, backend: StreamBackend, codec: Codec) -> None:
         self._backend = backend
         self._codec = codec
-        self._prefix = os.urandom(8).hex()
+        self._prefix = f"{_GENERATED}{os.urandom(8).hex()}-"
         self._counter = 0
 
     def record(self, entry: Entry) -> tuple[Record, str]:
@@ -93,7 +101,7 @@ class Enqueuer:
         key = entry.idempotency_key
         if key is None:
             self._counter += 1
-            key = f"{self._prefix}-{self._counter}"
+            key = f"{self._prefix}{self._counter}"
         else:
             pair = (KEY, check_key(key))
             headers = headers.adding(pair) if headers else Headers((pair,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from broker.contracts.headers import Headers, HeadersLike
@@ -50,9 +50,8 @@ class Delivery:
     consumer_sequence: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """The server's word that a message is stored.
+class Receipt(NamedTuple):
+    """The server's word that a message is stored. A named tuple: one is built per stored message.
 
     Attributes:
         stream: where.
@@ -84,8 +83,7 @@ class Expect:
     stream: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One message for ``enqueue_many``: the arguments of ``enqueue`` as data."""
 
     subject: str

@@ -68,8 +68,10 @@ class Appender:
 
 def block_of(record: Record) -> bytes:
     """The header part of a record: its id, what it expects, and the caller's own headers."""
-    if record.headers is None and record.ttl is None and record.expect is None:
-        return f"NATS/1.0\r\nNats-Msg-Id: {record.message_id}\r\n\r\n".encode()
+    if record.ttl is None and record.expect is None:
+        own = record.headers.pairs if record.headers is not None else ()
+        lines = "".join([f"{name}: {value}\r\n" for name, value in own])
+        return f"NATS/1.0\r\nNats-Msg-Id: {record.message_id}\r\n{lines}\r\n".encode()
     pairs = [(_MESSAGE_ID, record.message_id)]
     if record.ttl is not None:
         pairs.append((_TTL, f"{record.ttl}s"))
