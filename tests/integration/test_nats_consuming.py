@@ -210,7 +210,7 @@ class TestSettle:
         await source.ack(await source.fetch(1, timeout=5))
         source._intake.top_up(1)
         await eventually(lambda: source._intake.buffer)
-        assert await other.fetch(1, timeout=2) == []
+        assert await other.fetch(1, timeout=1.6) == []
         assert (await source.fetch(1, timeout=1))[0].attempt == 1
         await source.close()
         await other.close()
@@ -233,6 +233,53 @@ class TestSettle:
         await source.close()
         await source.ack(held)
         await eventually(lambda: settled(backend, 1))
+
+    async def test_a_subject_that_is_not_text_is_handed_out_all_the_same(self, backend, nats_server):
+        source = await backend.open_consumer(WORKER)
+        reader, writer = await asyncio.open_connection("127.0.0.1", nats_server.port)
+        writer.write(b"CONNECT {}\r\nPUB orders.\xff 2\r\n17\r\nPING\r\n")
+        while await reader.readline() != b"PONG\r\n":
+            pass
+        writer.close()
+        (odd,) = await source.fetch(1, timeout=2)
+        assert (odd.subject, odd.data) == ("orders.\ufffd", b"17")
+        await source.ack([odd])
+        await fill(backend, 1)
+        assert numbers(await source.fetch(1, timeout=2)) == [0]
+        await source.close()
+
+    async def test_one_who_does_not_fetch_keeps_nothing_from_the_others(self, backend):
+        busy = await backend.open_consumer(replace(WORKER, ack_wait=0.6))
+        assert list(await busy.fetch(100, timeout=0.05)) == []
+        await fill(backend, 20)
+        other = await backend.open_consumer(replace(WORKER, ack_wait=0.6))
+        seen = set()
+
+        async def all_are_seen():
+            got = await other.fetch(100, timeout=1)
+            await other.ack(got)
+            seen.update(numbers(got))
+            return seen == set(range(20))
+
+        await eventually(all_are_seen, within=6)
+        await asyncio.sleep(2.5)  # the pull that busy had out is called back as well
+        await fill(backend, 5, first=20)
+        assert numbers(await other.fetch(100, timeout=1))[:1] == [20]
+        await busy.close()
+        await other.close()
+
+    async def test_a_stream_made_anew_is_read_from_its_beginning(self, backend):
+        source = await backend.open_consumer(WORKER)
+        await fill(backend, 5)
+        await source.ack(await source.fetch(5, timeout=1))
+        await eventually(lambda: source.resume_sequence == 6)
+        await backend.delete_stream("ORDERS")
+        await backend.create_stream(ORDERS)
+        await fill(backend, 8)
+        again = await backend.open_consumer(replace(WORKER, start=source.resume_sequence))
+        assert numbers(await again.fetch(8, timeout=1)) == list(range(8))
+        await again.close()
+        await source.close()
 
     async def test_the_resume_sequence_follows_the_group(self, backend):
         await fill(backend, 10)
@@ -586,11 +633,11 @@ class TestAdmin:
         }
 
     async def test_an_update_keeps_what_it_does_not_speak_of(self, backend):
-        config = await backend._admin.stream_config("ORDERS")
+        config = (await backend._admin.raw_stream("ORDERS"))["config"]
         await backend._admin._api.call("STREAM.UPDATE.ORDERS", {**config, "allow_rollup_hdrs": True})
         changed = await backend.update_stream(replace(ORDERS, max_msgs=5))
         assert changed.config == replace(ORDERS, max_msgs=5)
-        assert (await backend._admin.stream_config("ORDERS"))["allow_rollup_hdrs"] is True
+        assert (await backend._admin.raw_stream("ORDERS"))["config"]["allow_rollup_hdrs"] is True
         with pytest.raises(StreamNotFound):
             await backend.update_stream(StreamOptions("NOBODY", ["x"]))
 

@@ -394,3 +394,16 @@ class TestForbidden:
         backend = await connect(guarded, user="role", password="secret-of-role")
         with pytest.raises(PermissionDenied):
             await backend.open_consumer(ConsumerOptions(durable="other", stream="ORDERS", ensure="bind"))
+
+
+async def test_a_cancelled_connect_leaves_no_connection(server):
+    before = asyncio.all_tasks()
+    for turns in range(1, 25):
+        connecting = asyncio.create_task(open_backend(ConnectOptions(url=server.url)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        connecting.cancel()
+        await asyncio.wait([connecting])
+        if not connecting.cancelled():
+            await connecting.result().close()
+    await eventually(lambda: asyncio.all_tasks() == before)

@@ -470,3 +470,13 @@ async def test_the_loops_own_time_drives_it_by_default():
     assert seen(await source.fetch(1, timeout=5)) == [(1, 2)]
     assert await source.fetch(1, timeout=0.01) == []
     await backend.close()
+
+
+async def test_a_stream_made_anew_has_nothing_to_resume(backend):
+    source = await opened(backend)
+    await put(backend, "s.a", "s.b")
+    await source.ack(await source.fetch(2, timeout=1))
+    assert source.resume_sequence == 3
+    await backend.delete_stream("S")
+    await backend.create_stream(StreamOptions("S", ["s.>"]))
+    assert source.resume_sequence is None

@@ -132,6 +132,10 @@ class MemoryConsumer:
         """Every stream sequence up to here is settled."""
         return self._lending.ack_floor
 
+    def reads(self, log: StreamLog) -> bool:
+        """Whether that is the log it lends from; a stream made anew under the same name has another."""
+        return self._log is log
+
     def update(self, options: ConsumerOptions) -> None:
         """Take new settings; the position stays."""
         self.options = options

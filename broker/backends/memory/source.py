@@ -48,7 +48,10 @@ class MemorySource(DeliverySource):
 
     @property
     def resume_sequence(self) -> int | None:
-        """One after the ack floor, also after the consumer was deleted."""
+        """One after the ack floor, also after the consumer was deleted; unknown in a stream made anew."""
+        stream = self._streams.get(self.stream)
+        if stream is not None and not self._last.reads(stream.log):
+            return None
         floor = (self._current() or self._last).ack_floor
         unseen = min((each.sequence for each in self._left_over), default=floor + 1)
         return min(floor + 1, unseen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from broker.contracts.errors import InvalidOption
 
@@ -53,7 +53,7 @@ def parse(options: ConnectOptions) -> Address:
     given = bool(user or password or token or options.creds)
     schemes: set[str] = set()
     for part in (each.strip() for each in options.url.split(",")):
-        split = urlsplit(part if "://" in part else f"nats://{part}")
+        split = _split(part if "://" in part else f"nats://{part}")
         schemes.add(split.scheme)
         urls.append(_bare(split.scheme, split.hostname, _port(split.netloc), split.path))
         if not given and split.username is not None:
@@ -69,13 +69,25 @@ def parse(options: ConnectOptions) -> Address:
     return Address(tuple(urls), bool(schemes & {"tls", "wss"}) or options.tls is not None, user, password, token)
 
 
+def _split(url: str) -> SplitResult:
+    """The URL taken apart; nothing of it is quoted when that fails."""
+    try:
+        split = urlsplit(url)
+    except ValueError:
+        raise InvalidOption("url: malformed host", option="url") from None
+    if "@" in url and "@" not in split.netloc:
+        raise InvalidOption("url: write / ? and # in a password as %2F %3F and %23", option="url")
+    return split
+
+
 def _port(netloc: str) -> int | None:
     """The port, read by hand: the standard library quotes the whole authority, password included, when it is wrong."""
     text = netloc.rpartition("@")[2].rpartition("]")[2].rpartition(":")[2] if ":" in netloc.rpartition("@")[2] else ""
     if not text:
         return None
     if not text.isdigit() or not 0 < int(text) <= _LAST_PORT:
-        raise InvalidOption(f"url: {text!r} is not a port", option="url")
+        # Not quoted: after a colon there may as well be a password with a character that should have been encoded.
+        raise InvalidOption(f"url: the port must be a number from 1 to {_LAST_PORT}", option="url")
     return int(text)
 
 

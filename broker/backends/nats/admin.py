@@ -52,15 +52,13 @@ class Admin:
         config = convert.merged_stream(options, found["config"])
         return convert.stream_info(await self._api.call(f"STREAM.UPDATE.{name}", config, stream=name))
 
-    async def stream_config(self, name: str) -> dict[str, Any]:
-        """The stream's configuration as the server has it."""
-        answer = await self._api.call(f"STREAM.INFO.{name}", stream=name)
-        config: dict[str, Any] = answer["config"]
-        return config
+    async def raw_stream(self, name: str) -> dict[str, Any]:
+        """The server's own description of a stream."""
+        return await self._api.call(f"STREAM.INFO.{name}", stream=name)
 
     async def stream_info(self, name: str) -> StreamInfo:
         """The stream as it is now."""
-        return convert.stream_info(await self._api.call(f"STREAM.INFO.{name}", stream=name))
+        return convert.stream_info(await self.raw_stream(name))
 
     async def list_streams(self) -> AsyncIterator[StreamInfo]:
         """Every stream, by name."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker.backends.nats import convert, errors
 from broker.backends.nats.api import TIMEOUT
-from broker.backends.nats.presence import Bound, Managed, Presence
+from broker.backends.nats.presence import Bound, Managed, Presence, Resume
 from broker.backends.nats.source import NatsSource
 from broker.contracts.errors import ApiError, ConfigDrift, NoStream
 from broker.contracts.subjects import overlap
@@ -51,13 +51,15 @@ class Consumers:
         stream = options.stream
         if stream is None:
             stream = await self._captured_by(options.filters[0])
-        await self._check_filters(stream, options)
+        made = await self._check_filters(stream, options)
+        if isinstance(options.start, Resume) and options.start.made != made:
+            options = replace(options, start="first")  # the stream was deleted and made again: it counts anew
         options = replace(options, stream=stream)
         name = options.durable or options.queue or f"g{secrets.token_hex(8)}"
         answer = await self._ensured(options, stream, name)
         floor = int(answer["ack_floor"]["stream_seq"])
         unnamed = options.durable is None and options.queue is None
-        return Managed(self._admin, stream, name, polls=options.acks, floor=floor, ours=unnamed)
+        return Managed(self._admin, stream, name, polls=options.acks, floor=floor, ours=unnamed, made=made)
 
     async def _captured_by(self, subject: str) -> str:
         stream = await self._admin.find_stream(subject)
@@ -65,15 +67,17 @@ class Consumers:
             raise NoStream(f"no stream captures {subject!r}", subject=subject)
         return stream
 
-    async def _check_filters(self, stream: str, options: ConsumerOptions) -> None:
-        """The server accepts a filter that never matches: it would wait for ever."""
-        config = await self._admin.stream_config(stream)
+    async def _check_filters(self, stream: str, options: ConsumerOptions) -> str:
+        """When the stream was made. The server accepts a filter that never matches: it would wait for ever."""
+        answer = await self._admin.raw_stream(stream)
+        config, made = answer["config"], str(answer.get("created") or "")
         if any(config.get(each) for each in _ELSEWHERE):
-            return
+            return made
         subjects = config.get("subjects") or ()
         for pattern in options.filters:
             if not any(overlap(pattern, subject) for subject in subjects):
                 raise NoStream(f"stream {stream!r} does not capture {pattern!r}", subject=pattern, stream=stream)
+        return made
 
     async def _ensured(self, options: ConsumerOptions, stream: str, name: str) -> dict[str, Any]:
         try:

@@ -109,8 +109,9 @@ class NatsCore(CoreBackend):
     async def request(self, subject: str, data: bytes, headers: Headers | None, *, timeout: float) -> Envelope:
         """See ``CoreBackend``."""
         self.board.check_open()
+        publish_subject(subject)
         if not self._session.connected:
-            self.frame(publish_subject(subject), b"", data, headers)  # what can never be sent is refused at once
+            self.frame(subject, b"", data, headers)  # what can never be sent is refused at once
             timeout = await self._session.connected_within(timeout)
         self.stats.requests += 1
         try:

@@ -80,6 +80,11 @@ class Intake:
         return self._pulls.owed
 
     @property
+    def waited_for(self) -> bool:
+        """Whether a fetch waits for something to arrive."""
+        return bool(self._waiters)
+
+    @property
     def inbox_pattern(self) -> str:
         """What is subscribed to now."""
         return f"{self._inbox.decode()}*"

@@ -45,15 +45,31 @@ class Presence(Protocol):
         """The source is done with it."""
 
 
+class Resume(int):
+    """Where to go on in a stream, and when that stream was made: in another one of its name it means nothing."""
+
+    made: str
+
+    @classmethod
+    def at(cls, sequence: int, made: str) -> Resume:
+        """That sequence of the stream made then."""
+        resume = cls(sequence)
+        resume.made = made
+        return resume
+
+
 class Managed(Presence):
     """By asking for the consumer's description. ``ours`` alone to use, it is removed when the source leaves."""
 
-    def __init__(self, admin: Admin, stream: str, consumer: str, *, polls: bool, floor: int, ours: bool) -> None:
+    def __init__(
+        self, admin: Admin, stream: str, consumer: str, *, polls: bool, floor: int, ours: bool, made: str = ""
+    ) -> None:
         self._admin = admin
         self.stream = stream
         self.consumer = consumer
         self.polls = polls
-        self.resume_sequence = floor + 1
+        self.resume_sequence = Resume.at(floor + 1, made)
+        self._made = made
         self._ours = ours
 
     async def look(self) -> None:
@@ -61,7 +77,7 @@ class Managed(Presence):
         answer = await self._admin.raw_consumer(self.stream, self.consumer)
         floor = answer["ack_floor"]["stream_seq"] + 1
         if self.polls:
-            self.resume_sequence = max(floor, self.resume_sequence or 1)
+            self.resume_sequence = Resume.at(max(floor, self.resume_sequence or 1), self._made)
 
     async def leave(self) -> None:
         """See ``Presence``."""

@@ -27,6 +27,8 @@ _PARTING: Final = 1.0
 _QUIET: Final = 0.005
 _QUIET_ROUNDS: Final = 20
 _EXTENDS_PER_WAIT: Final = 3
+_UNASKED: Final = 2
+"""Heartbeats without a fetch after which the pulls that are out are called back: the others in the group go first."""
 
 
 class NatsSource(DeliverySource, Listener):
@@ -52,6 +54,7 @@ class NatsSource(DeliverySource, Listener):
         self._check: asyncio.Task[None] | None = None
         self._hold = ack_wait / _EXTENDS_PER_WAIT if ack_wait is not None else None
         self._extend_at = 0.0
+        self._fetched_at = self._loop.time()
         self._every = rhythm.heartbeat
         self._tick_at = self._loop.time() + self._every
         self._ticker = self._loop.call_at(self._tick_at, self._tick)
@@ -70,7 +73,10 @@ class NatsSource(DeliverySource, Listener):
         buffer = intake.buffer
         if not buffer:
             intake.raise_failure()
-            await intake.arrival(limit, timeout)
+            try:
+                await intake.arrival(limit, timeout)
+            finally:
+                self._fetched_at = self._loop.time()
             if not buffer:
                 intake.raise_failure()
         if len(buffer) <= limit:
@@ -78,6 +84,7 @@ class NatsSource(DeliverySource, Listener):
             buffer.clear()
         else:
             taken = [buffer.popleft() for _ in range(limit)]
+        self._fetched_at = self._loop.time()
         intake.top_up(limit - len(taken))
         return taken
 
@@ -124,9 +131,23 @@ class NatsSource(DeliverySource, Listener):
             self._moved = False
             self._polled_at = intake.received
             self._examine(repair=False)
-        if intake.buffer and self._hold is not None and now >= self._extend_at:
-            self._extend_at = now + self._hold
-            self._settle.extend(intake.buffer)
+        if self._hold is not None:
+            self._keep_or_give_back(now, self._hold)
+
+    def _keep_or_give_back(self, now: float, hold: float) -> None:
+        """What is buffered needs more time; what nobody fetched for a whole ack wait is for the others in the group."""
+        intake = self._intake
+        unasked = 0.0 if intake.waited_for else now - self._fetched_at
+        if intake.owed and unasked > _UNASKED * self._every:
+            intake.renew()
+        if not intake.buffer or now < self._extend_at:
+            return
+        if unasked > hold * _EXTENDS_PER_WAIT:
+            self._settle.nak(intake.buffer, 0)
+            intake.buffer.clear()
+            return
+        self._extend_at = now + hold
+        self._settle.extend(intake.buffer)
 
     def _watch_silence(self, *, late: bool) -> None:
         """Count heartbeats that did not come; when this process itself was late, what it missed proves nothing."""
