@@ -47,6 +47,7 @@ class Broker:
         self._codec: Codec = codec or JsonCodec()
         self._roster = Roster()
         self._draining = False
+        self._drained: asyncio.Future[None] | None = None
 
     @classmethod
     def connect(
@@ -153,7 +154,7 @@ class Broker:
         """
         name, data, sent = publish_subject(subject), encode_body(self._codec, body), Headers.checked(headers)
         backend = self._backend
-        if backend.congested:
+        while backend.congested:
             await backend.writable()
         backend.publish(name, data, sent)
         backend.stats.published += 1
@@ -291,10 +292,13 @@ class Broker:
         Handlers still running then are cancelled and their messages given back. Idempotent.
         """
         in_range("timeout", timeout, 0)
+        if self._drained is not None:
+            await asyncio.wait({self._drained}, timeout=timeout)
         if self._draining or self.status in {Status.CLOSED, Status.UNAUTHORIZED}:
             await self.aclose()
             return
         self._draining = True
+        self._drained = asyncio.get_running_loop().create_future()
         self._backend.board.announce(Status.DRAINING)
         try:
             async with asyncio.timeout(timeout):
@@ -302,6 +306,7 @@ class Broker:
         except TimeoutError:
             log.warning("drain: not finished after %g s; cancelling what still runs", timeout)
         finally:
+            self._drained.set_result(None)
             await self.aclose()
 
     @final

@@ -142,8 +142,8 @@ class Consumption:
             if self._runner is not None and self._runner is not asyncio.current_task():
                 await asyncio.wait([self._runner])
             await self._finish_handlers(timeout)
+            self._forget(self)  # not when interrupted: whoever closes has to cancel what still runs
         finally:
-            self._forget(self)
             if self._extender is not None:
                 self._extender.cancel()
                 await asyncio.wait([self._extender])

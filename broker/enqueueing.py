@@ -5,29 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import random
 import re
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from broker.contracts.envelopes import Entry, Receipt, Record
-from broker.contracts.errors import (
-    ApiError,
-    BrokerError,
-    ConnectionLost,
-    EnqueueManyError,
-    EnqueueUnknown,
-    InvalidKey,
-    InvalidOption,
-    NoResponders,
-    NoStream,
-    PermissionDenied,
-    RequestTimeout,
-)
+from broker.contracts.envelopes import Entry, Expect, Receipt, Record
+from broker.contracts.errors import BrokerError, EnqueueManyError, InvalidKey, InvalidOption
 from broker.contracts.headers import KEY, ORDERING_KEY, Headers
 from broker.contracts.options import in_range
 from broker.contracts.subjects import publish_subject
 from broker.messages import encode_body
+from broker.storing import ATTEMPT, Storing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,12 +25,7 @@ if TYPE_CHECKING:
 
 _MAX_KEY_BYTES: Final = 255
 _BAD_KEY: Final = re.compile(r"[\x00-\x1f\x7f]")
-_ATTEMPT: Final = 3.0
-"""Seconds one attempt waits for the server's word before the same id is sent again."""
-_PAUSE: Final = (0.05, 1.0)
-"""Seconds between attempts: from, doubling, to; each shortened at random so that many callers spread."""
-_UNSURE: Final = 2.0
-"""Seconds a role that may not ask which stream captures a subject keeps trying before it believes that none does."""
+_TURN: Final = 1024
 _ID_BYTES: Final = 16
 _GENERATED: Final = "gamebroker~"
 _GENERATED_KEY: Final = re.compile(rf"{_GENERATED}[0-9a-f]{{16}}-\d+\Z")
@@ -105,6 +88,8 @@ class Enqueuer:
         else:
             pair = (KEY, check_key(key))
             headers = headers.adding(pair) if headers else Headers((pair,))
+        if entry.expect is not None and not isinstance(entry.expect, Expect):
+            raise InvalidOption(f"expect={entry.expect!r}: must be an Expect", option="expect")
         if entry.ordering_key is not None:
             pair = (ORDERING_KEY, check_key(entry.ordering_key, "ordering_key"))
             headers = headers.adding(pair) if headers else Headers((pair,))
@@ -118,33 +103,8 @@ class Enqueuer:
         return await self.store(record, key, deadline=asyncio.get_running_loop().time() + timeout)
 
     async def store(self, record: Record, key: str, *, deadline: float) -> Receipt:
-        """Attempt after attempt with the same id, until the server says stored or refused, or the deadline."""
-        loop = asyncio.get_running_loop()
-        pause, tries, unsure_until = _PAUSE[0], 0, None
-        last: BrokerError | None = None
-        while (left := deadline - loop.time()) > 0:
-            self._backend.stats.enqueue_retries += tries > 0
-            tries += 1
-            try:
-                return self._stored(await self._backend.append(record, timeout=min(left, _ATTEMPT)))
-            except NoResponders as exc:
-                last = exc
-                unsure_until = unsure_until or loop.time() + _UNSURE
-                await self._refuse_uncaptured(record.subject, unsure_until)
-            except ConnectionLost as exc:
-                last = exc
-                await self._reconnected(deadline)
-            except RequestTimeout as exc:
-                # A core subscriber on the subject hides that no stream answered.
-                last = exc
-                await self._refuse_uncaptured(record.subject, deadline)
-            except ApiError as exc:
-                if not exc.transient:
-                    raise
-                last = exc
-            await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), max(0.0, deadline - loop.time())))
-            pause = min(pause * 2, _PAUSE[1])
-        raise self._unknown(record.subject, key) from last
+        """See one record through (see ``Storing``)."""
+        return await Storing(self._backend, record, key, deadline).receipt()
 
     async def enqueue_many(self, entries: Iterable[Entry], *, window: int, timeout: float) -> list[Receipt]:
         """Store many, at most ``window`` in flight; receipts in the order given."""
@@ -155,7 +115,9 @@ class Enqueuer:
             for entry in entries:
                 if many.in_flight >= window:
                     await many.settle_oldest()
-                if self._backend.congested:
+                elif many.started % _TURN == 0:
+                    await asyncio.sleep(0)  # bad entries wait for nobody: the event loop gets its turn all the same
+                while self._backend.congested:
                     await self._backend.writable()
                 many.start(entry)
             while many.in_flight:
@@ -165,42 +127,6 @@ class Enqueuer:
         if many.errors:
             raise EnqueueManyError(many.receipts, many.errors)
         return [many.receipts[index] for index in range(len(many.receipts))]
-
-    def _stored(self, receipt: Receipt) -> Receipt:
-        self._backend.stats.enqueued += 1
-        self._backend.stats.duplicates += receipt.duplicate
-        return receipt
-
-    async def _refuse_uncaptured(self, subject: str, unsure_until: float) -> None:
-        """Raise ``NoStream`` when no stream captures the subject; return when one does, or nobody can say."""
-        try:
-            captured = await self._backend.find_stream(subject)
-        except PermissionDenied:
-            captured = None if asyncio.get_running_loop().time() >= unsure_until else subject
-        except (RequestTimeout, NoResponders, ConnectionLost):
-            return
-        except ApiError as exc:
-            if exc.transient:
-                return
-            raise
-        if captured is None:
-            raise NoStream(f"no stream captures {subject!r}; declare one whose subjects match it", subject=subject)
-
-    async def _reconnected(self, deadline: float) -> None:
-        """Wait for the connection, at most until the deadline."""
-        left = deadline - asyncio.get_running_loop().time()
-        try:
-            await self._backend.board.connected(max(0.0, left))
-        except ConnectionLost:
-            return
-
-    def _unknown(self, subject: str, key: str) -> EnqueueUnknown:
-        return EnqueueUnknown(
-            f"no word from the server on {subject!r} in time: it may be stored; enqueue it again with "
-            f"idempotency_key={key!r}",
-            idempotency_key=key,
-            subject=subject,
-        )
 
 
 class _Many:
@@ -217,6 +143,10 @@ class _Many:
         self._flying: deque[tuple[int, Record, str, asyncio.Future[Receipt]]] = deque()
 
     @property
+    def started(self) -> int:
+        return self._count
+
+    @property
     def in_flight(self) -> int:
         return len(self._flying)
 
@@ -224,8 +154,10 @@ class _Many:
         """Send one entry; a bad one is an error of its own index and nobody else's."""
         index, self._count = self._count, self._count + 1
         try:
+            if not isinstance(entry, Entry):
+                raise InvalidOption(f"entry {index} is {entry!r}, not an Entry", option="entries")
             record, key = self._enqueuer.record(entry)
-            left = max(0.001, min(_ATTEMPT, self._deadline - self._loop.time()))
+            left = max(0.001, min(ATTEMPT, self._deadline - self._loop.time()))
             self._flying.append((index, record, key, self._backend.append(record, timeout=left)))
         except BrokerError as exc:
             self.errors[index] = exc
@@ -244,13 +176,12 @@ class _Many:
                 stats.enqueued += 1
                 stats.duplicates += receipt.duplicate
             else:
-                await self._again(index, record, key)
+                await self._again(index, record, key, answer)
 
-    async def _again(self, index: int, record: Record, key: str) -> None:
+    async def _again(self, index: int, record: Record, key: str, answer: asyncio.Future[Receipt]) -> None:
         """Whatever went wrong, the patient way decides: it retries the same id or finds the right error."""
-        self._backend.stats.enqueue_retries += 1
         try:
-            self.receipts[index] = await self._enqueuer.store(record, key, deadline=self._deadline)
+            self.receipts[index] = await Storing(self._backend, record, key, self._deadline).receipt(answer)
         except BrokerError as exc:
             self.errors[index] = exc
 

@@ -88,11 +88,15 @@ class Reader:
         self._end = until if isinstance(until, int) else None
 
     async def __aenter__(self) -> Self:
-        self._options = await self._pinned(self._options)
-        await self._open(self._options)
-        self._unwatch = self._backend.board.watch(self._on_status)
-        if self._until == "end":
-            self._end = await self._stream_end()
+        try:
+            self._options = await self._pinned(self._options)
+            await self._open(self._options)
+            self._unwatch = self._backend.board.watch(self._on_status)
+            if self._until == "end":
+                self._end = await self._stream_end()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(
@@ -137,7 +141,7 @@ class Reader:
             elif self._suspect:
                 await self._restart()
                 continue
-            elif await self._passed_end():
+            elif await self._may_be_at_end():
                 raise StopAsyncIteration
             else:
                 await self._fetch()
@@ -189,6 +193,7 @@ class Reader:
             try:
                 await self._open(options)
             except (ConnectionLost, RequestTimeout):
+                await self._opened().close()
                 await asyncio.sleep(_PAUSE)
             except ApiError as exc:
                 if not exc.transient:
@@ -201,6 +206,17 @@ class Reader:
         if isinstance(self._until, datetime):
             return delivery.timestamp_ns / _NS_PER_SECOND > self._until.timestamp()
         return self._end is not None and delivery.sequence > self._end
+
+    async def _may_be_at_end(self) -> bool:
+        """``_passed_end``; no answer just now is no: reading outlives it."""
+        try:
+            return await self._passed_end()
+        except ConsumerNotFound:
+            await self._restart()
+        except (ConnectionLost, RequestTimeout):
+            self._suspect = True
+            await asyncio.sleep(_PAUSE)
+        return False
 
     async def _passed_end(self) -> bool:
         """Whether nothing that is still to come lies before the end."""

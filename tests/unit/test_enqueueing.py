@@ -8,16 +8,20 @@ from hypothesis import strategies as st
 
 from broker import (
     ApiError,
+    BrokerClosed,
     ConnectionLost,
     EnqueueManyError,
     EnqueueUnknown,
     Entry,
+    Expect,
     InvalidKey,
+    InvalidOption,
     NoResponders,
     NoStream,
     PermissionDenied,
     Receipt,
     RequestTimeout,
+    SequenceConflict,
     StreamBroker,
     StreamFull,
     StreamOptions,
@@ -125,7 +129,7 @@ async def test_no_responders_is_retried_while_nobody_can_say_whether_a_stream_ex
 
 
 async def test_a_role_that_may_not_ask_retries_and_then_believes_that_there_is_no_stream(monkeypatch):
-    monkeypatch.setattr("broker.enqueueing._UNSURE", 0.2)
+    monkeypatch.setattr("broker.storing._UNSURE", 0.2)
     sb, backend = await broker_on(*[NoResponders()] * 1000)
     backend.find = PermissionDenied(verb="publish", subject="$JS.API.STREAM.NAMES")
     async with sb:
@@ -135,12 +139,52 @@ async def test_a_role_that_may_not_ask_retries_and_then_believes_that_there_is_n
 
 
 async def test_a_core_subscriber_does_not_hide_that_there_is_no_stream(monkeypatch):
-    monkeypatch.setattr("broker.enqueueing._ATTEMPT", 0.1)
+    monkeypatch.setattr("broker.storing.ATTEMPT", 0.1)
     sb, _ = await broker_on()
     async with sb:
         await sb.subscribe("dashboard.>", print)
         with pytest.raises(NoStream):
             await asyncio.wait_for(sb.enqueue("dashboard.a", {}), 2)
+
+
+async def test_a_conflict_after_an_attempt_of_unknown_outcome_may_be_our_own_message():
+    sb, _ = await broker_on("stored but silent")
+    async with sb:
+        with pytest.raises(EnqueueUnknown):
+            await sb.enqueue("s.a", {}, expect=Expect(last_sequence=0))
+        assert (await sb.streams.info("S")).messages == 1
+    sb, _ = await broker_on("stored but silent")
+    async with sb:
+        with pytest.raises(EnqueueManyError) as caught:
+            await sb.enqueue_many([Entry("s.a", {}, expect=Expect(last_sequence=0))])
+        assert isinstance(caught.value.errors[0], EnqueueUnknown)
+
+
+async def test_a_conflict_with_somebody_else_is_a_conflict():
+    sb, _ = await broker_on()
+    async with sb:
+        await sb.enqueue("s.a", {})
+        with pytest.raises(SequenceConflict):
+            await sb.enqueue("s.a", {}, expect=Expect(last_sequence=0))
+
+
+async def test_closing_while_an_attempt_is_in_flight_is_unknown():
+    sb, backend = await broker_on(BrokerClosed())
+    async with sb:
+        with pytest.raises(EnqueueUnknown):
+            await sb.enqueue("s.a", {})
+    assert len(backend.ids) == 1
+    with pytest.raises(BrokerClosed):
+        await sb.enqueue("s.a", {})
+
+
+async def test_what_is_no_entry_is_an_error_of_its_own_index():
+    sb, _ = await broker_on()
+    async with sb:
+        with pytest.raises(EnqueueManyError) as caught:
+            await sb.enqueue_many([Entry("s.a", 1), ("s.a", 2), Entry("s.a", 3, expect={"last_sequence": 1})])
+    assert sorted(caught.value.receipts) == [0]
+    assert all(isinstance(error, InvalidOption) for error in caught.value.errors.values())
 
 
 async def test_cancelling_an_enqueue_is_prompt():

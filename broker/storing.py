@@ -1,0 +1,135 @@
+"""Seeing one record through: attempt after attempt with the same id, until it is known what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Final
+
+from broker.contracts.errors import (
+    ApiError,
+    BrokerClosed,
+    BrokerError,
+    ConnectionLost,
+    EnqueueUnknown,
+    NoResponders,
+    NoStream,
+    PermissionDenied,
+    RequestTimeout,
+    SequenceConflict,
+    Unauthorized,
+)
+
+if TYPE_CHECKING:
+    from broker.contracts.backend import StreamBackend
+    from broker.contracts.envelopes import Receipt, Record
+
+ATTEMPT: Final = 3.0
+"""Seconds one attempt waits for the server's word before the same id is sent again."""
+_PAUSE: Final = (0.05, 1.0)
+"""Seconds between attempts: from, doubling, to; each shortened at random so that many callers spread."""
+_UNSURE: Final = 2.0
+"""Seconds a role that may not ask which stream captures a subject keeps trying before it believes that none does."""
+
+
+class Storing:
+    """One record on its way into a stream.
+
+    ``key`` is what the caller may use to enqueue the same message again.
+    """
+
+    def __init__(self, backend: StreamBackend, record: Record, key: str, deadline: float) -> None:
+        self._backend = backend
+        self._record = record
+        self._key = key
+        self._deadline = deadline
+        self._clock = asyncio.get_running_loop().time
+        self._pause = _PAUSE[0]
+        self._may_be_stored = False
+        self._believe_at: float | None = None
+
+    async def receipt(self, answer: asyncio.Future[Receipt] | None = None) -> Receipt:
+        """The server's word; ``answer`` is an attempt that is under way already.
+
+        Raises:
+            NoStream, StreamFull, SequenceConflict, PayloadTooLarge, PermissionDenied, ApiError: not stored.
+            EnqueueUnknown: no word until the deadline, or the broker was closed meanwhile.
+            BrokerClosed, Unauthorized: before anything was sent.
+        """
+        stats = self._backend.stats
+        last: BrokerError | None = None
+        while True:
+            if answer is None:
+                left = self._deadline - self._clock()
+                if left <= 0:
+                    raise self._unknown() from last
+                self._backend.board.check_open()
+                stats.enqueue_retries += last is not None
+                answer = self._backend.append(self._record, timeout=min(left, ATTEMPT))
+            try:
+                receipt = await answer
+            except BrokerError as exc:
+                answer, last = None, exc
+                await self._weigh(exc)
+            else:
+                stats.enqueued += 1
+                stats.duplicates += receipt.duplicate
+                return receipt
+            left = max(0.0, self._deadline - self._clock())
+            await asyncio.sleep(min(self._pause * random.uniform(0.5, 1.0), left))
+            self._pause = min(self._pause * 2, _PAUSE[1])
+
+    async def _weigh(self, error: BrokerError) -> None:
+        """Return when the same id may be sent again; raise what the attempt comes to otherwise."""
+        if isinstance(error, NoResponders):
+            self._believe_at = self._believe_at or self._clock() + _UNSURE
+            await self._refuse_uncaptured(self._believe_at)
+        elif isinstance(error, ConnectionLost):
+            self._may_be_stored = True
+            await self._reconnected()
+        elif isinstance(error, RequestTimeout):
+            self._may_be_stored = True
+            # A core subscriber on the subject hides that no stream answered.
+            await self._refuse_uncaptured(self._deadline)
+        elif isinstance(error, BrokerClosed | Unauthorized):
+            raise self._unknown() from error
+        elif isinstance(error, SequenceConflict) and self._may_be_stored:
+            # The server looks at what is expected before it looks for repeats: our own earlier attempt may be it.
+            raise self._unknown() from error
+        elif not (isinstance(error, ApiError) and error.transient):
+            raise error
+
+    async def _refuse_uncaptured(self, believe_at: float) -> None:
+        """Raise ``NoStream`` when no stream captures the subject; return when one does, or nobody can say."""
+        subject = self._record.subject
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                captured = await self._backend.find_stream(subject)
+        except PermissionDenied:
+            captured = None if self._clock() >= believe_at else subject
+        except (TimeoutError, NoResponders, ConnectionLost):  # RequestTimeout is a TimeoutError
+            return
+        except ApiError as exc:
+            if exc.transient:
+                return
+            raise
+        if captured is None:
+            raise NoStream(f"no stream captures {subject!r}; declare one whose subjects match it", subject=subject)
+
+    async def _reconnected(self) -> None:
+        """Wait for the connection, at most until the deadline."""
+        try:
+            await self._backend.board.connected(max(0.0, self._deadline - self._clock()))
+        except (BrokerClosed, Unauthorized) as exc:
+            raise self._unknown() from exc
+        except ConnectionLost:
+            return
+
+    def _unknown(self) -> EnqueueUnknown:
+        subject = self._record.subject
+        return EnqueueUnknown(
+            f"no word from the server on {subject!r}: it may be stored; enqueue it again with "
+            f"idempotency_key={self._key!r}",
+            idempotency_key=self._key,
+            subject=subject,
+        )
