@@ -51,7 +51,8 @@ from broker.contracts.options import ConsumeOptions, ConsumerOptions, StreamOpti
 from broker.contracts.qos import QoS
 from broker.contracts.status import Stats, Status
 from broker.contracts.subjects import Subject
-from broker.dead_letters import DeadLetter, DeadLetters
+from broker.dead_letters import DeadLetters
+from broker.letters import DeadLetter
 from broker.messages import Message, StreamMessage
 from broker.pulling import Puller
 from broker.reading import Reader

@@ -53,6 +53,8 @@ class StreamAdmin:
             ConfigDrift: verify, and it exists with other settings.
         """
         check_ensure(ensure)
+        if not isinstance(options, StreamOptions):
+            raise InvalidOption(f"a stream is declared with StreamOptions(...), not {options!r}", option="streams")
         if ensure == "bind":
             return None
         try:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, Self, final
 
 from broker.codecs.json_codec import JsonCodec
 from broker.connecting import Connecting, connected_backend, url_or_default
-from broker.contracts.errors import BrokerClosed, BrokerError, InvalidOption, NoResponders, RemoteError
+from broker.contracts.errors import (
+    BrokerClosed,
+    BrokerError,
+    ConnectionLost,
+    InvalidOption,
+    NoResponders,
+    RemoteError,
+)
 from broker.contracts.headers import ERROR, Headers, HeadersLike
 from broker.contracts.options import ConnectOptions, Overflow, in_range
 from broker.contracts.status import Stats, Status
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
 
     from broker.contracts.backend import Capabilities, CoreBackend
     from broker.contracts.codec import Codec
-    from broker.contracts.envelopes import Envelope
+    from broker.contracts.envelopes import Delivery, Envelope
 
 log = logging.getLogger("broker")
 
@@ -220,30 +227,33 @@ class Broker:
 
         Raises:
             NoResponders: nobody listens.
+            ConnectionLost: the connection broke meanwhile; replies may be missing.
             And what ``request`` raises at once.
         """
         in_range("timeout", timeout, 0)
         if max_replies is not None:
             in_range("max_replies", max_replies, 1, whole=True)
         name, data = publish_subject(subject), encode_body(self._codec, body)
-        loop = asyncio.get_running_loop()
-        replies: asyncio.Queue[Envelope] = asyncio.Queue()
-        inbox = self._backend.new_inbox()
-        interest = await self._backend.subscribe(inbox, replies.put_nowait, queue=None)
-        deadline, came = loop.time() + timeout, 0
+        inbox, came = self._backend.new_inbox(), 0
+        replies = await self._subscribe(
+            inbox, None, queue=None, pending_limit=65_536, overflow="drop_newest", wrap=False
+        )
+        deadline = asyncio.get_running_loop().time() + timeout
         try:
             self._backend.stats.requests += 1
             self._backend.publish(name, data, None, inbox)
             while max_replies is None or came < max_replies:
                 try:
                     async with asyncio.timeout_at(deadline):
-                        envelope = await replies.get()
+                        reply = await anext(replies)
                 except TimeoutError:
-                    return
+                    break
                 came += 1
-                yield self._reply(envelope, subject)
+                yield self._reply(reply.envelope, subject)
         finally:
-            await interest.stop()
+            await replies.unsubscribe()
+        if self._backend.board.status is not Status.CONNECTED:
+            raise ConnectionLost("the connection broke while collecting replies", subject=subject)
 
     @final
     async def respond(
@@ -271,7 +281,8 @@ class Broker:
         subscription = await self._subscribe(
             subject, handle, queue=queue, pending_limit=65_536, overflow="drop_oldest", wrap=False
         )
-        self._roster.responders.add(answering)
+        answering.subscription = subscription
+        self._roster.enlist(answering)
         return subscription
 
     @final
@@ -366,7 +377,7 @@ class Broker:
         if self._draining:
             raise BrokerClosed
 
-    def _reply(self, envelope: Envelope, subject: str) -> Message:
+    def _reply(self, envelope: Envelope | Delivery, subject: str) -> Message:
         headers = envelope.headers
         if headers is not None:
             if headers.status == _NO_RESPONDERS:

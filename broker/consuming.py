@@ -76,7 +76,7 @@ class Consumption:
         self._letters = letters
         self._forget = forget
         self._loop = asyncio.get_running_loop()
-        self._held: dict[int, StreamMessage] = {}
+        self._held: dict[tuple[int, int], StreamMessage] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._window = 1
         self._stopping = False
@@ -131,17 +131,17 @@ class Consumption:
         """Go on after ``pause``."""
         self._running.set()
 
-    async def drain(self, timeout: float = 25.0) -> None:
+    async def drain(self, timeout: float = 25.0, *, caller: asyncio.Task[Any] | None = None) -> None:
         """Stop asking, give back what was not started, let handlers finish and settle; idempotent.
 
-        Handlers still running after ``timeout`` seconds are cancelled and their messages given back.
+        Handlers still running after ``timeout`` seconds are cancelled and their messages given back; ``caller``, a
+        handler that waits for this, is left alone.
         """
         self._stopping = True
         self._interrupt()
         try:
-            if self._runner is not None and self._runner is not asyncio.current_task():
-                await asyncio.wait([self._runner])
-            await self._finish_handlers(timeout)
+            await self._finish_runner(timeout)
+            await self._finish_handlers(timeout, {caller, asyncio.current_task()})
             self._forget(self)  # not when interrupted: whoever closes has to cancel what still runs
         finally:
             if self._extender is not None:
@@ -225,7 +225,7 @@ class Consumption:
             ) from error
         resume = self._source.resume_sequence
         await self._source.close()
-        again = self._consumer if resume is None else replace(self._consumer, start=resume)
+        again = replace(self._consumer, stream=self.stream, start=resume or self._consumer.start)
         if error is not None:
             log.warning(
                 "consumer %s of %s was deleted; made again from sequence %s", self.consumer, self.stream, resume
@@ -307,14 +307,14 @@ class Consumption:
 
     async def _start_handlers(self, batch: Sequence[Delivery]) -> None:
         for delivery in batch:
-            held = self._held.get(delivery.sequence)
+            held = self._held.get((delivery.sequence, delivery.timestamp_ns))
             if held is not None:
                 # The same message again while its handler still runs (this process was stalled past the ack wait):
                 # one handler is enough; its outcome settles the newer delivery.
                 held.renew(delivery, self._settler)
                 continue
             message = StreamMessage(delivery, self._codec, self._backend, self._settler)
-            self._held[delivery.sequence] = message
+            self._held[delivery.sequence, delivery.timestamp_ns] = message
             self._count_attempt(message)
             task = self._loop.create_task(self._handle(message, self._settler), name=f"handle {delivery.subject}")
             self._tasks.add(task)
@@ -334,7 +334,7 @@ class Consumption:
         except Exception as exc:  # noqa: BLE001 - it becomes the message's outcome
             await self._settle_failed(settler, message, exc)
         finally:
-            self._held.pop(message.sequence, None)
+            self._held.pop((message.sequence, message.delivery.timestamp_ns), None)
             self._slot_freed.set()
 
     def _count_attempt(self, message: StreamMessage) -> None:
@@ -353,8 +353,7 @@ class Consumption:
             # Unsettled means redelivered after the ack wait: late, not lost.
             log.warning("could not settle %s: %s", where(message.delivery), exc)
 
-    async def _finish_handlers(self, timeout: float) -> None:
-        this = {asyncio.current_task()}
+    async def _finish_handlers(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
         if (waited := self._tasks - this) and timeout > 0:
             await asyncio.wait(waited, timeout=timeout)
         rest = self._tasks - this
@@ -362,6 +361,15 @@ class Consumption:
             task.cancel()
         if rest:
             await asyncio.wait(rest, timeout=_LAST_WORDS)
+
+    async def _finish_runner(self, timeout: float) -> None:
+        runner = self._runner
+        if runner is None or runner is asyncio.current_task() or runner.done():
+            return
+        await asyncio.wait([runner], timeout=timeout or _LAST_WORDS)
+        if not runner.done():  # burying or opening again on a server that does not answer
+            runner.cancel()
+            await asyncio.wait([runner], timeout=_LAST_WORDS)
 
     async def _extend_forever(self) -> None:
         """Keep what is in hand from being handed out again, however long its handler takes."""
@@ -375,6 +383,7 @@ class Consumption:
 
 
 def _retrieve(runner: asyncio.Task[None]) -> None:
-    """Its error was logged and is raised by ``wait``; nobody has to call that."""
-    if not runner.cancelled():
-        runner.exception()
+    """Its error is logged and raised by ``wait``; nobody has to call that."""
+    error = None if runner.cancelled() else runner.exception()
+    if error is not None and not isinstance(error, BrokerError):  # those were logged where they happened
+        log.error("%s ended", runner.get_name(), exc_info=error)

@@ -1,48 +1,35 @@
 """Dead letters: what gave up, kept with its reason until somebody replays or discards it.
 
-One stream holds them all, made when the first consumption that may need it starts. A dead letter is the original body
-and headers, plus reserved headers that say where it came from and why.
+One stream holds them all, made when the first consumption that may need it starts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from broker.contracts.envelopes import Delivery, Record, StoredMessage
-from broker.contracts.errors import ConfigDrift, InvalidOption, NoStream, StreamNotFound
-from broker.contracts.headers import KEY, ORDERING_KEY, Headers
-from broker.contracts.options import StreamOptions, in_range
-from broker.contracts.subjects import matches
+from broker.contracts.errors import ConfigDrift, InvalidOption, NoStream, PayloadTooLarge, StreamError, StreamNotFound
+from broker.contracts.options import ConsumerOptions, StreamOptions, in_range
+from broker.contracts.subjects import matches, subscribe_pattern
+from broker.letters import PREFIX, DeadLetter, letter_of, record_of, revived
+from broker.reading import Reader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from broker.contracts.backend import StreamBackend
+    from broker.contracts.codec import Codec
+    from broker.contracts.envelopes import Delivery, Record
     from broker.enqueueing import Enqueuer
 
 log = logging.getLogger("broker.dead_letters")
 
 DEAD_STREAM: Final = "GAMEBROKER_DEAD_LETTERS"
 """The stream that holds them; administrators may declare it themselves beforehand, with their own limits."""
-DEAD_SUBJECTS: Final = "gamebroker.dead.>"
+DEAD_SUBJECTS: Final = f"{PREFIX}.>"
 
-_SUBJECT: Final = "Gamebroker-Dead-Subject"
-_STREAM: Final = "Gamebroker-Dead-Stream"
-_CONSUMER: Final = "Gamebroker-Dead-Consumer"
-_SEQUENCE: Final = "Gamebroker-Dead-Sequence"
-_ATTEMPTS: Final = "Gamebroker-Dead-Attempts"
-_REASON: Final = "Gamebroker-Dead-Reason"
-_ERROR: Final = "Gamebroker-Dead-Error"
-_ERROR_TYPE: Final = "Gamebroker-Dead-Error-Type"
-_FIRST: Final = "Gamebroker-Dead-First-Seen"
-_LAST: Final = "Gamebroker-Dead-Last-Seen"
-_LONGEST_TEXT: Final = 1024
 _STORE_TIMEOUT: Final = 10.0
-_NS_PER_SECOND: Final = 1_000_000_000
 
 
 def dead_stream_options(replicas: int = 1) -> StreamOptions:
@@ -55,39 +42,6 @@ def dead_stream_options(replicas: int = 1) -> StreamOptions:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
-    """One message that gave up.
-
-    Attributes:
-        sequence: its number among the dead letters: what ``get``, ``replay`` and ``discard`` go by.
-        stream: where it came from, with ``consumer``, ``subject`` and ``stream_sequence``.
-        attempts: how often it was handed out.
-        reason: ``"max_deliver"``, or what ``term`` was told.
-        error: text of the last error, ``""`` when there was none.
-        error_type: its class.
-        first_seen: when the original was stored.
-        last_seen: when it gave up.
-        idempotency_key: the sender's own key, kept through replay.
-    """
-
-    sequence: int
-    stream: str
-    consumer: str
-    subject: str
-    data: bytes
-    headers: Headers
-    stream_sequence: int
-    attempts: int
-    reason: str
-    error: str
-    error_type: str
-    first_seen: datetime
-    last_seen: datetime
-    idempotency_key: str | None
-    ordering_key: str | None = None
-
-
 class DeadLetterWriter:
     """Writes dead letters for one consumption, each confirmed before it returns."""
 
@@ -97,58 +51,54 @@ class DeadLetterWriter:
         self._create = create
 
     async def prepare(self, source_stream: str) -> None:
-        """Make sure of the stream, with as many replicas as the source has; now, not when the first one gives up."""
-        if self._create:
-            info = await self._backend.stream_info(source_stream)
-            try:
-                await self._backend.create_stream(dead_stream_options(info.config.replicas))
-            except ConfigDrift:
-                # Declared by an administrator, with limits of their own: theirs are right.
-                return
+        """Make sure of the stream, with as many replicas as the source has; now, not when the first one gives up.
+
+        Raises:
+            ConfigDrift: a stream of that name exists and does not take dead letters.
+        """
+        if not self._create:
+            return
+        info = await self._backend.stream_info(source_stream)
+        try:
+            await self._backend.create_stream(dead_stream_options(info.config.replicas))
+        except ConfigDrift as drift:
+            # Declared by an administrator, with limits of their own: theirs are right, as long as letters fit in.
+            if "subjects" in drift.differences:
+                raise
 
     async def write(self, delivery: Delivery, *, reason: str, error: BaseException | None) -> None:
         """Store it; the same delivery written twice is stored once.
 
         Raises:
-            StreamError, ConnectError: it is not certain to be stored; do not terminate the message.
+            StreamError, ConnectError, PayloadTooLarge: it is not certain to be kept; do not terminate the message.
         """
-        record = self._record(delivery, reason, error)
+        try:
+            await self._store(record_of(delivery, reason, error, complete=True), delivery.stream)
+        except PayloadTooLarge:
+            # Our headers made it too large. A reference is enough where the original stays.
+            if (await self._backend.stream_info(delivery.stream)).config.retention != "limits":
+                raise
+            await self._store(record_of(delivery, reason, error, complete=False), delivery.stream)
+        self._backend.stats.dead_lettered += 1
+
+    async def _store(self, record: Record, source_stream: str) -> None:
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
         try:
             await self._enqueuer.store(record, record.message_id, deadline=deadline)
         except NoStream:
             if not self._create:
                 raise
-            await self.prepare(delivery.stream)
+            await self.prepare(source_stream)
             await self._enqueuer.store(record, record.message_id, deadline=deadline)
-        self._backend.stats.dead_lettered += 1
-
-    def _record(self, delivery: Delivery, reason: str, error: BaseException | None) -> Record:
-        kept = [] if delivery.headers is None else [p for p in delivery.headers.pairs if _survives(p[0])]
-        told = [
-            (_SUBJECT, delivery.subject),
-            (_STREAM, delivery.stream),
-            (_CONSUMER, delivery.consumer),
-            (_SEQUENCE, str(delivery.sequence)),
-            (_ATTEMPTS, str(delivery.attempt)),
-            (_REASON, _one_line(reason)),
-            (_ERROR, _one_line(str(error)) if error else ""),
-            (_ERROR_TYPE, type(error).__name__ if error else ""),
-            (_FIRST, datetime.fromtimestamp(delivery.timestamp_ns / _NS_PER_SECOND, UTC).isoformat()),
-            (_LAST, datetime.now(UTC).isoformat()),
-        ]
-        # The store time tells apart a stream that was deleted and made again under the same name.
-        identity = f"dead:{delivery.stream}:{delivery.consumer}:{delivery.sequence}:{delivery.timestamp_ns}"
-        subject = f"gamebroker.dead.{delivery.stream}.{delivery.consumer}"
-        return Record(subject, delivery.data, Headers([*kept, *told]), identity)
 
 
 class DeadLetters:
     """The dead letters of this server: look, replay, discard."""
 
-    def __init__(self, backend: StreamBackend, enqueuer: Enqueuer) -> None:
+    def __init__(self, backend: StreamBackend, enqueuer: Enqueuer, codec: Codec) -> None:
         self._backend = backend
         self._enqueuer = enqueuer
+        self._codec = codec
 
     async def list(
         self, *, stream: str | None = None, consumer: str | None = None, subject: str | None = None
@@ -160,14 +110,17 @@ class DeadLetters:
             consumer: that gave up on them.
             subject: pattern of the original subject.
         """
+        if subject is not None:
+            subscribe_pattern(subject)
+        options = ConsumerOptions(filters=(DEAD_SUBJECTS,), stream=DEAD_STREAM, acks=False)
         try:
-            state = (await self._backend.stream_info(DEAD_STREAM)).state
-        except StreamNotFound:
+            async with Reader(options, "end", backend=self._backend, codec=self._codec) as stored:
+                async for message in stored:
+                    letter = letter_of(message.delivery)
+                    if _wanted(letter, stream, consumer, subject):
+                        yield letter
+        except (NoStream, StreamNotFound):
             return
-        for sequence in range(state.first_sequence, state.last_sequence + 1):
-            letter = await self._read(sequence)
-            if letter is not None and _wanted(letter, stream, consumer, subject):
-                yield letter
 
     async def get(self, sequence: int) -> DeadLetter | None:
         """That one; ``None`` when it was replayed or discarded, or never was."""
@@ -227,15 +180,14 @@ class DeadLetters:
         return gone
 
     async def _put_back(self, letter: DeadLetter) -> None:
-        pairs = list(letter.headers.pairs)
-        if letter.idempotency_key is not None:
-            pairs.append((KEY, letter.idempotency_key))
-        if letter.ordering_key is not None:
-            pairs.append((ORDERING_KEY, letter.ordering_key))
-        identity = f"replay:{letter.stream}:{letter.sequence}:{letter.last_seen.isoformat()}"
-        record = Record(letter.subject, letter.data, Headers(pairs) if pairs else None, identity)
+        original = None
+        if not letter.complete:
+            original = await self._backend.get_message(letter.stream, sequence=letter.stream_sequence, last_of=None)
+            if original is None:
+                raise StreamError(f"the original of dead letter {letter.sequence} is gone", stream=letter.stream)
+        record = revived(letter, original)
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
-        await self._enqueuer.store(record, identity, deadline=deadline)
+        await self._enqueuer.store(record, record.message_id, deadline=deadline)
         await self._backend.delete_message(DEAD_STREAM, letter.sequence)
 
     async def _read(self, sequence: int) -> DeadLetter | None:
@@ -243,42 +195,7 @@ class DeadLetters:
             stored = await self._backend.get_message(DEAD_STREAM, sequence=sequence, last_of=None)
         except StreamNotFound:
             return None
-        return None if stored is None else _letter(stored)
-
-
-def _letter(stored: StoredMessage) -> DeadLetter:
-    headers = stored.headers or Headers()
-    now = datetime.fromtimestamp(stored.timestamp_ns / _NS_PER_SECOND, UTC)
-    return DeadLetter(
-        sequence=stored.sequence,
-        stream=headers.get(_STREAM, ""),
-        consumer=headers.get(_CONSUMER, ""),
-        subject=headers.get(_SUBJECT, stored.subject),
-        data=stored.data,
-        headers=headers.public(),
-        stream_sequence=int(headers.get(_SEQUENCE, "0")),
-        attempts=int(headers.get(_ATTEMPTS, "0")),
-        reason=headers.get(_REASON, ""),
-        error=headers.get(_ERROR, ""),
-        error_type=headers.get(_ERROR_TYPE, ""),
-        first_seen=_time(headers.get(_FIRST), now),
-        last_seen=_time(headers.get(_LAST), now),
-        idempotency_key=headers.get(KEY),
-        ordering_key=headers.get(ORDERING_KEY),
-    )
-
-
-def _time(text: str | None, default: datetime) -> datetime:
-    return datetime.fromisoformat(text) if text else default
-
-
-def _survives(name: str) -> bool:
-    """Protocol headers of the old delivery say nothing about the new one; the sender's own keys do."""
-    return name in {KEY, ORDERING_KEY} or not name.lower().startswith(("nats-", "gamebroker-dead-"))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.replace("\x00", " ").split()).encode("utf-8", "replace").decode()[:_LONGEST_TEXT]
+        return None if stored is None else letter_of(stored)
 
 
 def _wanted(letter: DeadLetter, stream: str | None, consumer: str | None, subject: str | None) -> bool:

@@ -82,7 +82,15 @@ class HandlerCancelled(Exception):
     """The handler raised ``CancelledError`` by itself."""
 
 
+def text_of(error: BaseException) -> str:
+    """An error's text, also when asking for it raises."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ must not cost the message whose handler raised it
+        return "(no text: its __str__ raised)"
+
+
 def report(stats: Stats, what: str, error: BaseException) -> None:
     """Count and log a handler's error, once, with where it happened."""
     stats.handler_errors += 1
-    log.error("handler failed on %s: %s: %s", what, type(error).__name__, error, exc_info=error)
+    log.error("handler failed on %s: %s: %s", what, type(error).__name__, text_of(error), exc_info=error)

@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
-from broker.contracts.errors import BrokerError, ConsumerGone, ConsumerNotFound
+from broker.contracts.errors import BrokerClosed, BrokerError, ConsumerGone, ConsumerNotFound
 from broker.contracts.options import in_range
 from broker.messages import StreamMessage
 from broker.settling import PlainSettler
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from broker.contracts.codec import Codec
     from broker.contracts.options import ConsumerOptions
 
+_SHORTEST: Final = 0.05
+"""Seconds even ``timeout=0`` waits: the server has to be asked."""
+_BRISK: Final = 10
+"""``async for`` takes twice as many messages ahead when the last ones took less than ``ack_wait`` over this."""
 _TURN: Final = 5.0
 """Seconds ``async for`` waits in one go; only how often an idle loop turns."""
 
@@ -46,6 +50,8 @@ class Puller:
         self._source: DeliverySource | None = None
         self._kept: deque[StreamMessage] = deque()
         self._ended = False
+        self._ahead = 1
+        self._taken_at = 0.0
 
     async def fetch(self, limit: int, *, timeout: float = 5.0) -> list[StreamMessage]:
         """Up to ``limit`` messages: as soon as that many came, or no more are waiting, or ``timeout`` seconds passed.
@@ -60,10 +66,12 @@ class Puller:
         in_range("timeout", timeout, 0)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        while len(self._kept) < limit and (left := deadline - loop.time()) > 0:
+        left = max(timeout, _SHORTEST)
+        while len(self._kept) < limit and left > 0:
             # Kept until returned: a cancelled fetch loses nothing, the next one has it.
             if await self._fetch(limit - len(self._kept), left) == 0:
                 break
+            left = deadline - loop.time()
         return [self._kept.popleft() for _ in range(min(limit, len(self._kept)))]
 
     async def next(self, *, timeout: float = 5.0) -> StreamMessage | None:
@@ -75,9 +83,9 @@ class Puller:
         got = await self.fetch(1, timeout=timeout)
         return got[0] if got else None
 
-    async def drain(self, timeout: float) -> None:
+    async def drain(self, timeout: float, *, caller: asyncio.Task[object] | None = None) -> None:
         """End ``async for`` and give back what was not handed out."""
-        del timeout
+        del timeout, caller  # nothing of ours runs
         await self._close()
 
     async def _fetch(self, limit: int, timeout: float) -> int:
@@ -125,8 +133,21 @@ class Puller:
         return self
 
     async def __anext__(self) -> StreamMessage:
+        if not self._kept:
+            self._fit_ahead()
         while not self._kept:
             if self._ended:
                 raise StopAsyncIteration
-            await self._fetch(self._batch, _TURN)
+            try:
+                await self._fetch(self._ahead, _TURN)
+            except BrokerClosed:
+                if not self._ended:
+                    raise
         return self._kept.popleft()
+
+    def _fit_ahead(self) -> None:
+        """Take no more ahead than is surely handled within the ack wait: nothing is extended here."""
+        now = asyncio.get_running_loop().time()
+        brisk = now - self._taken_at < self._options.ack_wait / _BRISK
+        self._ahead = min(self._ahead * 2, self._batch) if brisk else 1
+        self._taken_at = now

@@ -34,6 +34,15 @@ _PAUSE: Final = 0.2
 _NS_PER_SECOND: Final = 1_000_000_000
 
 
+def _check_until(until: object) -> None:
+    if until is None or until == "end":
+        return
+    if isinstance(until, datetime):
+        check_start(until)
+    else:
+        in_range("until", until, 0, whole=True)
+
+
 class NothingToSettle(Settler):
     """A message that was read is not on loan."""
 
@@ -70,8 +79,7 @@ class Reader:
 
     def __init__(self, options: ConsumerOptions, until: Until, *, backend: StreamBackend, codec: Codec) -> None:
         check_start(options.start)
-        if isinstance(until, int):
-            in_range("until", until, 0, whole=True)
+        _check_until(until)
         self._options = options
         self._until = until
         self._backend = backend

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker.contracts.errors import BrokerError
 from broker.contracts.headers import ERROR, Headers
-from broker.handling import call, refuse_coroutine, report, run
+from broker.handling import call, refuse_coroutine, report, run, text_of
 from broker.messages import encode_body
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from broker.contracts.backend import CoreBackend
     from broker.contracts.codec import Codec
     from broker.messages import Message
+    from broker.subscriptions import Subscription
 
 _LAST_WORDS: Final = 1.0
 """Seconds a cancelled responder has to clean up before it is left behind."""
@@ -32,6 +33,12 @@ class Responder:
         self._codec = codec
         self._backend = backend
         self._running: set[asyncio.Task[None]] = set()
+        self.subscription: Subscription | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it answers nothing and will get nothing to answer."""
+        return not self._running and (self.subscription is None or self.subscription.ended)
 
     async def handle(self, message: Message) -> None:
         """Start on one request as soon as a slot is free: the subscription's backlog holds the others meanwhile."""
@@ -50,17 +57,18 @@ class Responder:
         else:
             self._reply(message, result)
 
-    async def finish(self) -> None:
-        """Wait for the requests that are being answered."""
-        while self._running:
-            await asyncio.wait(self._running)
+    async def finish(self, caller: asyncio.Task[Any] | None) -> None:
+        """Wait for the requests that are being answered, but by ``caller``, who is waiting for this."""
+        while others := self._running - {caller}:
+            await asyncio.wait(others)
 
-    async def cancel(self) -> None:
-        """Abandon the requests that are being answered, in bounded time."""
-        for task in self._running:
+    async def cancel(self, caller: asyncio.Task[Any] | None) -> None:
+        """Abandon the requests that are being answered, but by ``caller``, in bounded time."""
+        others = self._running - {caller}
+        for task in others:
             task.cancel()
-        if self._running:
-            await asyncio.wait(self._running, timeout=_LAST_WORDS)
+        if others:
+            await asyncio.wait(others, timeout=_LAST_WORDS)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -87,7 +95,7 @@ class Responder:
         if message.reply_to is None:
             return
         headers = Headers([(ERROR, type(error).__name__)])
-        text = str(error).encode("utf-8", "replace")[:1024]
+        text = text_of(error).encode("utf-8", "replace")[:1024]
         try:
             self._backend.publish(message.reply_to, text, headers)
         except BrokerError as exc:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Drainable(Protocol):
     """Works through stored messages and can be told to stop."""
 
-    async def drain(self, timeout: float) -> None:
-        """Finish what runs, give the rest back, within ``timeout`` seconds."""
+    async def drain(self, timeout: float, *, caller: asyncio.Task[object] | None = None) -> None:
+        """Finish what runs (but ``caller``, who is waiting for this), give the rest back, within ``timeout`` s."""
 
 
 class Roster:
@@ -25,21 +25,28 @@ class Roster:
         self.responders: set[Responder] = set()
         self.drainables: set[Drainable] = set()
 
+    def enlist(self, responder: Responder) -> None:
+        """One more; those that have ended are forgotten."""
+        self.responders = {each for each in self.responders if not each.idle}
+        self.responders.add(responder)
+
     async def finish(self, timeout: float) -> None:
-        """Stop everything that receives and let handlers finish."""
+        """Stop everything that receives and let handlers finish; the one that asks for this is not waited for."""
+        caller = asyncio.current_task()
         async with asyncio.TaskGroup() as group:
             for drainable in tuple(self.drainables):
-                group.create_task(drainable.drain(timeout))
+                group.create_task(drainable.drain(timeout, caller=caller))
             for subscription in tuple(self.subscriptions):
-                group.create_task(subscription.drain())
+                group.create_task(subscription.drain(caller=caller))
         for responder in tuple(self.responders):
-            await responder.finish()
+            await responder.finish(caller)
 
     async def abandon(self) -> None:
-        """Stop everything now: handlers are cancelled, their messages given back."""
+        """Stop everything now: handlers are cancelled, but the one that asks for this; messages are given back."""
+        caller = asyncio.current_task()
         await asyncio.gather(
-            *(each.cancel() for each in tuple(self.responders)),
-            *(each.drain(0) for each in tuple(self.drainables)),
-            *(each.unsubscribe() for each in tuple(self.subscriptions)),
+            *(each.cancel(caller) for each in tuple(self.responders)),
+            *(each.drain(0, caller=caller) for each in tuple(self.drainables)),
+            *(each.unsubscribe(caller=caller) for each in tuple(self.subscriptions)),
         )
         self.responders.clear()

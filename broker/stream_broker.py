@@ -52,7 +52,7 @@ class StreamBroker(Broker):
         self._enqueuer = Enqueuer(self._streams, self._codec)
         self.streams = StreamAdmin(self._streams, self._codec)
         self.consumers = ConsumerAdmin(self._streams)
-        self.dead_letters = DeadLetters(self._streams, self._enqueuer)
+        self.dead_letters = DeadLetters(self._streams, self._enqueuer, self._codec)
 
     @final
     async def declare(self, *streams: StreamOptions, ensure: Ensure = "verify") -> None:

@@ -153,7 +153,7 @@ class Subscription:
         self._wrap = wrap
         self._forget = forget
         self._interest: Interest | None = None
-        self._wake: asyncio.Future[None] | None = None
+        self._arrived = asyncio.Event()
         self._ended = False
         self._pump: asyncio.Task[None] | None = None
         self._pump_due = False
@@ -165,6 +165,11 @@ class Subscription:
     def pending(self) -> int:
         """Messages that arrived and were not handled yet."""
         return len(self._backlog)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was unsubscribed, drained or closed with its broker."""
+        return self._ended
 
     @property
     def dropped(self) -> int:
@@ -184,19 +189,25 @@ class Subscription:
             self._pump = self._loop.create_task(self._handle_forever(), name=f"subscription {self.subject}")
         return self
 
-    async def unsubscribe(self) -> None:
-        """Stop now; what was not handled yet is forgotten. Idempotent."""
+    async def unsubscribe(self, *, caller: asyncio.Task[Any] | None = None) -> None:
+        """Stop now; what was not handled yet is forgotten. Idempotent.
+
+        ``caller`` is a handler that waits for this, so it is not waited for.
+        """
         await self._stop_interest()
         self._backlog.clear()
         self._end()
-        await self._stop_pump(cancel=True)
+        await self._stop_pump(caller, cancel=True)
         self._forget(self)
 
-    async def drain(self) -> None:
-        """Stop receiving, handle what has arrived, then end. Idempotent."""
+    async def drain(self, *, caller: asyncio.Task[Any] | None = None) -> None:
+        """Stop receiving, handle what has arrived, then end. Idempotent.
+
+        ``caller`` is a handler that waits for this, so it is not waited for.
+        """
         await self._stop_interest()
         self._end()
-        await self._stop_pump(cancel=False)
+        await self._stop_pump(caller, cancel=False)
         self._forget(self)
 
     def _deliver_inline(self, envelope: Envelope) -> None:
@@ -211,8 +222,8 @@ class Subscription:
             if not self._pump_due:
                 self._pump_due = True
                 self._loop.call_soon(self._drain_inline)
-        elif self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        elif not self._arrived.is_set():
+            self._arrived.set()
 
     def _drain_inline(self) -> None:
         self._pump_due = False
@@ -246,11 +257,8 @@ class Subscription:
         while not len(self._backlog):
             if self._ended:
                 return False
-            self._wake = self._loop.create_future()
-            try:
-                await self._wake
-            finally:
-                self._wake = None
+            self._arrived.clear()
+            await self._arrived.wait()
         return True
 
     def _on_status(self, status: Status) -> None:
@@ -260,17 +268,16 @@ class Subscription:
     def _end(self) -> None:
         self._ended = True
         self._unwatch()
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        self._arrived.set()
 
     async def _stop_interest(self) -> None:
         interest, self._interest = self._interest, None
         if interest is not None:
             await interest.stop()
 
-    async def _stop_pump(self, *, cancel: bool) -> None:
+    async def _stop_pump(self, caller: asyncio.Task[Any] | None, *, cancel: bool) -> None:
         pump = self._pump
-        if pump is None or pump is asyncio.current_task():
+        if pump is None or pump in {caller, asyncio.current_task()}:
             return
         if cancel:
             pump.cancel()

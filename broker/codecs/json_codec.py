@@ -27,7 +27,7 @@ class JsonCodec(Codec):
         """See ``Codec``. Types and ranges are checked by msgspec's rules; nothing is coerced."""
         try:
             return msgspec.json.decode(data, type=into)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
             raise DecodeError(f"not a {getattr(into, '__name__', into)} in JSON: {exc}") from exc
 
     def loads(self, data: bytes) -> Any:

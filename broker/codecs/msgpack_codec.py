@@ -26,7 +26,7 @@ class MsgpackCodec(Codec):
         """See ``Codec``."""
         try:
             return msgspec.msgpack.decode(data, type=into)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
             raise DecodeError(f"not a {getattr(into, '__name__', into)} in MessagePack: {exc}") from exc
 
     def loads(self, data: bytes) -> Any:

@@ -218,7 +218,11 @@ class StreamBackend(CoreBackend, Protocol):
 
     @abstractmethod
     async def find_stream(self, subject: str) -> str | None:
-        """The name of the stream that captures the subject (or pattern), ``None`` when there is none."""
+        """The name of the stream that captures the subject (or pattern), ``None`` when there is none.
+
+        Raises:
+            InvalidOption: several streams capture parts of the pattern.
+        """
 
     @abstractmethod
     async def open_consumer(self, options: ConsumerOptions) -> DeliverySource:

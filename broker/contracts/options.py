@@ -28,6 +28,8 @@ Start = Literal["first", "last", "new", "last_per_subject"] | int | datetime
 _ENSURE: Final = frozenset({"verify", "update", "bind"})
 _START_WORDS: Final = frozenset({"first", "last", "new", "last_per_subject"})
 _MAX_REPLICAS: Final = 5
+_MOST_WHOLE: Final = 2**62
+_MOST_SECONDS: Final = 946_080_000.0
 
 
 def one_of(option: str, value: object, allowed: Sequence[str] | frozenset[str]) -> None:
@@ -36,12 +38,16 @@ def one_of(option: str, value: object, allowed: Sequence[str] | frozenset[str]) 
         raise InvalidOption(f"{option}={value!r}: must be one of {', '.join(sorted(allowed))}", option=option)
 
 
-def in_range(option: str, value: Any, low: float, high: float = float("inf"), *, whole: bool = False) -> None:
-    """Refuse a number outside ``low`` to ``high``, both allowed, and anything that is not a number."""
+def in_range(option: str, value: Any, low: float, high: float | None = None, *, whole: bool = False) -> None:
+    """Refuse a number outside ``low`` to ``high``, both allowed, and anything that is not a number.
+
+    Without ``high``: what a server can still count (2^62, or 30 years of seconds).
+    """
     kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+    most = high if high is not None else _MOST_WHOLE if whole else _MOST_SECONDS
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= most:
         number = "a whole number" if whole else "a number"
-        bound = f"of at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+        bound = f"of at least {low:g}" if high is None and value != float("inf") else f"from {low:g} to {most:g}"
         raise InvalidOption(f"{option}={value!r}: must be {number} {bound}", option=option)
 
 
@@ -95,7 +101,7 @@ class StreamOptions:
 
     def __post_init__(self) -> None:
         resource_name(self.name, "stream")
-        if isinstance(self.subjects, str):
+        if isinstance(self.subjects, str) or not isinstance(self.subjects, Sequence):
             raise InvalidOption(f"subjects={self.subjects!r}: must be a list of patterns", option="subjects")
         object.__setattr__(self, "subjects", tuple(subscribe_pattern(each) for each in self.subjects))
         if not self.subjects:

@@ -77,9 +77,24 @@ def _tokens(subject: str, what: str) -> list[str]:
     return tokens
 
 
-@lru_cache(_CACHED)
 def publish_subject(subject: str) -> str:
     """``Subject.validate``, remembered: the hot path asks for the same few subjects again and again."""
+    try:
+        return _publish_subject(subject)
+    except TypeError:  # not hashable, so no text either
+        raise InvalidSubject(f"subject must be a non-empty string, not {subject!r}") from None
+
+
+def subscribe_pattern(pattern: str) -> str:
+    """``Subject.validate_pattern``, remembered."""
+    try:
+        return _subscribe_pattern(pattern)
+    except TypeError:
+        raise InvalidSubject(f"pattern must be a non-empty string, not {pattern!r}") from None
+
+
+@lru_cache(_CACHED)
+def _publish_subject(subject: str) -> str:
     tokens = _tokens(subject, "subject")
     if "*" in tokens or ">" in tokens:
         raise InvalidSubject(f"cannot publish to {subject!r}: wildcards are for subscribing", subject=subject)
@@ -87,8 +102,7 @@ def publish_subject(subject: str) -> str:
 
 
 @lru_cache(_CACHED)
-def subscribe_pattern(pattern: str) -> str:
-    """``Subject.validate_pattern``, remembered."""
+def _subscribe_pattern(pattern: str) -> str:
     tokens = _tokens(pattern, "pattern")
     if ">" in tokens[:-1]:
         raise InvalidSubject(f"in {pattern!r} the wildcard > must be the last token", subject=pattern)

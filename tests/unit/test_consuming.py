@@ -252,3 +252,171 @@ async def test_what_cannot_be_consumed_is_refused_at_once():
         with pytest.raises(ConfigDrift) as caught:
             await sb.consume("s.a", print, durable="w", ack_wait=20)
         assert "ack_wait" in caught.value.differences
+
+
+async def test_draining_the_broker_with_a_deadline_cancels_what_still_runs_and_gives_it_back():
+    hub = MemoryHub()
+    sb = await broker_with_stream(MemoryBackend(hub))
+    watcher = StreamBroker(MemoryBackend(hub))
+    started, outcome = asyncio.Event(), []
+
+    async def long(_msg):
+        started.set()
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            outcome.append("cancelled")
+            raise
+
+    await sb.consume("s.a", long, durable="w")
+    await sb.enqueue("s.a", 1)
+    await started.wait()
+    await sb.drain(timeout=0.2)
+    assert outcome == ["cancelled"]
+    async with watcher, watcher.pull("s.a", durable="w", max_ack_pending=256) as pulled:
+        assert await pulled.next(timeout=1) is not None
+
+
+async def test_a_second_drain_waits_for_the_first_instead_of_cutting_it_short():
+    sb = await broker_with_stream()
+    started, finished = asyncio.Event(), []
+
+    async def handle(msg):
+        started.set()
+        await asyncio.sleep(0.3)
+        finished.append(msg.json())
+
+    await sb.consume("s.a", handle, durable="w")
+    await sb.enqueue("s.a", 1)
+    await started.wait()
+    await asyncio.gather(sb.drain(), sb.drain())
+    assert finished == [1]
+
+
+async def test_draining_the_broker_from_inside_a_handler_does_not_wait_for_itself():
+    sb = await broker_with_stream()
+    done = asyncio.Event()
+
+    async def last(_msg):
+        await sb.drain(timeout=10)
+        done.set()
+
+    await sb.consume("s.a", last, durable="w")
+    await sb.enqueue("s.a", 1)
+    await asyncio.wait_for(done.wait(), 3)
+
+
+async def test_a_message_too_near_the_limit_is_buried_as_a_reference_and_replayed_whole():
+    sb = await broker_with_stream(MemoryBackend(MemoryHub(max_payload=4096)))
+
+    async def fail(_msg):
+        raise LookupError("x" * 5000)
+
+    async with sb:
+        consumption = await sb.consume("s.a", fail, durable="w", max_deliver=1)
+        body = b"b" * 3900
+        await sb.enqueue("s.a", body, idempotency_key="k", headers={"mine": "kept"})
+        await eventually(lambda: sb.stats.terminated == 1)
+        await consumption.drain()
+        (letter,) = [each async for each in sb.dead_letters.list()]
+        assert (letter.complete, letter.data, letter.error_type) == (False, b"", "LookupError")
+        assert await sb.dead_letters.replay(letter) == 1
+        again = await sb.streams.get_last("S", "s.a")
+        assert (again.data, again.idempotency_key, dict(again.headers)) == (body, "k", {"mine": "kept"})
+
+
+async def test_what_somebody_else_wrote_among_the_dead_letters_breaks_no_listing():
+    sb = await broker_with_stream()
+    async with sb:
+        await (await sb.consume("s.a", print, durable="w")).drain()
+        await sb.publish("gamebroker.dead.x.y", b"not ours")
+        await eventually(lambda: _count(sb))
+        (letter,) = [each async for each in sb.dead_letters.list()]
+        assert (letter.attempts, letter.reason) == (0, "")
+
+
+async def _count(sb):
+    return (await sb.streams.info("GAMEBROKER_DEAD_LETTERS")).messages
+
+
+async def test_a_stream_that_cannot_take_dead_letters_is_found_at_the_start():
+    sb = await broker_with_stream()
+    async with sb:
+        await sb.declare(StreamOptions("GAMEBROKER_DEAD_LETTERS", ["elsewhere.>"]))
+        with pytest.raises(ConfigDrift):
+            await sb.consume("s.a", print, durable="w")
+
+
+async def test_a_handler_whose_error_has_no_text_is_still_settled():
+    class Broken(Exception):
+        def __str__(self):
+            raise ZeroDivisionError
+
+    sb = await broker_with_stream()
+
+    async def fail(_msg):
+        raise Broken
+
+    async with sb:
+        await sb.consume("s.a", fail, durable="w", max_deliver=1)
+        await sb.enqueue("s.a", 1)
+        await eventually(lambda: sb.stats.terminated == 1)
+
+
+async def test_a_pattern_over_two_streams_needs_the_streams_name():
+    sb = await broker_with_stream()
+    async with sb:
+        await sb.declare(StreamOptions("T", ["t.>"]))
+        with pytest.raises(InvalidOption, match="S, T"):
+            await sb.consume("*.a", print, durable="w")
+
+
+async def test_asking_a_puller_without_waiting_still_asks():
+    sb = await broker_with_stream()
+    async with sb, sb.pull("s.a", durable="w") as pulled:
+        await sb.enqueue("s.a", 1)
+        assert (await pulled.next(timeout=0)).json() == 1
+        assert await pulled.fetch(1, timeout=0) == []
+
+
+async def test_iterating_a_puller_ends_when_the_broker_drains():
+    sb = await broker_with_stream()
+    seen = []
+
+    async def work():
+        async with sb.pull("s.a", durable="w") as pulled:
+            async for msg in pulled:
+                seen.append(msg.json())
+                await msg.ack()
+
+    await sb.enqueue("s.a", 1)
+    working = asyncio.create_task(work())
+    await eventually(lambda: seen == [1])
+    await sb.drain()
+    await asyncio.wait_for(working, 3)
+
+
+async def test_a_slow_iteration_takes_no_more_ahead_than_its_ack_wait_allows():
+    sb = await broker_with_stream()
+    await sb.enqueue_many(Entry("s.a", n) for n in range(6))
+    attempts = []
+    async with sb, sb.pull("s.a", durable="w", ack_wait=0.2) as pulled:
+        async for msg in pulled:
+            attempts.append(msg.attempt)
+            await asyncio.sleep(0.15)
+            await msg.ack()
+            if len(attempts) == 6:
+                break
+    assert attempts == [1] * 6
+
+
+async def test_a_flood_of_publishes_waits_and_drops_nothing():
+    sb = StreamBroker(MemoryBackend(MemoryHub(), outbound_limit=64 << 10))
+    async with sb:
+
+        async def flood():
+            for _ in range(20):
+                await sb.publish("a", b"x" * 10_000)
+
+        await asyncio.gather(*(flood() for _ in range(50)))
+        assert sb.stats.dropped_outbound == 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from broker.backends.memory.drift import stream_differences
 from broker.backends.memory.stream import MemoryStream
-from broker.contracts.errors import ApiError, ConfigDrift, StreamNotFound
+from broker.contracts.errors import ApiError, ConfigDrift, InvalidOption, StreamNotFound
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
@@ -53,11 +53,17 @@ class Streams:
             return found
 
     def overlapping(self, pattern: str) -> MemoryStream | None:
-        """The first stream, by name, that captures something the pattern covers."""
-        for name in self.names():
-            if any(overlap(pattern, each) for each in self._streams[name].options.subjects):
-                return self._streams[name]
-        return None
+        """The stream that captures something the pattern covers.
+
+        Raises:
+            InvalidOption: several do.
+        """
+        streams = [self._streams[name] for name in self.names()]
+        found = [each for each in streams if any(overlap(pattern, subject) for subject in each.options.subjects)]
+        if len(found) > 1:
+            told = ", ".join(stream.name for stream in found)
+            raise InvalidOption(f"{pattern!r} is captured by several streams ({told}): say stream=", option="stream")
+        return found[0] if found else None
 
     def create(self, options: StreamOptions) -> MemoryStream:
         """A new stream, or the one that exists exactly so.

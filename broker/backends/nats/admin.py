@@ -9,7 +9,7 @@ from broker.backends.nats import convert, errors
 from broker.backends.nats.api import TIMEOUT
 from broker.backends.nats.frames import WireHeaders
 from broker.contracts.envelopes import StoredMessage
-from broker.contracts.errors import ApiError, ConfigDrift, ConsumerNotFound
+from broker.contracts.errors import ApiError, ConfigDrift, ConsumerNotFound, InvalidOption
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,6 +29,9 @@ class Admin:
         """The stream whose subjects overlap with the subject or pattern."""
         answer = await self._api.call("STREAM.NAMES", {"subject": subject})
         names = answer.get("streams") or []
+        if len(names) > 1:
+            told = ", ".join(names)
+            raise InvalidOption(f"{subject!r} is captured by several streams ({told}): say stream=", option="stream")
         return str(names[0]) if names else None
 
     async def create_stream(self, options: StreamOptions) -> StreamInfo:

@@ -42,7 +42,7 @@ async def embedded_server(options: ConnectOptions) -> tuple[Server, ConnectOptio
     directory = options.url.removeprefix(addresses.EMBEDDED)
     if directory and not Path(directory).is_absolute():
         raise InvalidOption(
-            f"url: embedded://{directory} is not absolute; write embedded:///{directory} or embedded://", option="url"
+            "url: embedded:// takes an absolute directory, as in embedded:///var/lib/game, or none", option="url"
         )
     module = import_module("broker.server")
     server: Server = module.NatsServer(store_dir=Path(directory) if directory else None)

@@ -1,0 +1,165 @@
+"""How a dead letter looks: the original body and headers, plus reserved headers that say where from and why."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from broker.contracts.envelopes import Delivery, Record, StoredMessage
+from broker.contracts.headers import KEY, ORDERING_KEY, Headers
+from broker.contracts.subjects import MAX_SUBJECT_BYTES
+from broker.handling import text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PREFIX: Final = "gamebroker.dead"
+
+_SUBJECT: Final = "Gamebroker-Dead-Subject"
+_STREAM: Final = "Gamebroker-Dead-Stream"
+_CONSUMER: Final = "Gamebroker-Dead-Consumer"
+_SEQUENCE: Final = "Gamebroker-Dead-Sequence"
+_ATTEMPTS: Final = "Gamebroker-Dead-Attempts"
+_REASON: Final = "Gamebroker-Dead-Reason"
+_ERROR: Final = "Gamebroker-Dead-Error"
+_ERROR_TYPE: Final = "Gamebroker-Dead-Error-Type"
+_FIRST: Final = "Gamebroker-Dead-First-Seen"
+_LAST: Final = "Gamebroker-Dead-Last-Seen"
+_OMITTED: Final = "Gamebroker-Dead-Body"
+_LONGEST_TEXT: Final = 512
+_NS_PER_SECOND: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """One message that gave up.
+
+    Attributes:
+        sequence: its number among the dead letters: what ``get``, ``replay`` and ``discard`` go by.
+        stream: where it came from, with ``consumer``, ``subject`` and ``stream_sequence``.
+        attempts: how often it was handed out.
+        reason: ``"max_deliver"``, or what ``term`` was told.
+        error: text of the last error (512 bytes at most), ``""`` when there was none.
+        error_type: its class.
+        first_seen: when the original was stored.
+        last_seen: when it gave up.
+        idempotency_key: the sender's own key, kept through replay.
+        ordering_key: likewise.
+        complete: ``False`` for a message so near the server's size limit that only a reference to it could be kept;
+            body and headers are then read from ``stream`` at ``stream_sequence`` on replay.
+    """
+
+    sequence: int
+    stream: str
+    consumer: str
+    subject: str
+    data: bytes
+    headers: Headers
+    stream_sequence: int
+    attempts: int
+    reason: str
+    error: str
+    error_type: str
+    first_seen: datetime
+    last_seen: datetime
+    idempotency_key: str | None
+    ordering_key: str | None = None
+    complete: bool = True
+
+
+def subject_of(stream: str, consumer: str) -> str:
+    """Where the dead letters of a consumer go; a pair of names too long for a subject is shortened by its digest."""
+    subject = f"{PREFIX}.{stream}.{consumer}"
+    if len(subject.encode()) <= MAX_SUBJECT_BYTES:
+        return subject
+    return f"{PREFIX}.{hashlib.blake2b(f'{stream}.{consumer}'.encode(), digest_size=16).hexdigest()}"
+
+
+def record_of(delivery: Delivery, reason: str, error: BaseException | None, *, complete: bool) -> Record:
+    """The dead letter of a delivery, whole or as a reference to the original."""
+    kept: list[tuple[str, str]] = []
+    if complete and delivery.headers is not None:
+        kept = [pair for pair in delivery.headers.pairs if _survives(pair[0])]
+    told = [
+        (_SUBJECT, delivery.subject),
+        (_STREAM, delivery.stream),
+        (_CONSUMER, delivery.consumer),
+        (_SEQUENCE, str(delivery.sequence)),
+        (_ATTEMPTS, str(delivery.attempt)),
+        (_REASON, _one_line(reason)),
+        (_ERROR, _one_line(text_of(error)) if error else ""),
+        (_ERROR_TYPE, type(error).__name__ if error else ""),
+        (_FIRST, datetime.fromtimestamp(delivery.timestamp_ns / _NS_PER_SECOND, UTC).isoformat()),
+        (_LAST, datetime.now(UTC).isoformat()),
+    ]
+    if not complete:
+        told.append((_OMITTED, "omitted"))
+    # The store time tells apart a stream that was deleted and made again under the same name.
+    identity = f"dead:{delivery.stream}:{delivery.consumer}:{delivery.sequence}:{delivery.timestamp_ns}"
+    data = delivery.data if complete else b""
+    return Record(subject_of(delivery.stream, delivery.consumer), data, Headers([*kept, *told]), identity)
+
+
+def letter_of(stored: StoredMessage | Delivery) -> DeadLetter:
+    """The dead letter in a stored message; what somebody else wrote there is shown as far as it makes sense."""
+    headers = stored.headers or Headers()
+    stored_at = datetime.fromtimestamp(stored.timestamp_ns / _NS_PER_SECOND, UTC)
+    return DeadLetter(
+        sequence=stored.sequence,
+        stream=headers.get(_STREAM, ""),
+        consumer=headers.get(_CONSUMER, ""),
+        subject=headers.get(_SUBJECT, stored.subject),
+        data=stored.data,
+        headers=headers.public(),
+        stream_sequence=_number(headers.get(_SEQUENCE)),
+        attempts=_number(headers.get(_ATTEMPTS)),
+        reason=headers.get(_REASON, ""),
+        error=headers.get(_ERROR, ""),
+        error_type=headers.get(_ERROR_TYPE, ""),
+        first_seen=_time(headers.get(_FIRST), stored_at),
+        last_seen=_time(headers.get(_LAST), stored_at),
+        idempotency_key=headers.get(KEY),
+        ordering_key=headers.get(ORDERING_KEY),
+        complete=_OMITTED not in headers,
+    )
+
+
+def revived(letter: DeadLetter, original: StoredMessage | None) -> Record:
+    """The record that puts a letter back on its subject, under a new wire id and with the sender's own keys."""
+    if original is not None:
+        data, pairs = original.data, [pair for pair in (original.headers or Headers()).pairs if _survives(pair[0])]
+    else:
+        data, pairs = letter.data, list(_own(letter))
+    identity = f"replay:{letter.stream}:{letter.sequence}:{letter.last_seen.isoformat()}"
+    return Record(letter.subject, data, Headers(pairs) if pairs else None, identity)
+
+
+def _own(letter: DeadLetter) -> Iterator[tuple[str, str]]:
+    yield from letter.headers.pairs
+    if letter.idempotency_key is not None:
+        yield KEY, letter.idempotency_key
+    if letter.ordering_key is not None:
+        yield ORDERING_KEY, letter.ordering_key
+
+
+def _survives(name: str) -> bool:
+    """Protocol headers of the old delivery say nothing about the new one; the sender's own keys do."""
+    return name in {KEY, ORDERING_KEY} or not name.lower().startswith(("nats-", "gamebroker-dead-"))
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.replace("\x00", " ").split())
+    return line.encode("utf-8", "replace")[:_LONGEST_TEXT].decode("utf-8", "ignore")
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() else 0
+
+
+def _time(text: str | None, default: datetime) -> datetime:
+    try:
+        return datetime.fromisoformat(text) if text else default
+    except ValueError:
+        return default
