@@ -157,6 +157,7 @@ class _Many:
             if not isinstance(entry, Entry):
                 raise InvalidOption(f"entry {index} is {entry!r}, not an Entry", option="entries")
             record, key = self._enqueuer.record(entry)
+            self._backend.board.check_open()
             left = max(0.001, min(ATTEMPT, self._deadline - self._loop.time()))
             self._flying.append((index, record, key, self._backend.append(record, timeout=left)))
         except BrokerError as exc:

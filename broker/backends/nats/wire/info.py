@@ -15,21 +15,23 @@ class ServerInfo(NamedTuple):
     """What we use of it.
 
     Attributes:
-        server_id: a server's own, new with every start.
+        cluster: the cluster's name; empty when the server is alone.
         max_payload: bytes of headers and body it takes.
         headers: whether it knows headers, and with them "no responders".
         tls_required: whether nothing but TLS follows.
         tls_available: whether TLS may follow.
+        tls_verify: whether it wants a certificate of ours.
         nonce: what a key has to sign; empty when no key is asked for.
         connect_urls: ``host:port`` of every server of the cluster.
         lame_duck: whether it is about to stop.
     """
 
-    server_id: str
+    cluster: str
     max_payload: int
     headers: bool
     tls_required: bool
     tls_available: bool
+    tls_verify: bool
     nonce: str
     connect_urls: tuple[str, ...]
     lame_duck: bool
@@ -48,11 +50,12 @@ def parse_info(text: bytes) -> ServerInfo:
     if not isinstance(told, dict):
         raise ProtocolViolation("INFO is not an object")
     return ServerInfo(
-        server_id=_typed(told, "server_id", ""),
+        cluster=_typed(told, "cluster", ""),
         max_payload=_typed(told, "max_payload", _USUAL_PAYLOAD),
         headers=_typed(told, "headers", False),
         tls_required=_typed(told, "tls_required", False),
         tls_available=_typed(told, "tls_available", False),
+        tls_verify=_typed(told, "tls_verify", False),
         nonce=_typed(told, "nonce", ""),
         connect_urls=tuple(each for each in _typed(told, "connect_urls", []) if isinstance(each, str)),
         lame_duck=_typed(told, "ldm", False),

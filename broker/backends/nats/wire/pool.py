@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ _FIRST_WAIT: Final = 0.05
 _SHORTEST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 0.5
 _DOUBLINGS: Final = 8
+_STEADY: Final = 2.0
+"""Seconds after which a connection was a good one."""
 _MOST: Final = 256
 """Servers learned from others at most."""
 
@@ -46,6 +49,7 @@ class Pool:
         self._servers: dict[tuple[str, int], Server] = {}
         self._left: Server | None = None
         self._tries = 0
+        self._since = 0.0
         for url in urls:
             split = urlsplit(url)
             host, port = split.hostname or "", split.port or 0
@@ -88,8 +92,13 @@ class Pool:
     def reached(self, server: Server) -> None:
         """It let us in."""
         server.failures = 0
-        self._tries = 0
         self._left = server
+        self._since = time.monotonic()
+
+    def lost(self) -> None:
+        """The connection broke. One that lets us in and throws us out at once is not asked forty times a second."""
+        if time.monotonic() - self._since > _STEADY:
+            self._tries = 0
 
     def failed(self, server: Server) -> None:
         """It did not."""
@@ -100,9 +109,10 @@ def _place(url: str) -> tuple[str, int] | None:
     """Host and port of ``host:port``, ``None`` when it is something else."""
     try:
         split = urlsplit(f"//{url}")
-        return (split.hostname, split.port) if split.hostname and split.port else None
+        host, port = split.hostname, split.port
     except ValueError:
         return None
+    return (host, port) if host and port else None
 
 
 def _is_address(host: str) -> bool:
