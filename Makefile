@@ -31,7 +31,7 @@ check: $(READY) ## ruff, mypy, import-linter, architecture, unit + conformance o
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_public_api.py tests/unit tests/conformance -k "not nats and not traced"
+	@$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_public_api.py tests/unit tests/conformance -m "not nats" -k "not traced"
 
 fix: $(READY) ## format and apply safe lint fixes
 	@$(BIN)/ruff format .

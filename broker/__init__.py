@@ -59,6 +59,8 @@ from broker.reading import Reader
 from broker.stream_broker import StreamBroker
 from broker.subscriptions import Subscription
 
+__version__ = "0.1.0"
+
 logging.getLogger("broker").addHandler(logging.NullHandler())
 
 __all__ = [

@@ -8,38 +8,36 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
 from broker.codecs.json_codec import JsonCodec
-from broker.connecting import Connecting, connected_backend, url_or_default
+from broker.connecting import Connecting, connected_backend, leave, url_or_default
 from broker.contracts.errors import (
     BrokerClosed,
     BrokerError,
     ConnectionLost,
     InvalidOption,
-    NoResponders,
-    RemoteError,
+    Unsupported,
 )
-from broker.contracts.headers import ERROR, Headers, HeadersLike
+from broker.contracts.headers import Headers, HeadersLike
 from broker.contracts.options import ConnectOptions, Overflow, in_range
 from broker.contracts.status import Stats, Status
 from broker.contracts.subjects import publish_subject, resource_name, subscribe_pattern
-from broker.handling import is_async
+from broker.handling import check_handler, is_async
 from broker.messages import Message, encode_body
-from broker.responding import Responder
+from broker.responding import Responder, checked_reply
 from broker.roster import Roster
 from broker.subscriptions import Subscription, make_backlog
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Callable
+    from types import TracebackType
 
     from broker.contracts.backend import Capabilities, CoreBackend
     from broker.contracts.codec import Codec
-    from broker.contracts.envelopes import Delivery, Envelope
 
 log = logging.getLogger("broker")
 
 _LAST_FLUSH: Final = 2.0
 """Seconds that closing waits for what was sent to reach the server."""
-_NO_RESPONDERS: Final = 503
 
 
 class Broker:
@@ -51,9 +49,10 @@ class Broker:
 
     def __init__(self, backend: CoreBackend, *, codec: Codec | None = None) -> None:
         self._backend = backend
-        self._codec: Codec = codec or JsonCodec()
+        self._codec = _checked(codec)
         self._roster = Roster()
         self._draining = False
+        self._loop = asyncio.get_running_loop()
         self._drained: asyncio.Future[None] | None = None
 
     @classmethod
@@ -105,6 +104,8 @@ class Broker:
             connect_timeout=connect_timeout,
             outbound_limit=outbound_limit,
         )
+
+        codec = _checked(codec)
 
         async def start() -> Self:
             return cls(await connected_backend(options), codec=codec)
@@ -212,10 +213,11 @@ class Broker:
             PermissionDenied, BrokerClosed, and what ``publish_nowait`` raises at once.
         """
         in_range("timeout", timeout, 0)
+        self._check_loop()
         envelope = await self._backend.request(
             publish_subject(subject), encode_body(self._codec, body), Headers.checked(headers), timeout=timeout
         )
-        return self._reply(envelope, subject)
+        return Message(checked_reply(envelope, subject), self._codec, self._backend)
 
     @final
     async def request_many(
@@ -249,7 +251,8 @@ class Broker:
                 except TimeoutError:
                     break
                 came += 1
-                yield self._reply(reply.envelope, subject)
+                checked_reply(reply.envelope, subject)
+                yield reply
         finally:
             await replies.unsubscribe()
         if self._backend.board.status is not Status.CONNECTED:
@@ -276,6 +279,7 @@ class Broker:
             As ``subscribe``.
         """
         in_range("concurrency", concurrency, 1, whole=True)
+        check_handler(responder)
         answering = Responder(responder, concurrency=concurrency, codec=self._codec, backend=self._backend)
         handle = answering.handle if is_async(responder) else answering.handle_inline
         subscription = await self._subscribe(
@@ -294,6 +298,7 @@ class Broker:
             ConnectionLost, BrokerClosed.
         """
         in_range("timeout", timeout, 0)
+        self._check_loop()
         await self._backend.flush(timeout=timeout)
 
     @final
@@ -338,8 +343,10 @@ class Broker:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await leave(self, error)
 
     # -- inside
 
@@ -355,8 +362,8 @@ class Broker:
     ) -> Subscription:
         if queue is not None:
             resource_name(queue, "queue")
-        if handler is not None and not callable(handler):
-            raise InvalidOption(f"handler {handler!r} cannot be called", option="handler")
+        if handler is not None:
+            check_handler(handler)
         self._check_open()
         subscription = Subscription(
             subscribe_pattern(subject),
@@ -373,17 +380,18 @@ class Broker:
         return subscription
 
     def _check_open(self) -> None:
+        self._check_loop()
         self._backend.board.check_open()
         if self._draining:
             raise BrokerClosed
 
-    def _reply(self, envelope: Envelope | Delivery, subject: str) -> Message:
-        headers = envelope.headers
-        if headers is not None:
-            if headers.status == _NO_RESPONDERS:
-                raise NoResponders(f"nobody listens on {subject!r}", subject=subject)
-            kind = headers.get(ERROR)
-            if kind is not None:
-                text = envelope.data.decode("utf-8", "replace")
-                raise RemoteError(f"{kind}: {text}", kind=kind, subject=subject)
-        return Message(envelope, self._codec, self._backend)
+    def _check_loop(self) -> None:
+        """Its connection lives in one event loop; a future awaited in another never comes."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise Unsupported("this broker was connected in another event loop; connect one in the loop that uses it")
+
+
+def _checked(codec: Codec | None) -> Codec:
+    if codec is not None and not callable(getattr(codec, "loads", None)):
+        raise InvalidOption(f"codec={codec!r}: must be a codec, such as JsonCodec()", option="codec")
+    return codec or JsonCodec()

@@ -47,6 +47,14 @@ async def connected_backend(options: ConnectOptions) -> CoreBackend:
     return telemetry.trace_backend(backend) if telemetry.configured() else backend
 
 
+async def leave(broker: Endable, error: BaseException | None) -> None:
+    """The end of ``async with``: left normally or cancelled (SIGINT) it drains, with an error it closes at once."""
+    if error is None or isinstance(error, asyncio.CancelledError):
+        await broker.drain()
+    else:
+        await broker.aclose()
+
+
 class Connecting(Generic[B]):
     """A connection about to be made. ``await`` it for a broker you close yourself, or ``async with`` it."""
 
@@ -64,11 +72,6 @@ class Connecting(Generic[B]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leaving normally or cancelled (SIGINT) drains; leaving with an error closes at once."""
         broker, self._broker = self._broker, None
-        if broker is None:
-            return
-        if error is None or isinstance(error, asyncio.CancelledError):
-            await broker.drain()
-        else:
-            await broker.aclose()
+        if broker is not None:
+            await leave(broker, error)

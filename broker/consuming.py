@@ -115,7 +115,7 @@ class Consumption:
 
         Raises:
             ConsumerGone: it was deleted and may only be bound to.
-            StreamNotFound, PermissionDenied, ConfigDrift: going on became impossible.
+            StreamNotFound, NoStream, PermissionDenied, ConfigDrift: going on became impossible.
             BrokerClosed, Unauthorized: the connection is gone for good.
         """
         if self._runner is not None:

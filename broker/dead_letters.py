@@ -174,7 +174,10 @@ class DeadLetters:
         """Remove one for good; whether it was still there. The reason is logged."""
         sequence = letter if isinstance(letter, int) else letter.sequence
         in_range("sequence", sequence, 1, whole=True)
-        gone = await self._backend.delete_message(DEAD_STREAM, sequence)
+        try:
+            gone = await self._backend.delete_message(DEAD_STREAM, sequence)
+        except StreamNotFound:
+            return False
         if gone:
             log.info("dead letter %d discarded: %s", sequence, reason or "no reason given")
         return gone

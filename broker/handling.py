@@ -23,17 +23,28 @@ log = logging.getLogger("broker.handlers")
 
 
 def is_async(handler: Callable[..., Any]) -> bool:
-    """Whether calling it makes a coroutine: ``async def``, partials of one, objects whose ``__call__`` is one.
-
-    Raises:
-        InvalidOption: it cannot be called at all.
-    """
-    if not callable(handler):
-        raise InvalidOption(f"handler {handler!r} cannot be called", option="handler")
+    """Whether calling it makes a coroutine: ``async def``, partials of one, objects whose ``__call__`` is one."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     call = getattr(handler, "__call__", None)  # noqa: B004 - asking for the method itself, not whether it can be called
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+
+
+def check_handler(handler: Callable[..., Any]) -> None:
+    """Refuse at once what would fail for every message.
+
+    Raises:
+        InvalidOption: it cannot be called, or not with one message.
+    """
+    if not callable(handler):
+        raise InvalidOption(f"handler {handler!r} cannot be called", option="handler")
+    try:
+        inspect.signature(handler).bind(None)
+    except TypeError as exc:
+        name = getattr(handler, "__qualname__", repr(handler))
+        raise InvalidOption(f"handler {name} must take one message: {exc}", option="handler") from exc
+    except ValueError:  # a builtin that does not tell
+        return
 
 
 def call(handler: Callable[[M], Any], message: M, wrap: Around | None) -> Any:

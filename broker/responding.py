@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from broker.contracts.errors import BrokerError
+from broker.contracts.envelopes import Delivery, Envelope
+from broker.contracts.errors import BrokerError, NoResponders, RemoteError
 from broker.contracts.headers import ERROR, Headers
 from broker.handling import call, refuse_coroutine, report, run, text_of
 from broker.messages import encode_body
@@ -18,8 +19,29 @@ if TYPE_CHECKING:
     from broker.messages import Message
     from broker.subscriptions import Subscription
 
+E = TypeVar("E", bound=Envelope | Delivery)
+
+_NO_RESPONDERS: Final = 503
 _LAST_WORDS: Final = 1.0
 """Seconds a cancelled responder has to clean up before it is left behind."""
+
+
+def checked_reply(envelope: E, subject: str) -> E:
+    """The reply itself.
+
+    Raises:
+        NoResponders: it says that nobody listens.
+        RemoteError: it says that the responder raised.
+    """
+    headers = envelope.headers
+    if headers is not None:
+        if headers.status == _NO_RESPONDERS:
+            raise NoResponders(f"nobody listens on {subject!r}", subject=subject)
+        kind = headers.get(ERROR)
+        if kind is not None:
+            text = envelope.data.decode("utf-8", "replace")
+            raise RemoteError(f"{kind}: {text}", kind=kind, subject=subject)
+    return envelope
 
 
 class Responder:

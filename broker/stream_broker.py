@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast, final
 
 from broker.administration import ConsumerAdmin, StreamAdmin
@@ -21,12 +22,12 @@ from broker.contracts.options import (
 from broker.contracts.subjects import subscribe_pattern
 from broker.dead_letters import DeadLetters, DeadLetterWriter
 from broker.enqueueing import Enqueuer
-from broker.handling import is_async
+from broker.handling import check_handler
 from broker.pulling import Puller
 from broker.reading import Reader, Until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from broker.contracts.backend import CoreBackend, StreamBackend
     from broker.contracts.codec import Codec
@@ -68,6 +69,7 @@ class StreamBroker(Broker):
             ConnectionLost, BrokerClosed, PermissionDenied, ApiError.
         """
         check_ensure(ensure)
+        self._check_loop()
         for options in streams:
             await self.streams.ensure(options, ensure)
 
@@ -105,6 +107,7 @@ class StreamBroker(Broker):
             InvalidSubject, InvalidKey, InvalidHeader, InvalidOption, EncodeError: at once; nothing was sent.
             BrokerClosed, Unauthorized.
         """
+        self._check_loop()
         entry = Entry(subject, body, idempotency_key, ordering_key, headers, ttl, expect)
         return await self._enqueuer.enqueue(entry, timeout)
 
@@ -122,6 +125,9 @@ class StreamBroker(Broker):
         Raises:
             EnqueueManyError: some failed; every entry was tried. Holds receipts and errors by index.
         """
+        self._check_loop()
+        if not isinstance(entries, Iterable):
+            raise InvalidOption(f"entries={entries!r}: must be an iterable of Entry", option="entries")
         return await self._enqueuer.enqueue_many(entries, window=window, timeout=timeout)
 
     @final
@@ -172,7 +178,7 @@ class StreamBroker(Broker):
             ConnectionLost, BrokerClosed, PermissionDenied, ApiError.
         """
         self._check_open()
-        is_async(handler)
+        check_handler(handler)
         if ordered:
             raise Unsupported("consume(ordered=True) is not available in this version")
         options = ConsumeOptions(

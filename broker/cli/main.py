@@ -7,7 +7,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from broker import BrokerError, StreamBroker
+from broker import BrokerError, StreamBroker, StreamOptions, __version__
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -71,6 +71,11 @@ async def _enqueue(sb: StreamBroker, options: argparse.Namespace) -> None:
     say(f"{receipt.stream} {receipt.sequence}{' duplicate' if receipt.duplicate else ''}")
 
 
+async def _declare(sb: StreamBroker, options: argparse.Namespace) -> None:
+    await sb.declare(StreamOptions(options.name, options.subjects))
+    say(f"{options.name} captures {','.join(options.subjects)}")
+
+
 async def _streams(sb: StreamBroker, _: argparse.Namespace) -> None:
     async for info in sb.streams.list():
         say(f"{info.name} messages={info.messages} bytes={info.state.bytes} subjects={','.join(info.config.subjects)}")
@@ -111,7 +116,10 @@ def _told(letter: DeadLetter) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gamebroker", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="gamebroker", description="look at a server, send by hand, replay dead letters"
+    )
+    parser.add_argument("--version", action="version", version=f"gamebroker {__version__}")
     parser.add_argument("--url", help="default: NATS_URL, else nats://127.0.0.1:4222")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
@@ -131,6 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     store = verb("enqueue", _enqueue, "store one message", "subject", "body")
     store.add_argument("--key", help="idempotency key")
     verb("streams", _streams, "list streams")
+    declare = verb("declare", _declare, "make sure of a stream", "name")
+    declare.add_argument("subjects", nargs="+", help="patterns it captures")
     verb("consumers", _consumers, "list the consumers of a stream", "stream")
     dead = verb("dead-letters", _list_dead, "list what gave up")
     replay = verb("replay", _replay_dead, "put dead letters back on their subjects")

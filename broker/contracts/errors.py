@@ -172,12 +172,18 @@ class ConfigDrift(StreamError):
     """
 
     def __init__(
-        self, name: str, differences: Mapping[str, tuple[object, object]], *, stream: str | None = None, hint: str = ""
+        self,
+        name: str,
+        differences: Mapping[str, tuple[object, object]],
+        *,
+        stream: str | None = None,
+        hint: str = "; ensure='update' changes what may be changed",
     ) -> None:
         told = "; ".join(
             f"{field}: asked {ours!r}, server has {theirs!r}" for field, (ours, theirs) in differences.items()
         )
-        super().__init__(f"{name} differs from what was asked: {told}{hint}", stream=stream)
+        kind = "stream" if stream in {None, name} else f"consumer of {stream}"
+        super().__init__(f"{kind} {name} differs from what was asked: {told}{hint}", stream=stream)
         self.name = name
         self.differences = dict(differences)
 

@@ -47,7 +47,7 @@ def in_range(option: str, value: Any, low: float, high: float | None = None, *, 
     most = high if high is not None else _MOST_WHOLE if whole else _MOST_SECONDS
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= most:
         number = "a whole number" if whole else "a number"
-        bound = f"of at least {low:g}" if high is None and value != float("inf") else f"from {low:g} to {most:g}"
+        bound = f"of at least {low:g}" if high is None and value != float("inf") else f"from {low:g} to {most:,.10g}"
         raise InvalidOption(f"{option}={value!r}: must be {number} {bound}", option=option)
 
 
@@ -244,5 +244,7 @@ class ConnectOptions:
     outbound_limit: int = 8 << 20
 
     def __post_init__(self) -> None:
+        if not isinstance(self.url, str):
+            raise InvalidOption("url: must be text; several servers are separated by commas", option="url")
         in_range("connect_timeout", self.connect_timeout, 0.001)
         in_range("outbound_limit", self.outbound_limit, 1, whole=True)

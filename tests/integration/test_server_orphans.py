@@ -66,7 +66,7 @@ def alive(pid: int) -> bool:
     return bool(state.strip()) and not state.strip().startswith("Z")
 
 
-def gone(pids: list[int], stores: list[Path], within: float = 2.0) -> float:
+def gone(pids: list[int], stores: list[Path], within: float = 8.0) -> float:
     begun = time.monotonic()
     while left := [pid for pid in pids if alive(pid)] + [store for store in stores if store.exists()]:
         assert time.monotonic() - begun < within, f"still there: {left}"

@@ -95,7 +95,8 @@ def from_api(
         return PayloadTooLarge(size=size, limit=limit, subject=subject)
     kind = _CLASSES.get(number)
     if kind is not None:
-        return kind(f"{words} (err_code {number})", subject=subject, stream=stream)
+        about = f"stream {stream!r}: " if stream else ""
+        return kind(f"{about}{words} (err_code {number})", subject=subject, stream=stream)
     return ApiError(
         words,
         code=int(error.get("code") or 0),

@@ -298,6 +298,8 @@ class NatsPy(Client):
 
 def _told(exc: Exception) -> str:
     """The reason in the server's or the system's words; the URLs we hand in hold no credentials."""
+    if "aiohttp" in str(exc):
+        return 'ws:// needs aiohttp: pip install "gamebroker[ws]"'
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"TLS failed: {exc.verify_message}"
     if isinstance(exc, ssl.SSLError):

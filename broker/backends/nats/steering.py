@@ -28,6 +28,10 @@ _LINGER: Final = 0.5
 _PARTING: Final = 1.0
 
 
+_EXTRAS: Final = {"nkeys": 'creds= needs nkeys: pip install "gamebroker[nkeys]"'}
+"""Modules that only some ways to connect need, and how to get them."""
+
+
 class SteeredLink(Link, Steering):
     """A link whose driver is nats-py."""
 
@@ -85,6 +89,8 @@ class SteeredLink(Link, Steering):
             await self._driver.open(self._options, self._address)
         except GiveUp:
             return
+        except ImportError as exc:
+            self._failures.append(_EXTRAS.get(str(exc.name), str(exc)))
         except Exception as exc:  # noqa: BLE001 - whatever the driver raises becomes ours at this border
             self._failures.append(str(exc) or type(exc).__name__)
 

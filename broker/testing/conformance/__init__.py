@@ -29,7 +29,30 @@ from broker.testing.conformance.settlement import SettlementConformance
 from broker.testing.conformance.streams import StreamConformance
 from broker.testing.conformance.subscribing import SubscribeConformance
 
+ALL = (
+    BadInputConformance,
+    CapabilitiesConformance,
+    ConsumeConformance,
+    ConsumerAdminConformance,
+    CoreConformance,
+    DeadLetterConformance,
+    DrainConformance,
+    EnqueueConformance,
+    EnqueueManyConformance,
+    LifecycleConformance,
+    OpeningConformance,
+    OrderingConformance,
+    PullConformance,
+    ReadConformance,
+    RequestReplyConformance,
+    SettlementConformance,
+    StreamConformance,
+    SubscribeConformance,
+)
+"""Every class of tests; a backend passes them all."""
+
 __all__ = [
+    "ALL",
     "BadInputConformance",
     "CapabilitiesConformance",
     "Conformance",

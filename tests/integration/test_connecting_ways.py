@@ -1,0 +1,55 @@
+"""The ways to connect besides a plain address: websocket, several servers, what is missing said in one sentence."""
+
+import sys
+
+import pytest
+
+from broker import Broker, ConnectError
+from broker.server import NatsServer
+from broker.server.ports import free_ports
+from broker.testing.waiting import eventually
+
+pytestmark = pytest.mark.nats
+
+
+@pytest.mark.filterwarnings("ignore:parameter 'timeout' of type 'float'")  # how nats-py calls aiohttp
+async def test_a_websocket_carries_both_ways_and_outlives_a_restart():
+    (port,) = free_ports(1, "127.0.0.1")
+    config = f'websocket {{ listen: "127.0.0.1:{port}", no_tls: true }}'
+    async with NatsServer(config=config) as server, Broker.connect(f"ws://127.0.0.1:{port}") as broker:
+        seen = []
+        await broker.subscribe("a.*", lambda msg: seen.append(msg.json()))
+        await broker.publish("a.b", 1)
+        await broker.respond("echo", lambda msg: msg.json())
+        assert (await broker.request("echo", {"x": 1})).json() == {"x": 1}
+        await eventually(lambda: seen == [1])
+        await server.restart()
+        await eventually(lambda: broker.stats.reconnects == 1, within=8)
+        await broker.publish("a.b", 2)
+        await eventually(lambda: seen == [1, 2])
+
+
+async def test_the_first_server_that_answers_of_several_is_taken(nats_server):
+    async with Broker.connect(f"nats://127.0.0.1:1,{nats_server.url}") as broker:
+        await broker.flush()
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "extra"),
+    [
+        ("aiohttp", {"url": "ws://127.0.0.1:1"}, "gamebroker[ws]"),
+        ("nkeys", {"creds": "nobody.creds"}, "gamebroker[nkeys]"),
+    ],
+)
+async def test_a_missing_extra_is_named(monkeypatch, nats_server, tmp_path, module, options, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    if module == "aiohttp":
+        monkeypatch.setattr("nats.aio.transport.aiohttp", None)
+    options = {"url": nats_server.url, **options}
+    if "creds" in options:
+        (tmp_path / "nobody.creds").write_text("no credentials")
+        options["creds"] = str(tmp_path / "nobody.creds")
+    url = options.pop("url")
+    with pytest.raises(ConnectError, match="gamebroker") as caught:
+        await Broker.connect(url, **options)
+    assert extra in str(caught.value)
