@@ -15,8 +15,10 @@ from broker.server import NatsServer
 pytestmark = [pytest.mark.nats, pytest.mark.fault]
 
 ONE = """
-import asyncio, sys
+import asyncio, signal, sys
 from broker.server import NatsServer
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs tests in the background has it ignored
 
 async def main():
     server = NatsServer()
