@@ -7,17 +7,16 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
-from broker.codecs.json_codec import JsonCodec
+from broker.codecs import checked_codec
 from broker.connecting import Connecting, connected_backend, leave, url_or_default
 from broker.contracts.errors import (
     BrokerClosed,
     BrokerError,
     ConnectionLost,
-    InvalidOption,
     Unsupported,
 )
 from broker.contracts.headers import Headers, HeadersLike
-from broker.contracts.options import ConnectOptions, Overflow, in_range
+from broker.contracts.options import ConnectOptions, LinkChoice, Overflow, in_range
 from broker.contracts.status import Stats, Status
 from broker.contracts.subjects import publish_subject, resource_name, subscribe_pattern
 from broker.handling import check_handler, is_async
@@ -49,7 +48,7 @@ class Broker:
 
     def __init__(self, backend: CoreBackend, *, codec: Codec | None = None) -> None:
         self._backend = backend
-        self._codec = _checked(codec)
+        self._codec = checked_codec(codec)
         self._roster = Roster()
         self._draining = False
         self._loop = asyncio.get_running_loop()
@@ -70,6 +69,8 @@ class Broker:
         inbox_prefix: str | None = None,
         connect_timeout: float = 5.0,
         outbound_limit: int = 8 << 20,
+        link: LinkChoice | None = None,
+        tls_first: bool = False,
     ) -> Connecting[Self]:
         """Connect; ``await`` the result or ``async with`` it.
 
@@ -82,10 +83,12 @@ class Broker:
             user: with ``password``, unless the URL carries them.
             password: see ``user``.
             token: instead of user and password.
-            creds: path of a credentials file, instead of the others.
+            creds: path of a credentials file (JWT and seed, or an nkey's seed alone), instead of the others.
             inbox_prefix: first tokens of reply subjects; one per role keeps others from reading the replies.
             connect_timeout: seconds for the first connection; once connected it reconnects for ever.
             outbound_limit: bytes of core messages held unsent at most; beyond it the oldest are dropped and counted.
+            link: what speaks NATS: ``"nats-py"`` (the default) or ``"wire"``, our own client, newer and not for ``ws://``.
+            tls_first: shake hands before the server's first word, for servers with ``handshake_first``.
 
         Raises:
             ConnectError: no server answered in time.
@@ -103,9 +106,11 @@ class Broker:
             inbox_prefix=inbox_prefix or "_INBOX",
             connect_timeout=connect_timeout,
             outbound_limit=outbound_limit,
+            link=link,
+            tls_first=tls_first,
         )
 
-        codec = _checked(codec)
+        codec = checked_codec(codec)
 
         async def start() -> Self:
             return cls(await connected_backend(options), codec=codec)
@@ -148,7 +153,9 @@ class Broker:
             InvalidSubject, InvalidHeader, EncodeError, PayloadTooLarge: at once; nothing was sent.
             BrokerClosed, Unauthorized: it will never be sent.
         """
-        self._backend.publish(publish_subject(subject), encode_body(self._codec, body), Headers.checked(headers))
+        data = body if type(body) is bytes else encode_body(self._codec, body)
+        sent = None if headers is None else Headers.checked(headers)
+        self._backend.publish(publish_subject(subject), data, sent)
         self._backend.stats.published += 1
 
     @final
@@ -160,7 +167,8 @@ class Broker:
         Raises:
             As ``publish_nowait``.
         """
-        name, data, sent = publish_subject(subject), encode_body(self._codec, body), Headers.checked(headers)
+        name, data = publish_subject(subject), body if type(body) is bytes else encode_body(self._codec, body)
+        sent = None if headers is None else Headers.checked(headers)
         backend = self._backend
         while backend.congested:
             await backend.writable()
@@ -389,9 +397,3 @@ class Broker:
         """Its connection lives in one event loop; a future awaited in another never comes."""
         if asyncio.get_running_loop() is not self._loop:
             raise Unsupported("this broker was connected in another event loop; connect one in the loop that uses it")
-
-
-def _checked(codec: Codec | None) -> Codec:
-    if codec is not None and not callable(getattr(codec, "loads", None)):
-        raise InvalidOption(f"codec={codec!r}: must be a codec, such as JsonCodec()", option="codec")
-    return codec or JsonCodec()

@@ -3,5 +3,18 @@
 from broker.codecs.bytes_codec import BytesCodec
 from broker.codecs.json_codec import JsonCodec
 from broker.codecs.msgpack_codec import MsgpackCodec
+from broker.contracts.codec import Codec
+from broker.contracts.errors import InvalidOption
 
-__all__ = ["BytesCodec", "JsonCodec", "MsgpackCodec"]
+__all__ = ["BytesCodec", "JsonCodec", "MsgpackCodec", "checked_codec"]
+
+
+def checked_codec(codec: Codec | None) -> Codec:
+    """The codec given, JSON when none is.
+
+    Raises:
+        InvalidOption: it is no codec.
+    """
+    if codec is not None and not callable(getattr(codec, "loads", None)):
+        raise InvalidOption(f"codec={codec!r}: must be a codec, such as JsonCodec()", option="codec")
+    return codec or JsonCodec()

@@ -22,6 +22,8 @@ bind: touch no management API."""
 
 Overflow = Literal["drop_oldest", "latest", "drop_newest"]
 
+LinkChoice = Literal["wire", "nats-py"]
+
 Start = Literal["first", "last", "new", "last_per_subject"] | int | datetime
 """Where reading begins: a word, a stream sequence (from 1), or the first message stored at or after a time."""
 
@@ -230,6 +232,8 @@ class ConnectOptions:
         inbox_prefix: first tokens of reply subjects; one per role keeps others from reading the replies.
         connect_timeout: seconds for the first connection, all attempts together.
         outbound_limit: bytes of core messages held unsent at most; beyond it the oldest are dropped and counted.
+        link: what speaks NATS: nats-py (``None`` too), or our own wire, which does not go to ``ws://`` servers.
+        tls_first: shake hands before the server's first word, for servers with ``handshake_first``.
     """
 
     url: str = field(repr=False)
@@ -242,8 +246,12 @@ class ConnectOptions:
     inbox_prefix: str = "_INBOX"
     connect_timeout: float = 5.0
     outbound_limit: int = 8 << 20
+    link: LinkChoice | None = None
+    tls_first: bool = False
 
     def __post_init__(self) -> None:
+        if self.link is not None:
+            one_of("link", self.link, ("wire", "nats-py"))
         if not isinstance(self.url, str):
             raise InvalidOption("url: must be text; several servers are separated by commas", option="url")
         in_range("connect_timeout", self.connect_timeout, 0.001)

@@ -39,6 +39,7 @@ class Backend:
     server: str
     """The fixture that gives something with a ``url`` (and a ``restart``, if it can)."""
     wrap: object = bare
+    link: str | None = None
 
 
 BACKENDS = {
@@ -46,6 +47,7 @@ BACKENDS = {
     "memory+traced": Backend("memory_server", traced),
     "nats": Backend("nats_server"),
     "nats+traced": Backend("nats_server", traced),
+    "nats+wire": Backend("nats_server", link="wire"),
 }
 
 
@@ -70,7 +72,7 @@ async def connect(environment):
     opened = []
 
     async def connect(*, codec=None, **options):
-        wrapped = backend.wrap(await open_backend(ConnectOptions(url=server.url, **options)))
+        wrapped = backend.wrap(await open_backend(ConnectOptions(url=server.url, link=backend.link, **options)))
         opened.append(StreamBroker(wrapped, codec=codec))
         return opened[-1]
 

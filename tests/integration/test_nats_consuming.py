@@ -111,9 +111,9 @@ class TestFetch:
         await eventually(lambda: settled(backend, 50))
         await source.close()
 
-    async def test_two_workers_never_hold_more_than_their_room(self, backend):
+    async def test_two_workers_never_hold_more_than_their_room(self, backend, nats_server):
         await fill(backend, 600)
-        other = await open_backend(ConnectOptions(url=backend._session.link._address.urls[0]))
+        other = await open_backend(ConnectOptions(url=nats_server.url))
         sources = [await each.open_consumer(WORKER) for each in (backend, other)]
         seen = []
 

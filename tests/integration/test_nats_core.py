@@ -328,11 +328,11 @@ class TestCluster:
         async with Cluster() as cluster:
             backend, seen = await connect(",".join(each.url for each in cluster.nodes)), []
             await backend.subscribe("core.cluster", seen.append, queue=None)
-            driver = backend._session.link._driver
-            left = driver.server
+            link = backend._session.link
+            left = link.server
             next(each for each in cluster.nodes if each.url.endswith(left.rpartition(":")[2])).lame_duck()
             await eventually(lambda: backend.stats.reconnects == 1)
-            assert driver.server != left
+            assert link.server != left
             backend.publish("core.cluster", b"", None)
             await eventually(lambda: seen)
             await backend.close()

@@ -93,6 +93,7 @@ class NatsPy(Client):
             servers=list(address.urls),
             name=options.name,
             tls=options.tls,
+            tls_handshake_first=options.tls_first,
             user=address.user,
             password=address.password,
             token=address.token,

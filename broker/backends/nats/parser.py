@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 MAX_LINE: Final = 1 << 20
 """A control line longer than this is not NATS; INFO of a large cluster stays far below."""
+_DIGITS: Final = 9
+"""Of a size: below 1 GB, so that no line alone makes us wait for more; a server takes 64 MiB unless told otherwise."""
 _LF: Final = b"\n"
 _M: Final = ord("M")
 _MESSAGES: Final = frozenset({_M, ord("H")})
@@ -101,6 +103,8 @@ class Parser:
             self._on_message(words[2], words[1], words[3], chunk[start:stop], None)
         elif words[0] == b"HMSG" and fields in _HMSG:
             body = start + _number(words[-2])
+            if body > stop:
+                raise ProtocolViolation("headers longer than their message")
             reply = words[3] if fields == _HMSG[1] else b""
             self._on_message(words[2], words[1], reply, chunk[body:stop], chunk[start:body])
         else:
@@ -108,6 +112,6 @@ class Parser:
 
 
 def _number(word: bytes) -> int:
-    if not word.isdigit():
+    if not word.isdigit() or len(word) > _DIGITS:
         raise ProtocolViolation("a malformed message line")
     return int(word)

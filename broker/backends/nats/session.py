@@ -6,12 +6,12 @@ import asyncio
 import logging
 import secrets
 from abc import abstractmethod
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.backends.nats import addresses
 from broker.backends.nats.contract import Link, LinkEvents
 from broker.backends.nats.replies import Replies
-from broker.backends.nats.steering import SteeredLink
 from broker.contracts.errors import BrokerClosed, BrokerError, ConnectionLost, PermissionDenied, Unauthorized
 from broker.contracts.status import Stats, Status, StatusBoard
 
@@ -53,7 +53,7 @@ class Session(LinkEvents):
         self.board = StatusBoard()
         self._inbox = f"{options.inbox_prefix}.{secrets.token_hex(11)}"
         self._inboxes = 0
-        self.link: Link = SteeredLink(options, address, self, self.stats)
+        self.link = _new_link(options, address, self, self.stats)
         self.replies = Replies(self.link, self.new_inbox())
         self._listeners: dict[Listener, None] = {self.replies: None}
 
@@ -166,3 +166,14 @@ class Session(LinkEvents):
         _log.warning("the server says: %s", text)
         for listener in tuple(self._listeners):
             listener.on_complaint(text)
+
+
+def _new_link(options: ConnectOptions, address: addresses.Address, events: LinkEvents, stats: Stats) -> Link:
+    """nats-py unless our own wire is asked for; each is imported only when it is used."""
+    link: Link
+    if options.link == "wire":
+        wire = import_module("broker.backends.nats.wire")
+        link = wire.WireLink(options, address, events, stats, tls_first=options.tls_first)
+    else:
+        link = import_module("broker.backends.nats.steering").SteeredLink(options, address, events, stats)
+    return link

@@ -185,6 +185,11 @@ class SteeredLink(Link, Steering):
         task.add_done_callback(self._tasks.discard)
         return task
 
+    @property
+    def server(self) -> str:
+        """Host and port of the server of this moment."""
+        return self._driver.server
+
     # -- the link -----------------------------------------------------------------------------------------------------
 
     @property
