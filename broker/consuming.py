@@ -24,6 +24,7 @@ from broker.contracts.errors import (
 from broker.handling import call, is_async, refuse_coroutine, report, run
 from broker.messages import StreamMessage
 from broker.settling import AttemptsExhausted, ConsumeSettler, where
+from broker.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -38,13 +39,11 @@ log = logging.getLogger("broker.consuming")
 
 T = TypeVar("T")
 
-_FETCH: Final = 30.0
-"""Seconds one fetch waits; only how often an idle loop turns."""
+_FETCH: Final = 30.0  # seconds: only how often an idle loop turns
 _REOPEN_PAUSE: Final = (0.1, 2.0)
 _INLINE_BUDGET: Final = 0.010
 """Seconds of plain-function handlers in a row before the event loop gets its turn."""
-_LAST_WORDS: Final = 1.0
-"""Seconds a cancelled handler has to clean up before it is left behind."""
+_LAST_WORDS: Final = 1.0  # seconds a cancelled handler has to clean up before it is left behind
 _LAST_FLUSH: Final = 2.0
 
 
@@ -77,7 +76,7 @@ class Consumption:
         self._forget = forget
         self._loop = asyncio.get_running_loop()
         self._held: dict[tuple[int, int], StreamMessage] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._slots = Slots(options.concurrency, consumer.max_ack_pending, self._handle)
         self._window = 1
         self._stopping = False
         self._interruptible = False
@@ -141,6 +140,7 @@ class Consumption:
         self._interrupt()
         try:
             await self._finish_runner(timeout)
+            await self._give_back_waiting()
             await self._finish_handlers(timeout, {caller, asyncio.current_task()})
             self._forget(self)  # not when interrupted: whoever closes has to cancel what still runs
         finally:
@@ -157,7 +157,7 @@ class Consumption:
             while not self._stopping:
                 if not self._running.is_set():
                     await self._sit_out_pause()
-                elif room := self._window if self._inline else self._options.concurrency - len(self._held):
+                elif room := self._window if self._inline else self._slots.room(len(self._held)):
                     await self._turn(room)
                 else:
                     self._slot_freed.clear()
@@ -181,7 +181,10 @@ class Consumption:
             return
         if batch:
             self._backend.stats.delivered += len(batch)
-            await (self._handle_inline(batch) if self._inline else self._start_handlers(batch))
+            if self._inline:
+                await self._handle_inline(batch)
+            else:
+                self._start_handlers(batch)
 
     async def _interruptibly(self, waiting: Awaitable[T]) -> T | None:
         """Wait for something that loses nothing when cancelled; ``None`` when drain or pause interrupted it."""
@@ -206,6 +209,7 @@ class Consumption:
 
     async def _sit_out_pause(self) -> None:
         await self._source.close()
+        await self._give_back_waiting()
         await self._interruptibly(self._running.wait())
         if not self._stopping and self._running.is_set():
             await self._reopen(None)
@@ -277,7 +281,7 @@ class Consumption:
     def _call_inline(self, message: StreamMessage) -> BaseException | None:
         try:
             if message.delivery.attempt > 1:
-                self._count_attempt(message)
+                self._backend.stats.redelivered += 1
                 self._refuse_exhausted(message)
             if (result := call(self._handler, message, self._backend.around)) is not None:
                 refuse_coroutine(result)
@@ -292,6 +296,13 @@ class Consumption:
                 await self._source.ack(done)
             done.clear()
 
+    async def _give_back_waiting(self) -> None:
+        """Those that were fetched ahead and have no slot yet."""
+        for message, settler in self._slots.take_waiting():
+            with suppress(BrokerError):
+                await settler.give_back(message)
+            self._let_go(message)
+
     async def _give_back(self, rest: Sequence[Delivery]) -> None:
         for delivery in rest:
             with suppress(BrokerError):
@@ -305,22 +316,20 @@ class Consumption:
 
     # -- async handlers: a task each, as many as there are slots
 
-    async def _start_handlers(self, batch: Sequence[Delivery]) -> None:
+    def _start_handlers(self, batch: Sequence[Delivery]) -> None:
         for delivery in batch:
             held = self._held.get((delivery.sequence, delivery.timestamp_ns))
             if held is not None:
-                # The same message again while its handler still runs (this process was stalled past the ack wait):
-                # one handler is enough; its outcome settles the newer delivery.
+                # Again while its handler still runs (we were stalled past the ack wait): one handler is enough.
                 held.renew(delivery, self._settler)
                 continue
             message = StreamMessage(delivery, self._codec, self._backend, self._settler)
             self._held[delivery.sequence, delivery.timestamp_ns] = message
-            self._count_attempt(message)
-            task = self._loop.create_task(self._handle(message, self._settler), name=f"handle {delivery.subject}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._backend.stats.redelivered += message.attempt > 1
+            self._slots.start(message, self._settler)
 
     async def _handle(self, message: StreamMessage, settler: ConsumeSettler) -> None:
+        began = self._loop.time()
         try:
             self._refuse_exhausted(message)
             await run(self._handler, message, self._backend.around)
@@ -334,11 +343,12 @@ class Consumption:
         except Exception as exc:  # noqa: BLE001 - it becomes the message's outcome
             await self._settle_failed(settler, message, exc)
         finally:
-            self._held.pop((message.sequence, message.delivery.timestamp_ns), None)
-            self._slot_freed.set()
+            self._slots.took(self._loop.time() - began)
+            self._let_go(message)
 
-    def _count_attempt(self, message: StreamMessage) -> None:
-        self._backend.stats.redelivered += message.attempt > 1
+    def _let_go(self, message: StreamMessage) -> None:
+        self._held.pop((message.sequence, message.delivery.timestamp_ns), None)
+        self._slot_freed.set()
 
     def _refuse_exhausted(self, message: StreamMessage) -> None:
         """Before the handler runs: one that kills its process would otherwise be handed out for ever."""
@@ -354,9 +364,10 @@ class Consumption:
             log.warning("could not settle %s: %s", where(message.delivery), exc)
 
     async def _finish_handlers(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
-        if (waited := self._tasks - this) and timeout > 0:
+        tasks = self._slots.tasks
+        if (waited := tasks - this) and timeout > 0:
             await asyncio.wait(waited, timeout=timeout)
-        rest = self._tasks - this
+        rest = tasks - this
         for task in rest:
             task.cancel()
         if rest:

@@ -420,3 +420,53 @@ async def test_a_flood_of_publishes_waits_and_drops_nothing():
 
         await asyncio.gather(*(flood() for _ in range(50)))
         assert sb.stats.dropped_outbound == 0
+
+
+async def test_brisk_async_handlers_are_fetched_for_ahead_and_slow_ones_are_not():
+    sb = await broker_with_stream()
+    async with sb:
+        await sb.enqueue_many(Entry("s.a", n) for n in range(400))
+        seen, most, slow = [], 0, asyncio.Event()
+
+        async def handle(msg):
+            nonlocal most
+            if slow.is_set():
+                await asyncio.sleep(0.02)
+            seen.append(msg.sequence)
+            most = max(most, consumption.in_hand)
+
+        consumption = await sb.consume("s.a", handle, durable="w", concurrency=4)
+        await eventually(lambda: len(seen) == 400)
+        assert most > 4
+        slow.set()
+        await sb.enqueue_many(Entry("s.b", n) for n in range(1))
+        await sb.enqueue_many(Entry("s.a", n) for n in range(60))
+        await eventually(lambda: len(seen) >= 430)
+        most = 0
+        await eventually(lambda: len(seen) == 460)
+        assert most <= 4
+
+
+async def test_what_was_fetched_ahead_is_given_back_when_the_worker_leaves():
+    hub = MemoryHub()
+    sb = await broker_with_stream(MemoryBackend(hub))
+    await sb.enqueue_many(Entry("s.a", n) for n in range(300))
+    seen, hold, stuck = [], asyncio.Event(), asyncio.Event()
+
+    async def handle(msg):
+        if len(seen) >= 150:
+            stuck.set()
+            await hold.wait()
+        seen.append(msg.sequence)
+
+    consumption = await sb.consume("s.a", handle, durable="w", concurrency=2)
+    await stuck.wait()
+    await asyncio.sleep(0.05)
+    ahead = consumption.in_hand
+    await sb.aclose()
+    async with StreamBroker(MemoryBackend(hub)) as after:
+        got = []
+        await after.consume("s.a", lambda msg: got.append(msg.sequence), durable="w")
+        await eventually(lambda: len(set(seen) | set(got)) == 300)
+    assert ahead >= 2
+    assert not set(seen) & set(got)

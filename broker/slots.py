@@ -1,0 +1,78 @@
+"""Slots for ``async def`` handlers: who runs, who waits for a slot, and how far ahead it is worth fetching."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from broker.messages import StreamMessage
+    from broker.settling import ConsumeSettler
+
+    Handle = Callable[[StreamMessage, ConsumeSettler], Coroutine[None, None, None]]
+
+_BRISK: Final = 0.002
+"""Seconds a handler may take on average for anything to be fetched ahead of free slots."""
+_AHEAD: Final = 0.010
+"""Seconds that what was fetched ahead may wait for a slot, at the pace of the moment."""
+_MEMORY: Final = 0.8
+"""How much of the average an earlier handler keeps when another one ends."""
+
+
+class Slots:
+    """So many handlers at once, each in a task of its own.
+
+    Free slots alone decide what is fetched, unless handlers are so brisk that a round trip for a handful of messages
+    costs more than handling them: then as many more are fetched as get a slot within 10 ms. One slow handler is enough
+    to end that.
+    """
+
+    def __init__(self, size: int, most: int, handle: Handle) -> None:
+        self._size = size
+        self._most_ahead = max(0, most - size)
+        self._handle = handle
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[tuple[StreamMessage, ConsumeSettler]] = deque()
+        self._ahead = 0
+        self._pace: float | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def room(self, held: int) -> int:
+        """How many more messages may be in hand when ``held`` are."""
+        affordable = 0
+        if self._pace is not None and self._pace < _BRISK:
+            affordable = min(self._most_ahead, int(_AHEAD * self._size / max(self._pace, 1e-6)))
+        grown = self._ahead if self._waiting else max(self._size, self._ahead * 2)
+        self._ahead = min(affordable, grown)
+        return max(0, self._size + self._ahead - held)
+
+    def start(self, message: StreamMessage, settler: ConsumeSettler) -> None:
+        """Run its handler now or when a slot is free."""
+        if len(self.tasks) < self._size:
+            self._run(message, settler)
+        else:
+            self._waiting.append((message, settler))
+
+    def took(self, seconds: float) -> None:
+        """A handler was busy for so long."""
+        self._pace = seconds if self._pace is None else self._pace * _MEMORY + seconds * (1 - _MEMORY)
+
+    def take_waiting(self) -> list[tuple[StreamMessage, ConsumeSettler]]:
+        """Those that wait for a slot, who will not get one any more."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
+    def _run(self, message: StreamMessage, settler: ConsumeSettler) -> None:
+        # A task each: what one handler sets in its context is nobody else's.
+        task = self._loop.create_task(self._handle(message, settler), name="handle")
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if self._waiting:
+            self._run(*self._waiting.popleft())
