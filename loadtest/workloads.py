@@ -98,7 +98,7 @@ WORKLOADS: Final = (
         baseline=_natspy("consume", "fetch(500) + ack"),
         entrants=(
             _ours("consume", "consume, plain handler", 2.0),
-            _ours("consume-async", "consume, async handler"),
+            _ours("consume-async", "consume, async handler", 2.0),
         ),
     ),
     Workload(
