@@ -169,7 +169,7 @@ def test_the_bars_are_those_of_the_issue():
         "subscribe": [0.85, 0.85],
         "request64": [1.0],
         "append256": [1.4, 1.4],
-        "consume+ack": [2.0, None],
+        "consume+ack": [2.0, 2.0],
         "append1": [None],
     }
 
