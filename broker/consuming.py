@@ -142,6 +142,7 @@ class Consumption:
             await self._finish_runner(timeout)
             await self._give_back_waiting()
             await self._finish_handlers(timeout, {caller, asyncio.current_task()})
+            await self._give_back_waiting()
             self._forget(self)  # not when interrupted: whoever closes has to cancel what still runs
         finally:
             if self._extender is not None:
@@ -252,8 +253,7 @@ class Consumption:
 
     async def _handle_inline(self, batch: Sequence[Delivery]) -> None:
         """Run them in a row; the window grows while they are fast and shrinks when they are not."""
-        began = turn = self._loop.time()
-        extended = began
+        began = turn = extended = self._loop.time()
         done: list[Delivery] = []
         for index, delivery in enumerate(batch):
             message = StreamMessage(delivery, self._codec, self._backend, self._settler)

@@ -70,9 +70,12 @@ class Slots:
         # A task each: what one handler sets in its context is nobody else's.
         task = self._loop.create_task(self._handle(message, settler), name="handle")
         self.tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(lambda ended: self._done(ended, message, settler))
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[None], message: StreamMessage, settler: ConsumeSettler) -> None:
         self.tasks.discard(task)
-        if self._waiting:
+        if task.cancelled():
+            if not message.settled:  # cancelled before its first step: its handler could not give it back
+                self._waiting.append((message, settler))
+        elif self._waiting:
             self._run(*self._waiting.popleft())
