@@ -232,7 +232,8 @@ class ConnectOptions:
         inbox_prefix: first tokens of reply subjects; one per role keeps others from reading the replies.
         connect_timeout: seconds for the first connection, all attempts together.
         outbound_limit: bytes of core messages held unsent at most; beyond it the oldest are dropped and counted.
-        link: what speaks NATS: nats-py (``None`` too), or our own wire, which does not go to ``ws://`` servers.
+        link: what speaks NATS: our own wire, or nats-py, which alone reaches ``ws://`` and ``wss://`` servers and is
+            taken for them; ``None`` chooses so.
         tls_first: shake hands before the server's first word, for servers with ``handshake_first``.
     """
 

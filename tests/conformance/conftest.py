@@ -47,7 +47,7 @@ BACKENDS = {
     "memory+traced": Backend("memory_server", traced),
     "nats": Backend("nats_server"),
     "nats+traced": Backend("nats_server", traced),
-    "nats+wire": Backend("nats_server", link="wire"),
+    "nats+nats-py": Backend("nats_server", link="nats-py"),
 }
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from broker.backends.nats import complaints, frames
-from broker.backends.nats.frames import WireHeaders
+from broker.backends.nats.frames import CRLF, KEPT_SIZES, SIZES, WireHeaders
 from broker.backends.nats.replies import Request
 from broker.backends.nats.session import Listener
 from broker.contracts.backend import Capabilities, CoreBackend, Interest
@@ -58,13 +58,15 @@ class NatsCore(CoreBackend):
 
     def publish(self, subject: str, data: bytes, headers: Headers | None, reply_to: str | None = None) -> None:
         """See ``CoreBackend``."""
-        if self._link.closed:
+        link = self._link
+        if link.closed:
             self.board.check_open()
         if headers is None and reply_to is None:
             head = self._heads.get(subject) or self._head(subject)
-            if len(data) > self._link.max_payload:
-                raise PayloadTooLarge(size=len(data), limit=self._link.max_payload, subject=subject)
-            self._send(frames.pub(head, data))
+            size = len(data)
+            if size > link.max_payload:
+                raise PayloadTooLarge(size=size, limit=link.max_payload, subject=subject)
+            self._send(head + SIZES[size] + data + CRLF if size < KEPT_SIZES else frames.pub(head, data))
         else:
             self._send(self.frame(publish_subject(subject), reply_to.encode() if reply_to else b"", data, headers))
 

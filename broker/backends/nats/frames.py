@@ -13,8 +13,9 @@ CRLF: Final = b"\r\n"
 PING: Final = b"PING\r\n"
 PONG: Final = b"PONG\r\n"
 VERSION: Final = b"NATS/1.0"
-_KEPT_SIZES: Final = 4096
-_SIZES: Final = tuple(b"%d\r\n" % size for size in range(_KEPT_SIZES))
+KEPT_SIZES: Final = 4096
+SIZES: Final = tuple(b"%d\r\n" % size for size in range(KEPT_SIZES))
+"""The end of a PUB line for small bodies."""
 _BLANK: Final = ord(" ")
 _STATUS: Final = slice(len(VERSION) + 1, len(VERSION) + 4)
 
@@ -22,8 +23,8 @@ _STATUS: Final = slice(len(VERSION) + 1, len(VERSION) + 4)
 def pub(head: bytes, data: bytes) -> bytes:
     """A PUB frame. ``head`` comes from ``pub_head``: callers keep it, since it is the same for every message."""
     size = len(data)
-    if size < _KEPT_SIZES:
-        return head + _SIZES[size] + data + CRLF
+    if size < KEPT_SIZES:
+        return head + SIZES[size] + data + CRLF
     return b"%b%d\r\n%b\r\n" % (head, size, data)
 
 

@@ -60,8 +60,8 @@ class Outbound:
         self._core_size = 0
         self._gone = 0
         self._stream: deque[bytes] = deque()
-        self._retry: asyncio.TimerHandle | None = None
-        self._delay = _RETRY
+        self._retry: asyncio.Handle | None = None
+        self._delay = 0.0
         self._writable: list[asyncio.Future[None]] = []
         self._passed: list[tuple[int, asyncio.Future[None]]] = []
 
@@ -72,14 +72,14 @@ class Outbound:
 
     @property
     def congested(self) -> bool:
-        """Whether the high-water mark is passed."""
-        return self._core_size + self._turn_size > self._high
+        """Whether the transport is full, or the high-water mark is passed while there is none."""
+        return self._retry is not None or self._core_size > self._high
 
     def put(self, frame: bytes) -> None:
         """Take a core frame."""
         self._turn.append(frame)
-        self._turn_size += len(frame)
-        if self._turn_size >= self._chunk:
+        size = self._turn_size = self._turn_size + len(frame)
+        if size >= self._chunk:
             self.push()
         elif not self._scheduled:
             self._scheduled = True
@@ -109,6 +109,7 @@ class Outbound:
             if not future.done():
                 future.set_exception(ConnectionLost("the connection broke before everything was sent"))
         self._passed.clear()
+        self._wake()
 
     def close(self) -> None:
         """Nothing will be sent any more: what waits is dropped and counted."""
@@ -227,7 +228,10 @@ class Outbound:
 
     def _later(self) -> None:
         if self._retry is None:
-            self._retry = asyncio.get_running_loop().call_later(self._delay, self._try_again)
+            # At first with the next turn: some transports write only when a turn ends, and then there is room.
+            loop = asyncio.get_running_loop()
+            again = self._try_again
+            self._retry = loop.call_later(self._delay, again) if self._delay else loop.call_soon(again)
 
     def _try_again(self) -> None:
         self._retry = None
@@ -236,16 +240,16 @@ class Outbound:
         self._hold()
         self._drain()
         moved = self._gone + len(self._stream) != before
-        self._delay = _RETRY if moved else min(self._delay * 2, _SLOW_RETRY)
+        self._delay = 0.0 if moved else min(max(self._delay * 2, _RETRY), _SLOW_RETRY)
 
     def _stop_retry(self) -> None:
-        self._delay = _RETRY
+        self._delay = 0.0
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
 
     def _wake(self) -> None:
-        if self._writable and self._core_size + self._turn_size <= self._high >> 1:
+        if self._writable and self._retry is None and self._core_size <= self._high >> 1:
             for future in self._writable:
                 if not future.done():
                     future.set_result(None)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from broker.backends.nats import addresses
 from broker.backends.nats.contract import Link, LinkEvents
 from broker.backends.nats.replies import Replies
+from broker.backends.nats.wire import WireLink
 from broker.contracts.errors import BrokerClosed, BrokerError, ConnectionLost, PermissionDenied, Unauthorized
 from broker.contracts.status import Stats, Status, StatusBoard
 
@@ -169,11 +170,8 @@ class Session(LinkEvents):
 
 
 def _new_link(options: ConnectOptions, address: addresses.Address, events: LinkEvents, stats: Stats) -> Link:
-    """nats-py unless our own wire is asked for; each is imported only when it is used."""
-    link: Link
-    if options.link == "wire":
-        wire = import_module("broker.backends.nats.wire")
-        link = wire.WireLink(options, address, events, stats, tls_first=options.tls_first)
-    else:
-        link = import_module("broker.backends.nats.steering").SteeredLink(options, address, events, stats)
-    return link
+    """Our own wire, or nats-py, which is imported only when it is asked for or alone can go there."""
+    if options.link == "nats-py" or (options.link is None and address.web):
+        link: Link = import_module("broker.backends.nats.steering").SteeredLink(options, address, events, stats)
+        return link
+    return WireLink(options, address, events, stats, tls_first=options.tls_first)
