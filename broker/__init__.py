@@ -56,6 +56,9 @@ from broker.letters import DeadLetter
 from broker.messages import Message, StreamMessage
 from broker.pulling import Puller
 from broker.reading import Reader
+from broker.state.following import StateEvent, StateStats, StateUpdate
+from broker.state.publisher import StatePublisher
+from broker.state.reader import StateReader, StateView
 from broker.stream_broker import StreamBroker
 from broker.subscriptions import Subscription
 
@@ -114,6 +117,12 @@ __all__ = [
     "RequestError",
     "RequestTimeout",
     "SequenceConflict",
+    "StateEvent",
+    "StatePublisher",
+    "StateReader",
+    "StateStats",
+    "StateUpdate",
+    "StateView",
     "Stats",
     "Status",
     "StreamAdmin",

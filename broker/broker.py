@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Self, final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, final
 
 from broker.codecs import checked_codec
+from broker.collecting import collected
 from broker.connecting import Connecting, connected_backend, leave, url_or_default
-from broker.contracts.errors import (
-    BrokerClosed,
-    BrokerError,
-    ConnectionLost,
-    Unsupported,
-)
 from broker.contracts.headers import Headers, HeadersLike
 from broker.contracts.options import ConnectOptions, LinkChoice, Overflow, in_range
-from broker.contracts.status import Stats, Status
-from broker.contracts.subjects import publish_subject, resource_name, subscribe_pattern
+from broker.contracts.subjects import publish_subject
 from broker.handling import check_handler, is_async
+from broker.lifetime import Lifetime
+from broker.listening import Listener
 from broker.messages import Message, encode_body
 from broker.responding import Responder, checked_reply
 from broker.roster import Roster
-from broker.subscriptions import Subscription, make_backlog
+from broker.state.publisher import StatePublisher
+from broker.state.reader import StateReader
 
 if TYPE_CHECKING:
     import ssl
@@ -32,11 +27,8 @@ if TYPE_CHECKING:
 
     from broker.contracts.backend import Capabilities, CoreBackend
     from broker.contracts.codec import Codec
-
-log = logging.getLogger("broker")
-
-_LAST_FLUSH: Final = 2.0
-"""Seconds that closing waits for what was sent to reach the server."""
+    from broker.contracts.status import Stats, Status
+    from broker.subscriptions import Subscription
 
 
 class Broker:
@@ -50,9 +42,8 @@ class Broker:
         self._backend = backend
         self._codec = checked_codec(codec)
         self._roster = Roster()
-        self._draining = False
-        self._loop = asyncio.get_running_loop()
-        self._drained: asyncio.Future[None] | None = None
+        self._lifetime = Lifetime(backend, self._roster)
+        self._listen = Listener(backend, self._codec, self._roster, self._lifetime)
 
     @classmethod
     def connect(
@@ -71,6 +62,7 @@ class Broker:
         outbound_limit: int = 8 << 20,
         link: LinkChoice | None = None,
         tls_first: bool = False,
+        echo: bool = True,
     ) -> Connecting[Self]:
         """Connect; ``await`` the result or ``async with`` it.
 
@@ -87,8 +79,10 @@ class Broker:
             inbox_prefix: first tokens of reply subjects; one per role keeps others from reading the replies.
             connect_timeout: seconds for the first connection; once connected it reconnects for ever.
             outbound_limit: bytes of core messages held unsent at most; beyond it the oldest are dropped and counted.
-            link: what speaks NATS: ``"nats-py"`` (the default) or ``"wire"``, our own client, newer and not for ``ws://``.
+            link: what speaks NATS: ``"wire"``, our own client, or ``"nats-py"``, which alone goes to ``ws://`` and is
+                taken there.
             tls_first: shake hands before the server's first word, for servers with ``handshake_first``.
+            echo: whether what is published here comes back to subscriptions made here.
 
         Raises:
             ConnectError: no server answered in time.
@@ -108,6 +102,7 @@ class Broker:
             outbound_limit=outbound_limit,
             link=link,
             tls_first=tls_first,
+            echo=echo,
         )
 
         codec = checked_codec(codec)
@@ -122,8 +117,7 @@ class Broker:
     @property
     def status(self) -> Status:
         """connected, reconnecting, draining, closed or unauthorized."""
-        status = self._backend.board.status
-        return Status.DRAINING if self._draining and status is Status.CONNECTED else status
+        return self._lifetime.status
 
     @final
     def status_changes(self) -> AsyncIterator[Status]:
@@ -203,7 +197,7 @@ class Broker:
             InvalidSubject, InvalidOption: at once.
             PermissionDenied, ConnectionLost, BrokerClosed.
         """
-        return await self._subscribe(
+        return await self._listen(
             subject, handler, queue=queue, pending_limit=pending_limit, overflow=overflow, wrap=True
         )
 
@@ -221,14 +215,14 @@ class Broker:
             PermissionDenied, BrokerClosed, and what ``publish_nowait`` raises at once.
         """
         in_range("timeout", timeout, 0)
-        self._check_loop()
+        self._lifetime.check_loop()
         envelope = await self._backend.request(
             publish_subject(subject), encode_body(self._codec, body), Headers.checked(headers), timeout=timeout
         )
         return Message(checked_reply(envelope, subject), self._codec, self._backend)
 
     @final
-    async def request_many(
+    def request_many(
         self, subject: str, body: Any, *, timeout: float = 1.0, max_replies: int | None = None
     ) -> AsyncIterator[Message]:
         """Send and collect replies until ``timeout`` seconds have passed or ``max_replies`` came.
@@ -243,28 +237,14 @@ class Broker:
         in_range("timeout", timeout, 0)
         if max_replies is not None:
             in_range("max_replies", max_replies, 1, whole=True)
-        name, data = publish_subject(subject), encode_body(self._codec, body)
-        inbox, came = self._backend.new_inbox(), 0
-        replies = await self._subscribe(
-            inbox, None, queue=None, pending_limit=65_536, overflow="drop_newest", wrap=False
+        return collected(
+            publish_subject(subject),
+            encode_body(self._codec, body),
+            timeout=timeout,
+            max_replies=max_replies,
+            backend=self._backend,
+            listen=partial(self._listen, overflow="drop_newest"),
         )
-        deadline = asyncio.get_running_loop().time() + timeout
-        try:
-            self._backend.stats.requests += 1
-            self._backend.publish(name, data, None, inbox)
-            while max_replies is None or came < max_replies:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        reply = await anext(replies)
-                except TimeoutError:
-                    break
-                came += 1
-                checked_reply(reply.envelope, subject)
-                yield reply
-        finally:
-            await replies.unsubscribe()
-        if self._backend.board.status is not Status.CONNECTED:
-            raise ConnectionLost("the connection broke while collecting replies", subject=subject)
 
     @final
     async def respond(
@@ -290,12 +270,63 @@ class Broker:
         check_handler(responder)
         answering = Responder(responder, concurrency=concurrency, codec=self._codec, backend=self._backend)
         handle = answering.handle if is_async(responder) else answering.handle_inline
-        subscription = await self._subscribe(
-            subject, handle, queue=queue, pending_limit=65_536, overflow="drop_oldest", wrap=False
-        )
+        subscription = await self._listen(subject, handle, queue=queue)
         answering.subscription = subscription
         self._roster.enlist(answering)
         return subscription
+
+    @final
+    def state(self, subject: str, *, keyframe_every: int = 30, epoch: int = 0, keep_events: int = 30) -> StatePublisher:
+        """Send a room's state, newest wins: call ``tick(state, events)`` once a tick; it never waits.
+
+        Leave it with ``async with`` or ``aclose``.
+
+        Args:
+            subject: of the room's frames; readers ask for snapshots on ``<subject>.snapshot``.
+            keyframe_every: ticks from one whole state to the next; between them only what changed since is sent.
+            epoch: of the room's owner, a fencing number: readers ignore frames of lower epochs.
+            keep_events: of the newest events, how many ride in a frame.
+
+        Raises:
+            InvalidSubject, InvalidOption, EncodeError (a codec for bytes only), BrokerClosed: at once.
+        """
+        self._lifetime.check_open()
+        publisher = StatePublisher(
+            subject,
+            keyframe_every=keyframe_every,
+            epoch=epoch,
+            keep_events=keep_events,
+            backend=self._backend,
+            codec=self._codec,
+            listen=self._listen,
+            forget=self._roster.drainables.discard,
+        )
+        self._roster.drainables.add(publisher)
+        return publisher
+
+    @final
+    def watch_state(self, subject: str, *, rooms_limit: int = 4096) -> StateReader:
+        """Follow the state of a room, or of every room a pattern covers, inside ``async with``.
+
+        Iterate for updates, or look at ``reader.state`` and ``reader.rooms``, which never wait.
+
+        Args:
+            subject: a subject or pattern.
+            rooms_limit: rooms kept at most; beyond it the one silent for longest is forgotten and counted.
+
+        Raises:
+            InvalidSubject, InvalidOption, EncodeError (a codec for bytes only): at once.
+            PermissionDenied, ConnectionLost, BrokerClosed: on entering.
+        """
+        return StateReader(
+            subject,
+            rooms_limit=rooms_limit,
+            backend=self._backend,
+            codec=self._codec,
+            listen=self._listen,
+            register=self._roster.drainables.add,
+            forget=self._roster.drainables.discard,
+        )
 
     @final
     async def flush(self, timeout: float = 2.0) -> None:
@@ -306,47 +337,26 @@ class Broker:
             ConnectionLost, BrokerClosed.
         """
         in_range("timeout", timeout, 0)
-        self._check_loop()
+        self._lifetime.check_loop()
         await self._backend.flush(timeout=timeout)
 
     @final
     async def drain(self, timeout: float = 25.0) -> None:
         """Stop receiving, finish running handlers, settle, flush and close; all within ``timeout`` seconds.
 
-        Handlers still running then are cancelled and their messages given back. Idempotent.
+        Handlers still running then are cancelled and their messages given back. Idempotent. Cancelled, it closes as
+        ``aclose`` does before it lets go.
         """
         in_range("timeout", timeout, 0)
-        if self._drained is not None:
-            await asyncio.wait({self._drained}, timeout=timeout)
-        if self._draining or self.status in {Status.CLOSED, Status.UNAUTHORIZED}:
-            await self.aclose()
-            return
-        self._draining = True
-        self._drained = asyncio.get_running_loop().create_future()
-        self._backend.board.announce(Status.DRAINING)
-        try:
-            async with asyncio.timeout(timeout):
-                await self._roster.finish(timeout)
-        except TimeoutError:
-            log.warning("drain: not finished after %g s; cancelling what still runs", timeout)
-        finally:
-            self._drained.set_result(None)
-            await self.aclose()
+        await self._lifetime.drain(timeout)
 
     @final
     async def aclose(self) -> None:
         """Close now: handlers are cancelled, their messages given back, what was sent is flushed for up to 2 s.
 
-        Idempotent; bounded whatever the server does.
+        Idempotent; bounded whatever the server does. Cancelled, it lets go at once and the closing goes on by itself.
         """
-        self._draining = True
-        try:
-            await self._roster.abandon()
-            if self._backend.board.status is Status.CONNECTED:
-                with suppress(BrokerError):
-                    await self._backend.flush(timeout=_LAST_FLUSH)
-        finally:
-            await self._backend.close()
+        await self._lifetime.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -355,45 +365,3 @@ class Broker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await leave(self, error)
-
-    # -- inside
-
-    async def _subscribe(
-        self,
-        subject: str,
-        handler: Callable[[Message], Any] | None,
-        *,
-        queue: str | None,
-        pending_limit: int,
-        overflow: Overflow,
-        wrap: bool,
-    ) -> Subscription:
-        if queue is not None:
-            resource_name(queue, "queue")
-        if handler is not None:
-            check_handler(handler)
-        self._check_open()
-        subscription = Subscription(
-            subscribe_pattern(subject),
-            handler,
-            queue=queue,
-            backlog=make_backlog(overflow, pending_limit, self.stats),
-            codec=self._codec,
-            backend=self._backend,
-            wrap=self._backend.around if wrap else None,
-            forget=self._roster.subscriptions.discard,
-        )
-        await subscription.start()
-        self._roster.subscriptions.add(subscription)
-        return subscription
-
-    def _check_open(self) -> None:
-        self._check_loop()
-        self._backend.board.check_open()
-        if self._draining:
-            raise BrokerClosed
-
-    def _check_loop(self) -> None:
-        """Its connection lives in one event loop; a future awaited in another never comes."""
-        if asyncio.get_running_loop() is not self._loop:
-            raise Unsupported("this broker was connected in another event loop; connect one in the loop that uses it")

@@ -24,7 +24,7 @@ from broker.contracts.errors import (
 from broker.handling import call, is_async, refuse_coroutine, report, run
 from broker.messages import StreamMessage
 from broker.settling import AttemptsExhausted, ConsumeSettler, where
-from broker.slots import Slots
+from broker.slots import LAST_WORDS, Slots
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -43,7 +43,6 @@ _FETCH: Final = 30.0  # seconds: only how often an idle loop turns
 _REOPEN_PAUSE: Final = (0.1, 2.0)
 _INLINE_BUDGET: Final = 0.010
 """Seconds of plain-function handlers in a row before the event loop gets its turn."""
-_LAST_WORDS: Final = 1.0  # seconds a cancelled handler has to clean up before it is left behind
 _LAST_FLUSH: Final = 2.0
 
 
@@ -86,6 +85,7 @@ class Consumption:
         self._slot_freed = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._extender: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self.stream = ""
         self.consumer = ""
 
@@ -134,20 +134,22 @@ class Consumption:
         """Stop asking, give back what was not started, let handlers finish and settle; idempotent.
 
         Handlers still running after ``timeout`` seconds are cancelled and their messages given back; ``caller``, a
-        handler that waits for this, is left alone.
+        handler that waits for this, is left alone. Once begun it goes on by itself, also when cancelled.
         """
         self._stopping = True
         self._interrupt()
-        try:
-            await self._finish_runner(timeout)
-            await self._give_back_waiting()
-            await self._finish_handlers(timeout, {caller, asyncio.current_task()})
-            await self._give_back_waiting()
-            self._forget(self)  # not when interrupted: whoever closes has to cancel what still runs
-        finally:
-            if self._extender is not None:
-                self._extender.cancel()
-                await asyncio.wait([self._extender])
+        this = {caller, asyncio.current_task()}
+        self._ending = self._loop.create_task(self._end(timeout, this), name=f"drain {self.consumer}")
+        await asyncio.shield(self._ending)
+
+    async def _end(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
+        await self._finish_runner(timeout, this)
+        await self._give_back_waiting()
+        await self._slots.finish(timeout, this)
+        await self._give_back_waiting()
+        self._forget(self)
+        if self._extender is not None:
+            self._extender.cancel()
         with suppress(BrokerError):
             await self._backend.flush(timeout=_LAST_FLUSH)
 
@@ -363,24 +365,14 @@ class Consumption:
             # Unsettled means redelivered after the ack wait: late, not lost.
             log.warning("could not settle %s: %s", where(message.delivery), exc)
 
-    async def _finish_handlers(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
-        tasks = self._slots.tasks
-        if (waited := tasks - this) and timeout > 0:
-            await asyncio.wait(waited, timeout=timeout)
-        rest = tasks - this
-        for task in rest:
-            task.cancel()
-        if rest:
-            await asyncio.wait(rest, timeout=_LAST_WORDS)
-
-    async def _finish_runner(self, timeout: float) -> None:
+    async def _finish_runner(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
         runner = self._runner
-        if runner is None or runner is asyncio.current_task() or runner.done():
+        if runner is None or runner in this or runner.done():
             return
-        await asyncio.wait([runner], timeout=timeout or _LAST_WORDS)
+        await asyncio.wait([runner], timeout=timeout or LAST_WORDS)
         if not runner.done():  # burying or opening again on a server that does not answer
             runner.cancel()
-            await asyncio.wait([runner], timeout=_LAST_WORDS)
+            await asyncio.wait([runner], timeout=LAST_WORDS)
 
     async def _extend_forever(self) -> None:
         """Keep what is in hand from being handed out again, however long its handler takes."""

@@ -6,26 +6,26 @@ import asyncio
 import hashlib
 import os
 import re
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from broker.contracts.envelopes import Entry, Expect, Receipt, Record
-from broker.contracts.errors import BrokerError, EnqueueManyError, InvalidKey, InvalidOption
+from broker.contracts.envelopes import Expect, Record
+from broker.contracts.errors import InvalidKey, InvalidOption
 from broker.contracts.headers import KEY, ORDERING_KEY, Headers
 from broker.contracts.options import in_range
 from broker.contracts.subjects import publish_subject
+from broker.flight import Flight
 from broker.messages import encode_body
-from broker.storing import ATTEMPT, Storing
+from broker.storing import Storing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.contracts.backend import StreamBackend
     from broker.contracts.codec import Codec
+    from broker.contracts.envelopes import Entry, Receipt
 
 _MAX_KEY_BYTES: Final = 255
 _BAD_KEY: Final = re.compile(r"[\x00-\x1f\x7f]")
-_TURN: Final = 1024
 _ID_BYTES: Final = 16
 _GENERATED: Final = "gamebroker~"
 _GENERATED_KEY: Final = re.compile(rf"{_GENERATED}[0-9a-f]{{16}}-\d+\Z")
@@ -79,22 +79,26 @@ class Enqueuer:
         Raises:
             InvalidSubject, InvalidKey, InvalidHeader, InvalidOption, EncodeError: at once; nothing was sent.
         """
-        subject = publish_subject(entry.subject)
-        headers = Headers.checked(entry.headers)
-        key = entry.idempotency_key
+        subject, body, key, ordering_key, given, ttl, expect = entry
+        publish_subject(subject)
+        data = body if type(body) is bytes else encode_body(self._codec, body)
+        headers = None if given is None else Headers.checked(given)
         if key is None:
             self._counter += 1
             key = f"{self._prefix}{self._counter}"
+            message_id = f"{key}@{subject}"
         else:
             pair = (KEY, check_key(key))
             headers = headers.adding(pair) if headers else Headers((pair,))
-        if entry.expect is not None and not isinstance(entry.expect, Expect):
-            raise InvalidOption(f"expect={entry.expect!r}: must be an Expect", option="expect")
-        if entry.ordering_key is not None:
-            pair = (ORDERING_KEY, check_key(entry.ordering_key, "ordering_key"))
+            message_id = wire_id(subject, key)
+        if ordering_key is not None:
+            pair = (ORDERING_KEY, check_key(ordering_key, "ordering_key"))
             headers = headers.adding(pair) if headers else Headers((pair,))
-        data = encode_body(self._codec, entry.body)
-        return Record(subject, data, headers, wire_id(subject, key), _whole_ttl(entry.ttl), entry.expect), key
+        if ttl is None and expect is None:
+            return Record(subject, data, headers, message_id), key
+        if expect is not None and not isinstance(expect, Expect):
+            raise InvalidOption(f"expect={expect!r}: must be an Expect", option="expect")
+        return Record(subject, data, headers, message_id, _whole_ttl(ttl), expect), key
 
     async def enqueue(self, entry: Entry, timeout: float) -> Receipt:
         """Store one message."""
@@ -110,87 +114,12 @@ class Enqueuer:
         """Store many, at most ``window`` in flight; receipts in the order given."""
         in_range("window", window, 1, whole=True)
         in_range("timeout", timeout, 0)
-        many = _Many(self, self._backend, asyncio.get_running_loop().time() + timeout)
+        flight = Flight(self.record, self._backend, window, timeout)
         try:
-            for entry in entries:
-                if many.in_flight >= window:
-                    await many.settle_oldest()
-                elif many.started % _TURN == 0:
-                    await asyncio.sleep(0)  # bad entries wait for nobody: the event loop gets its turn all the same
-                while self._backend.congested:
-                    await self._backend.writable()
-                many.start(entry)
-            while many.in_flight:
-                await many.settle_oldest()
+            await flight.take(entries)
         finally:
-            many.abandon()
-        if many.errors:
-            raise EnqueueManyError(many.receipts, many.errors)
-        return [many.receipts[index] for index in range(len(many.receipts))]
-
-
-class _Many:
-    """The state of one ``enqueue_many``: what is in flight, oldest first, and what came of the rest."""
-
-    def __init__(self, enqueuer: Enqueuer, backend: StreamBackend, deadline: float) -> None:
-        self.receipts: dict[int, Receipt] = {}
-        self.errors: dict[int, BrokerError] = {}
-        self._enqueuer = enqueuer
-        self._backend = backend
-        self._deadline = deadline
-        self._loop = asyncio.get_running_loop()
-        self._count = 0
-        self._flying: deque[tuple[int, Record, str, asyncio.Future[Receipt]]] = deque()
-
-    @property
-    def started(self) -> int:
-        return self._count
-
-    @property
-    def in_flight(self) -> int:
-        return len(self._flying)
-
-    def start(self, entry: Entry) -> None:
-        """Send one entry; a bad one is an error of its own index and nobody else's."""
-        index, self._count = self._count, self._count + 1
-        try:
-            if not isinstance(entry, Entry):
-                raise InvalidOption(f"entry {index} is {entry!r}, not an Entry", option="entries")
-            record, key = self._enqueuer.record(entry)
-            self._backend.board.check_open()
-            left = max(0.001, min(ATTEMPT, self._deadline - self._loop.time()))
-            self._flying.append((index, record, key, self._backend.append(record, timeout=left)))
-        except BrokerError as exc:
-            self.errors[index] = exc
-
-    async def settle_oldest(self) -> None:
-        """Wait for the oldest in flight, then take every answer that is there."""
-        flying = self._flying
-        if not flying[0][3].done():
-            await asyncio.wait([flying[0][3]])
-        stats = self._backend.stats
-        while flying and flying[0][3].done():
-            index, record, key, answer = flying.popleft()
-            error = answer.exception()
-            if error is None:
-                receipt = self.receipts[index] = answer.result()
-                stats.enqueued += 1
-                stats.duplicates += receipt.duplicate
-            else:
-                await self._again(index, record, key, answer)
-
-    async def _again(self, index: int, record: Record, key: str, answer: asyncio.Future[Receipt]) -> None:
-        """Whatever went wrong, the patient way decides: it retries the same id or finds the right error."""
-        try:
-            self.receipts[index] = await Storing(self._backend, record, key, self._deadline).receipt(answer)
-        except BrokerError as exc:
-            self.errors[index] = exc
-
-    def abandon(self) -> None:
-        """Forget what is in flight (the caller was cancelled or gave up)."""
-        for _, _, _, answer in self._flying:
-            answer.cancel()
-        self._flying.clear()
+            flight.abandon()
+        return flight.receipts()
 
 
 def _whole_ttl(ttl: float | None) -> int | None:

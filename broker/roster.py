@@ -41,9 +41,8 @@ class Roster:
         for responder in tuple(self.responders):
             await responder.finish(caller)
 
-    async def abandon(self) -> None:
-        """Stop everything now: handlers are cancelled, but the one that asks for this; messages are given back."""
-        caller = asyncio.current_task()
+    async def abandon(self, caller: asyncio.Task[object] | None) -> None:
+        """Stop everything now: handlers are cancelled, but ``caller``, who asks for this; messages are given back."""
         await asyncio.gather(
             *(each.cancel(caller) for each in tuple(self.responders)),
             *(each.drain(0, caller=caller) for each in tuple(self.drainables)),

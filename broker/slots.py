@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     Handle = Callable[[StreamMessage, ConsumeSettler], Coroutine[None, None, None]]
 
+LAST_WORDS: Final = 1.0
+"""Seconds a cancelled handler has to clean up before it is left behind."""
 _BRISK: Final = 0.002
 """Seconds a handler may take on average for anything to be fetched ahead of free slots."""
 _AHEAD: Final = 0.010
@@ -65,6 +67,16 @@ class Slots:
         waiting = list(self._waiting)
         self._waiting.clear()
         return waiting
+
+    async def finish(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
+        """Let handlers come to an end, but ``this``; cancel those that have not after ``timeout`` seconds."""
+        if (waited := self.tasks - this) and timeout > 0:
+            await asyncio.wait(waited, timeout=timeout)
+        rest = self.tasks - this
+        for task in rest:
+            task.cancel()
+        if rest:
+            await asyncio.wait(rest, timeout=LAST_WORDS)
 
     def _run(self, message: StreamMessage, settler: ConsumeSettler) -> None:
         # A task each: what one handler sets in its context is nobody else's.

@@ -69,7 +69,7 @@ class StreamBroker(Broker):
             ConnectionLost, BrokerClosed, PermissionDenied, ApiError.
         """
         check_ensure(ensure)
-        self._check_loop()
+        self._lifetime.check_loop()
         for options in streams:
             await self.streams.ensure(options, ensure)
 
@@ -107,7 +107,7 @@ class StreamBroker(Broker):
             InvalidSubject, InvalidKey, InvalidHeader, InvalidOption, EncodeError: at once; nothing was sent.
             BrokerClosed, Unauthorized.
         """
-        self._check_loop()
+        self._lifetime.check_loop()
         entry = Entry(subject, body, idempotency_key, ordering_key, headers, ttl, expect)
         return await self._enqueuer.enqueue(entry, timeout)
 
@@ -125,7 +125,7 @@ class StreamBroker(Broker):
         Raises:
             EnqueueManyError: some failed; every entry was tried. Holds receipts and errors by index.
         """
-        self._check_loop()
+        self._lifetime.check_loop()
         if not isinstance(entries, Iterable):
             raise InvalidOption(f"entries={entries!r}: must be an iterable of Entry", option="entries")
         return await self._enqueuer.enqueue_many(entries, window=window, timeout=timeout)
@@ -177,7 +177,7 @@ class StreamBroker(Broker):
             InvalidSubject, InvalidOption: at once.
             ConnectionLost, BrokerClosed, PermissionDenied, ApiError.
         """
-        self._check_open()
+        self._lifetime.check_open()
         check_handler(handler)
         if ordered:
             raise Unsupported("consume(ordered=True) is not available in this version")

@@ -197,8 +197,10 @@ class Subscription:
         await self._stop_interest()
         self._backlog.clear()
         self._end()
-        await self._stop_pump(caller, cancel=True)
-        self._forget(self)
+        try:
+            await self._stop_pump(caller, cancel=True)
+        finally:
+            self._forget(self)
 
     async def drain(self, *, caller: asyncio.Task[Any] | None = None) -> None:
         """Stop receiving, handle what has arrived, then end. Idempotent.
@@ -207,8 +209,12 @@ class Subscription:
         """
         await self._stop_interest()
         self._end()
-        await self._stop_pump(caller, cancel=False)
-        self._forget(self)
+        if self._pump is None:
+            self._forget(self)
+        else:
+            # Until then a broker that closes has to end it, also when the one who drains was cancelled.
+            self._pump.add_done_callback(lambda _: self._forget(self))
+            await self._stop_pump(caller, cancel=False)
 
     def _deliver_inline(self, envelope: Envelope) -> None:
         self._backend.stats.received += 1

@@ -11,6 +11,9 @@ import pytest_asyncio
 GRACE = 2.0
 """Seconds a task that was told to end may take to do so."""
 
+LINKS = ("wire", "nats-py")
+"""What speaks NATS for us: whoever promises something on a real server promises it on each."""
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport():
@@ -29,6 +32,12 @@ def _no_skip_in_ci(report):
         report.outcome = "failed"
         report.longrepr = f"CI may not skip: {report.longrepr}"
     return report
+
+
+@pytest.fixture(params=LINKS)
+def link(request):
+    """A test that asks for it runs once on each link; it passes it to ``connect``."""
+    return request.param
 
 
 @pytest_asyncio.fixture

@@ -13,7 +13,10 @@ EVERYTHING = sorted([*SOURCES, *(TOP / "tests").rglob("*.py"), *(TOP / "docs").r
 
 LONGEST = 400
 DRAWERS = {"utils", "util", "helpers", "helper", "common", "misc", "base", "shared", "stuff", "tools"}
-GAME_RULES = ("services/game_room/room.py", "services/settlement/ledger.py", "services/leaderboard/standings.py")
+RULES = (
+    *("broker/state/frames.py", "broker/state/delta.py", "broker/state/composing.py", "broker/state/following.py"),
+    *("services/game_room/room.py", "services/settlement/ledger.py", "services/leaderboard/standings.py"),
+)
 
 HOMES = {
     # The hot paths below the client will be replaced; nothing else may know it.
@@ -133,8 +136,8 @@ def test_every_directory_is_a_package():
                 directory = directory.parent  # noqa: PLW2901 - walks up to the top
 
 
-@pytest.mark.parametrize("rules", GAME_RULES)
-def test_game_rules_do_not_wait(rules):
+@pytest.mark.parametrize("rules", RULES)
+def test_rules_do_not_wait(rules):
     """They can be read, tested and replayed without a loop, a clock or a network."""
     waiting = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.AsyncFunctionDef)
     assert not [node.lineno for node in ast.walk(tree_of(TOP / rules)) if isinstance(node, waiting)]

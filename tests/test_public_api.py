@@ -26,6 +26,8 @@ class Broker:
     async def request(self, subject, body, *, timeout=2.0, headers=None): ...
     def request_many(self, subject, body, *, timeout=1.0, max_replies=None): ...
     async def respond(self, subject, responder, *, queue=None, concurrency=64): ...
+    def state(self, subject, *, keyframe_every=30, epoch=0): ...
+    def watch_state(self, subject): ...
     async def flush(self, timeout=2.0): ...
     async def drain(self, timeout=25.0): ...
     async def aclose(self): ...
@@ -57,13 +59,18 @@ class StreamMessage:
     async def in_progress(self): ...
 
 
-DESIGNED = (Broker, StreamBroker, Message, StreamMessage)
+class StatePublisher:
+    def tick(self, state, events=()): ...
+
+
+DESIGNED = (Broker, StreamBroker, Message, StreamMessage, StatePublisher)
 VERBS = [(design.__name__, verb) for design in DESIGNED for verb in vars(design) if not verb.startswith("_")]
 ATTRIBUTES = {
     "Broker": ["status", "stats", "status_changes"],
     "StreamBroker": ["streams", "consumers", "dead_letters"],
     "Message": ["subject", "data", "headers", "reply_to"],
     "StreamMessage": ["stream", "sequence", "consumer", "attempt", "timestamp", "pending", "idempotency_key"],
+    "StateReader": ["state", "rooms", "stats", "__aiter__", "__aenter__"],
     "Puller": ["fetch", "next", "__aiter__"],
     "Consumption": ["drain", "wait", "pause", "resume"],
     "StreamAdmin": ["create", "update", "ensure", "info", "list", "names", "purge", "delete", "get_message", "get_last",
@@ -75,6 +82,7 @@ RECORDS = {
     "Entry": ["subject", "body", "idempotency_key", "ordering_key", "headers", "ttl", "expect"],
     "StreamOptions": ["name", "subjects", "storage", "max_msgs", "max_bytes", "max_age", "duplicate_window", "discard",
                       "replicas", "durability", "lanes"],
+    "StateUpdate": ["subject", "state", "tick", "epoch", "seq"],
     "Receipt": ["stream", "sequence", "duplicate"],
     "ConsumeOptions": ["concurrency", "max_deliver", "backoff", "dead_letter", "auto_extend"],
 }  # fmt: skip

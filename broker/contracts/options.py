@@ -235,6 +235,7 @@ class ConnectOptions:
         link: what speaks NATS: our own wire, or nats-py, which alone reaches ``ws://`` and ``wss://`` servers and is
             taken for them; ``None`` chooses so.
         tls_first: shake hands before the server's first word, for servers with ``handshake_first``.
+        echo: whether what this connection publishes comes back to its own subscriptions.
     """
 
     url: str = field(repr=False)
@@ -249,6 +250,7 @@ class ConnectOptions:
     outbound_limit: int = 8 << 20
     link: LinkChoice | None = None
     tls_first: bool = False
+    echo: bool = True
 
     def __post_init__(self) -> None:
         if self.link is not None:

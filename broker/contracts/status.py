@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -13,6 +14,7 @@ from broker.contracts.errors import BrokerClosed, ConnectionLost, Unauthorized
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+_log: Final = logging.getLogger("broker")
 _KEPT_CHANGES: Final = 64
 """A watcher that sleeps keeps the newest so many changes; older ones are history."""
 
@@ -106,10 +108,16 @@ class StatusBoard:
     def announce(self, status: Status) -> None:
         """Tell watchers something that is not the connection's own state: that its broker is draining."""
         for callback in tuple(self._callbacks):
-            callback(status)
+            try:
+                callback(status)
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the others, and the connection, go on; logged
+                _log.exception("telling of status %s failed", status)
 
     def watch(self, callback: Callable[[Status], None]) -> Callable[[], None]:
-        """Call back on every change, from the event loop; returns how to stop. The callback must not raise."""
+        """Call back on every change, from the event loop; returns how to stop.
+
+        The callback returns at once. What it raises is logged and keeps nobody else from hearing.
+        """
         self._callbacks.append(callback)
 
         def stop() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.server.config import reachable
 from broker.server.errors import ServerError
-from broker.server.wire import dial, http_get
+from broker.server.wire import dial, http_get, shake_hands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +25,19 @@ async def greets(settings: Settings) -> str:
     try:
         async with dial(reachable(settings.host), settings.port, timeout=_TIMEOUT):
             return ""
-    except (OSError, TimeoutError) as failed:
-        return str(failed) or "no answer"
+    except TimeoutError:
+        return await _shakes_hands(settings)
+    except OSError as failed:
+        return str(failed)
+
+
+async def _shakes_hands(settings: Settings) -> str:
+    """The server says nothing, but speaks TLS: with ``handshake_first`` that comes before its first word."""
+    try:
+        await shake_hands(reachable(settings.host), settings.port, timeout=_TIMEOUT)
+    except (OSError, TimeoutError):
+        return "no answer"
+    return ""
 
 
 async def jetstream_answers(settings: Settings, login: Mapping[str, str] | None) -> str:
@@ -37,8 +48,10 @@ async def jetstream_answers(settings: Settings, login: Mapping[str, str] | None)
                 return ""
             await wire.log_in(login)
             answer = await wire.request("$JS.API.INFO")
-    except (OSError, TimeoutError) as failed:
-        return str(failed) or "no answer"
+    except TimeoutError:
+        return await _shakes_hands(settings)
+    except OSError as failed:
+        return str(failed)
     # The API answered; that this account may not use it is the configuration's will.
     return "" if _code(answer) == _JETSTREAM_NOT_FOR_ACCOUNT else _error(answer)
 

@@ -38,7 +38,8 @@ async def test_the_first_server_that_answers_of_several_is_taken(nats_server):
     ("module", "options", "extra"),
     [
         ("aiohttp", {"url": "ws://127.0.0.1:1"}, "gamebroker[ws]"),
-        ("nkeys", {"creds": "nobody.creds"}, "gamebroker[nkeys]"),
+        ("nkeys", {"creds": "nobody.creds", "link": "wire"}, "gamebroker[nkeys]"),
+        ("nkeys", {"creds": "nobody.creds", "link": "nats-py"}, "gamebroker[nkeys]"),
     ],
 )
 async def test_a_missing_extra_is_named(monkeypatch, nats_server, tmp_path, module, options, extra):

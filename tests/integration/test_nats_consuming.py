@@ -36,8 +36,8 @@ WORKER = ConsumerOptions(durable="worker", filters=["orders.>"], ack_wait=5)
 
 
 @pytest_asyncio.fixture
-async def backend(nats_server):
-    backend = await open_backend(ConnectOptions(url=nats_server.url))
+async def backend(nats_server, link):
+    backend = await open_backend(ConnectOptions(url=nats_server.url, link=link))
     await backend.create_stream(ORDERS)
     yield backend
     async for stream in backend.list_streams():
@@ -51,6 +51,14 @@ def record(number=0, subject="orders.new", **more):
 
 async def fill(backend, count, first=0):
     await asyncio.gather(*(backend.append(record(n), timeout=5) for n in range(first, first + count)))
+
+
+async def take(source, count):
+    """Exactly so many, in however many pieces they come."""
+    taken = []
+    while len(taken) < count:
+        taken += await source.fetch(count - len(taken), timeout=5)
+    return taken
 
 
 def numbers(deliveries):
@@ -78,7 +86,7 @@ class TestFetch:
         source = await backend.open_consumer(WORKER)
         began = monotonic()
         assert await source.fetch(10, timeout=0.2) == []
-        assert 0.15 < monotonic() - began < 1
+        assert 0.15 < monotonic() - began < 4
         await source.close()
 
     async def test_what_comes_later_wakes_it(self, backend):
@@ -88,7 +96,7 @@ class TestFetch:
         await fill(backend, 1)
         began = monotonic()
         assert numbers(await fetching) == [0]
-        assert monotonic() - began < 0.5
+        assert monotonic() - began < 2.5
         await source.close()
 
     async def test_cancelling_loses_nothing(self, backend):
@@ -179,10 +187,10 @@ class TestSettle:
         began = monotonic()
         await source.nak(first, delay=0.3)
         again = (await source.fetch(1, timeout=5))[0]
-        assert 0.25 < monotonic() - began < 1.5
+        assert 0.25 < monotonic() - began < 4
         assert (again.sequence, again.attempt) == (1, 2)
         await source.nak(again, delay=0)
-        assert (await source.fetch(1, timeout=0.5))[0].attempt == 3
+        assert (await source.fetch(1, timeout=5))[0].attempt == 3
         await source.close()
 
     async def test_term_ends_it(self, backend):
@@ -194,13 +202,13 @@ class TestSettle:
 
     async def test_extend_holds_it(self, backend):
         await fill(backend, 1)
-        source = await backend.open_consumer(replace(WORKER, ack_wait=0.4))
+        source = await backend.open_consumer(replace(WORKER, ack_wait=1.2))
         held = await source.fetch(1, timeout=5)
         for _ in range(8):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
             await source.extend(held)
         assert await source.fetch(1, timeout=0.1) == []
-        assert (await source.fetch(1, timeout=2))[0].attempt == 2
+        assert (await source.fetch(1, timeout=5))[0].attempt == 2
         await source.close()
 
     async def test_what_waits_in_the_buffer_is_extended(self, backend):
@@ -211,7 +219,7 @@ class TestSettle:
         source._intake.top_up(1)
         await eventually(lambda: source._intake.buffer)
         assert await other.fetch(1, timeout=1.6) == []
-        assert (await source.fetch(1, timeout=1))[0].attempt == 1
+        assert (await source.fetch(1, timeout=5))[0].attempt == 1
         await source.close()
         await other.close()
 
@@ -241,11 +249,11 @@ class TestSettle:
         while await reader.readline() != b"PONG\r\n":
             pass
         writer.close()
-        (odd,) = await source.fetch(1, timeout=2)
+        (odd,) = await source.fetch(1, timeout=5)
         assert (odd.subject, odd.data) == ("orders.\ufffd", b"17")
         await source.ack([odd])
         await fill(backend, 1)
-        assert numbers(await source.fetch(1, timeout=2)) == [0]
+        assert numbers(await source.fetch(1, timeout=5)) == [0]
         await source.close()
 
     async def test_one_who_does_not_fetch_keeps_nothing_from_the_others(self, backend):
@@ -261,23 +269,23 @@ class TestSettle:
             seen.update(numbers(got))
             return seen == set(range(20))
 
-        await eventually(all_are_seen, within=6)
+        await eventually(all_are_seen, within=15)
         await asyncio.sleep(2.5)  # the pull that busy had out is called back as well
         await fill(backend, 5, first=20)
-        assert numbers(await other.fetch(100, timeout=1))[:1] == [20]
+        assert numbers(await other.fetch(100, timeout=5))[:1] == [20]
         await busy.close()
         await other.close()
 
     async def test_a_stream_made_anew_is_read_from_its_beginning(self, backend):
         source = await backend.open_consumer(WORKER)
         await fill(backend, 5)
-        await source.ack(await source.fetch(5, timeout=1))
+        await source.ack(await take(source, 5))
         await eventually(lambda: source.resume_sequence == 6)
         await backend.delete_stream("ORDERS")
         await backend.create_stream(ORDERS)
         await fill(backend, 8)
         again = await backend.open_consumer(replace(WORKER, start=source.resume_sequence))
-        assert numbers(await again.fetch(8, timeout=1)) == list(range(8))
+        assert numbers(await take(again, 8)) == list(range(8))
         await again.close()
         await source.close()
 
@@ -285,7 +293,7 @@ class TestSettle:
         await fill(backend, 10)
         source = await backend.open_consumer(WORKER)
         assert source.resume_sequence == 1
-        await source.ack((await source.fetch(4, timeout=5))[:3])
+        await source.ack((await take(source, 4))[:3])
         await eventually(lambda: source.resume_sequence == 4)
         await source.close()
 
@@ -302,7 +310,7 @@ class TestLeaving:
         began, seen = monotonic(), []
         while len(seen) < 49:
             seen += await other.fetch(50, timeout=5)
-        assert monotonic() - began < 1
+        assert monotonic() - began < 4
         assert sorted(numbers(seen)) == list(range(1, 50))
         await other.ack([*seen, *kept])
         await eventually(lambda: settled(backend, 50))
@@ -324,7 +332,7 @@ class TestLeaving:
             await source.ack(deliveries)
             seen.update(numbers(deliveries))
         source, began = await backend.open_consumer(replace(WORKER, ack_wait=20)), monotonic()
-        while len(seen) < 1500 and monotonic() - began < 10:
+        while len(seen) < 1500 and monotonic() - began < 15:
             deliveries = await source.fetch(500, timeout=1)
             await source.ack(deliveries)
             seen.update(numbers(deliveries))
@@ -348,7 +356,7 @@ class TestTrouble:
         await backend.delete_consumer("ORDERS", "worker")
         with pytest.raises(ConsumerNotFound):
             await fetching
-        assert monotonic() - began < 0.5
+        assert monotonic() - began < 2.5
         with pytest.raises(ConsumerNotFound):
             await source.fetch(1, timeout=1)
         await source.close()
@@ -361,7 +369,7 @@ class TestTrouble:
         began = monotonic()
         with pytest.raises(ConsumerNotFound):
             await source.fetch(1, timeout=10)
-        assert monotonic() - began < 3
+        assert monotonic() - began < 8
         await source.close()
 
     async def test_a_deleted_stream_is_told(self, backend):
@@ -380,7 +388,7 @@ class TestTrouble:
         fetching = asyncio.ensure_future(source.fetch(10, timeout=10))
         await eventually(lambda: waiting(backend))
         # The server forgets the pull and nobody tells: as after a lost frame.
-        backend._session.link._outbound.put_stream(b"UNSUB %d\r\n" % source._intake._sid)
+        backend._session.link.send_stream(b"UNSUB %d\r\n" % source._intake._sid)
         await fill(backend, 1)
         assert numbers(await fetching) == [0]
         await source.close()
@@ -391,7 +399,7 @@ class TestTrouble:
         source = NatsSource(backend._session, presence, ack_wait=5, rhythm=Rhythm(expires=30, heartbeat=0.1))
         fetching = asyncio.ensure_future(source.fetch(10, timeout=10))
         await eventually(lambda: waiting(backend))
-        backend._session.link._outbound.put_stream(b"UNSUB %d\r\n" % source._intake._sid)
+        backend._session.link.send_stream(b"UNSUB %d\r\n" % source._intake._sid)
         await backend.delete_consumer("ORDERS", "worker")
         with pytest.raises(ConsumerNotFound):
             await fetching
@@ -442,7 +450,7 @@ class TestEnsure:
         await fill(backend, 3)
         await backend.open_consumer(WORKER)
         source = await backend.open_consumer(replace(WORKER, start="new"))
-        assert numbers(await source.fetch(1, timeout=2)) == [0]
+        assert numbers(await source.fetch(1, timeout=5)) == [0]
         await source.close()
 
     async def test_update_changes_what_it_can(self, backend):
@@ -517,7 +525,7 @@ class TestEnsure:
         moment = datetime.now(UTC)
         await fill(backend, 1, first=1)
         source = await backend.open_consumer(replace(WORKER, start=moment))
-        assert numbers(await source.fetch(10, timeout=2)) == [1]
+        assert numbers(await source.fetch(10, timeout=5)) == [1]
         assert (await info(backend)).config.start == moment
         await source.close()
 

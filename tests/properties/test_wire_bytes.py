@@ -30,10 +30,11 @@ class Story:
     def __init__(self):
         self.events = []
         self.messages = []
-        self.conversation = Conversation(self.on_message, self, lambda frame: self.events.append(("said", frame)))
+        self.conversation = Conversation(self, self, lambda frame: self.events.append(("said", frame)))
 
-    def on_message(self, *message):
-        self.messages.append(message)
+    def get(self, sid):
+        """Every subscription is received here."""
+        return lambda *message: self.messages.append((sid, *message))
 
     def on_info(self, info):
         self.events.append(("info", info))

@@ -1,5 +1,6 @@
 """Frames out, bytes in, and the small grammars of the protocol."""
 
+import asyncio
 from itertools import pairwise
 
 import pytest
@@ -70,6 +71,16 @@ class TestFrames:
         assert headers.get_all("b") == ["1", "3"]
 
 
+class Everybody:
+    """Receivers of every subscription: what came, its number first."""
+
+    def __init__(self, take):
+        self.take = take
+
+    def get(self, sid):
+        return lambda *message: self.take((sid, *message))
+
+
 class TestParser:
     MESSAGES = (
         b"MSG a.b 1 2\r\nhi\r\n"
@@ -93,7 +104,7 @@ class TestParser:
     @given(st.lists(st.integers(0, 200), max_size=30))
     def test_it_does_not_matter_how_the_bytes_are_cut(self, cuts):
         seen, lines = [], []
-        parser = Parser(lambda *message: seen.append(message))
+        parser = Parser(Everybody(seen.append))
         edges = [0, *sorted(min(cut, len(self.MESSAGES)) for cut in cuts), len(self.MESSAGES)]
         for start, stop in pairwise(edges):
             lines += parser.feed(self.MESSAGES[start:stop])
@@ -101,7 +112,7 @@ class TestParser:
 
     def test_a_large_message_is_gathered_not_scanned_again(self):
         seen = []
-        parser = Parser(lambda *message: seen.append(message))
+        parser = Parser(Everybody(seen.append))
         parser.feed(b"MSG a 1 1000000\r\n")
         for _ in range(1000):
             assert parser.feed(b"x" * 1000) == []
@@ -111,18 +122,32 @@ class TestParser:
 
     def test_reset_forgets_half_a_message(self):
         seen = []
-        parser = Parser(lambda *message: seen.append(message))
+        parser = Parser(Everybody(seen.append))
         parser.feed(b"MSG a 1 10\r\nxx")
         parser.reset()
         assert parser.feed(b"MSG a 1 1\r\ny\r\nPING\r\n") == [b"PING"]
         assert [each[3] for each in seen] == [b"y"]
+
+    @pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError])
+    def test_a_receiver_that_raises_loses_its_message_only(self, error, caplog):
+        seen = []
+
+        def receive(*message):
+            seen.append(message)
+            if len(seen) == 1:
+                raise error
+
+        parser = Parser({b"1": receive})
+        assert parser.feed(b"MSG a 1 1\r\nx\r\nMSG b 2 1\r\nn\r\nMSG a 1 1\r\ny\r\nPING\r\n") == [b"PING"]
+        assert [each[2] for each in seen] == [b"x", b"y"]
+        assert "receiving on a failed" in caplog.text
 
     @pytest.mark.parametrize(
         "garbage", [b"MSG a 1 x\r\n", b"MSG\r\n", b"HMSG a 1 5\r\nhello\r\n", b"y" * (MAX_LINE + 1)]
     )
     def test_garbage_is_refused(self, garbage):
         with pytest.raises(ProtocolViolation):
-            Parser(lambda *_: None).feed(garbage)
+            Parser({}).feed(garbage)
 
 
 class TestAckSubject:

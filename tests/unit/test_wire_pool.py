@@ -20,6 +20,20 @@ class TestKnowing:
         pool.learn([], given)
         assert len(pool) == 2
 
+    def test_a_name_and_the_address_it_led_to_are_one_server(self):
+        pool = Pool(["nats://game.example:4222"])
+        (given,) = pool.shuffled()
+        pool.learn(["10.0.0.1:4222", "10.0.0.2:4222"], given, ("10.0.0.1", 4222))
+        assert names(pool) == ["10.0.0.2:4222", "game.example:4222"]
+        pool.learn(["10.0.0.1:4222", "10.0.0.2:4222"], given, ("10.0.0.2", 4222))
+        assert names(pool) == ["10.0.0.1:4222", "game.example:4222"]
+
+    def test_whoever_gives_both_keeps_both(self):
+        pool = Pool(["nats://game.example:4222", "nats://10.0.0.1:4222"])
+        for given in pool.shuffled():
+            pool.learn(["10.0.0.1:4222", "10.0.0.2:4222"], given, ("10.0.0.1", 4222))
+            assert names(pool) == ["10.0.0.1:4222", "10.0.0.2:4222", "game.example:4222"]
+
     def test_the_server_that_tells_is_kept(self):
         pool = Pool(["nats://a:1"])
         (given,) = pool.shuffled()

@@ -13,10 +13,11 @@ INFO = b'INFO {"server_id":"S","max_payload":1024,"headers":true,"connect_urls":
 class Ear:
     def __init__(self):
         self.messages, self.infos, self.errors, self.said = [], [], [], []
-        self.conversation = Conversation(self.on_message, self, self.said.append)
+        self.conversation = Conversation(self, self, self.said.append)
 
-    def on_message(self, *message):
-        self.messages.append(message)
+    def get(self, sid):
+        """Every subscription is received here."""
+        return lambda *message: self.messages.append((sid, *message))
 
     def on_info(self, info):
         self.infos.append(info)

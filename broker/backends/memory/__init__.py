@@ -25,4 +25,9 @@ __all__ = ["Clock", "LoopClock", "ManualClock", "MemoryBackend", "MemoryHub", "o
 async def open_backend(options: ConnectOptions) -> StreamBackend:
     """A connection to the hub that ``memory://`` or ``memory://name`` names."""
     name = options.url.split(",", 1)[0].partition("://")[2].strip("/")
-    return MemoryBackend(shared_hub(name), inbox_prefix=options.inbox_prefix, outbound_limit=options.outbound_limit)
+    return MemoryBackend(
+        shared_hub(name),
+        inbox_prefix=options.inbox_prefix,
+        outbound_limit=options.outbound_limit,
+        echo=options.echo,
+    )

@@ -32,10 +32,13 @@ class MemoryBackend(MemoryCore, StreamBackend):
         hub: what it is connected to.
         inbox_prefix: first tokens of reply subjects.
         outbound_limit: bytes of core messages sent within one loop turn at most; the oldest beyond it are dropped.
+        echo: whether its own messages come back to its own subscriptions.
     """
 
-    def __init__(self, hub: MemoryHub, *, inbox_prefix: str = "_INBOX", outbound_limit: int = 8 << 20) -> None:
-        super().__init__(hub, inbox_prefix=inbox_prefix, outbound_limit=outbound_limit)
+    def __init__(
+        self, hub: MemoryHub, *, inbox_prefix: str = "_INBOX", outbound_limit: int = 8 << 20, echo: bool = True
+    ) -> None:
+        super().__init__(hub, inbox_prefix=inbox_prefix, outbound_limit=outbound_limit, echo=echo)
         self._sources: set[MemorySource] = set()
 
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:

@@ -44,6 +44,7 @@ class MemoryCore(CoreBackend):
         hub: what it is connected to.
         inbox_prefix: first tokens of reply subjects.
         outbound_limit: bytes of core messages sent within one loop turn at most; the oldest beyond it are dropped.
+        echo: whether its own messages come back to its own subscriptions.
     """
 
     capabilities = Capabilities(
@@ -56,12 +57,15 @@ class MemoryCore(CoreBackend):
         expires_messages=True,
     )
 
-    def __init__(self, hub: MemoryHub, *, inbox_prefix: str = "_INBOX", outbound_limit: int = 8 << 20) -> None:
+    def __init__(
+        self, hub: MemoryHub, *, inbox_prefix: str = "_INBOX", outbound_limit: int = 8 << 20, echo: bool = True
+    ) -> None:
         self.board: StatusBoard = StatusBoard()
         self.stats: Stats = Stats()
         self.around: Around | None = None
         self.outbox = Outbox(outbound_limit, self.stats)
         self._hub = hub
+        self._deaf_to = None if echo else self.outbox
         self._open = True
         self._subscriptions: set[Subscription] = set()
         self._inbox = f"{inbox_prefix}.{secrets.token_hex(8)}"
@@ -128,7 +132,7 @@ class MemoryCore(CoreBackend):
         if self.outbox:
             await self.outbox.emptied()
             self._check_open()
-        return MemoryInterest(self, self._add(Subscription(pattern, deliver, queue)))
+        return MemoryInterest(self, self._add(Subscription(pattern, deliver, queue, self._deaf_to)))
 
     async def flush(self, *, timeout: float) -> None:
         """Return when everything sent before is delivered; the hub needs one loop turn, so no time-out can pass."""

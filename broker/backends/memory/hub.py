@@ -86,14 +86,14 @@ class MemoryHub:
         for outbox in waiting:
             parcels, postings = outbox.take()
             for parcel in parcels:
-                self._carry(parcel)
+                self._carry(parcel, outbox)
             for posting in postings:
-                self._store(posting)
+                self._store(posting, outbox)
             outbox.announce_empty()
 
-    def _carry(self, parcel: Parcel) -> None:
+    def _carry(self, parcel: Parcel, sender: Outbox) -> None:
         subject, data, headers, reply_to, _ = parcel
-        heard = self._deliver(subject, data, headers, reply_to)
+        heard = self._deliver(subject, data, headers, reply_to, sender)
         stream = self.streams.capturing(subject)
         if stream is not None:
             heard = True
@@ -101,9 +101,16 @@ class MemoryHub:
         if not heard and reply_to is not None:
             self._deliver(reply_to, b"", NO_RESPONDERS, None)
 
-    def _deliver(self, subject: str, data: bytes, headers: Headers | None, reply_to: str | None) -> bool:
+    def _deliver(
+        self,
+        subject: str,
+        data: bytes,
+        headers: Headers | None,
+        reply_to: str | None,
+        sender: Outbox | None = None,
+    ) -> bool:
         heard = False
-        for receiver in self._table.route(subject).receivers():
+        for receiver in self._table.route(subject).receivers(sender):
             heard = True
             try:
                 receiver.deliver(Envelope(subject, data, headers, reply_to))
@@ -125,10 +132,10 @@ class MemoryHub:
         if parcel.reply_to is not None:
             self._deliver(parcel.reply_to, json.dumps(answer).encode(), None, None)
 
-    def _store(self, posting: Posting) -> None:
+    def _store(self, posting: Posting, sender: Outbox) -> None:
         """An append is a publish as well: subscribers of the subject see it."""
         record, headers, receipt, timeout = posting
-        heard = self._deliver(record.subject, record.data, headers, None)
+        heard = self._deliver(record.subject, record.data, headers, None, sender)
         stream = self.streams.capturing(record.subject)
         if stream is not None:
             _complete(receipt, lambda: stream.append(record, headers))

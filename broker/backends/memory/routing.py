@@ -14,15 +14,24 @@ _REMEMBERED: Final = 8192
 
 
 class Subscription:
-    """One subscriber's interest in a pattern."""
+    """One subscriber's interest in a pattern.
 
-    __slots__ = ("active", "deliver", "pattern", "queue")
+    Attributes:
+        deaf_to: the sender whose messages it does not get: its own connection's, when there is to be no echo.
+    """
 
-    def __init__(self, pattern: str, deliver: Deliver, queue: str | None) -> None:
+    __slots__ = ("active", "deaf_to", "deliver", "pattern", "queue")
+
+    def __init__(self, pattern: str, deliver: Deliver, queue: str | None, deaf_to: object | None = None) -> None:
         self.pattern = pattern
         self.deliver = deliver
         self.queue = queue
+        self.deaf_to = deaf_to
         self.active = True
+
+    def hears(self, sender: object | None) -> bool:
+        """Whether it takes this sender's messages now."""
+        return self.active and (sender is None or self.deaf_to is not sender)
 
 
 class Group:
@@ -34,11 +43,11 @@ class Group:
         self._members = members
         self._turn = count()
 
-    def choose(self) -> Subscription | None:
-        """Whose turn it is, passing over those that stopped meanwhile."""
+    def choose(self, sender: object | None = None) -> Subscription | None:
+        """Whose turn it is, passing over those that stopped meanwhile or do not listen to this sender."""
         for _ in self._members:
             chosen = self._members[next(self._turn) % len(self._members)]
-            if chosen.active:
+            if chosen.hears(sender):
                 return chosen
         return None
 
@@ -56,13 +65,13 @@ class Route:
         self._plain = [each for each in matching if each.queue is None]
         self._groups = [Group(members) for members in groups.values()]
 
-    def receivers(self) -> Iterator[Subscription]:
-        """Each plain subscription and one member of each group."""
+    def receivers(self, sender: object | None = None) -> Iterator[Subscription]:
+        """Each plain subscription and one member of each group, as far as they listen to this sender."""
         for each in self._plain:
-            if each.active:
+            if each.hears(sender):
                 yield each
         for group in self._groups:
-            chosen = group.choose()
+            chosen = group.choose(sender)
             if chosen is not None:
                 yield chosen
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from broker.backends.nats.session import Session
     from broker.contracts.envelopes import Expect, Record
 
+_KEPT_TARGETS: Final = 8192
 _MESSAGE_ID: Final = "Nats-Msg-Id"
 _TTL: Final = "Nats-TTL"
 _EXPECTED_STREAM: Final = "Nats-Expected-Stream"
@@ -41,36 +42,44 @@ class Appender:
         self._link = session.link
         self._replies = session.replies
         self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
+        self._targets: dict[str, bytes] = {}
 
-    def append(self, record: Record, timeout: float) -> asyncio.Future[Receipt]:
+    def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
         """Send at once; the future always completes (see ``StreamBackend.append``)."""
         future: asyncio.Future[Receipt] = self._loop.create_future()
         try:
-            self._start(record, timeout, future)
+            self._send(record, timeout, future)
         except BrokerError as exc:
             future.set_exception(exc)
         return future
 
-    def _start(self, record: Record, timeout: float, future: asyncio.Future[Receipt]) -> None:
-        link = self._link
+    def _send(self, record: Record, timeout: float, future: asyncio.Future[Receipt]) -> None:
+        link, subject, data = self._link, record.subject, record.data
         block = block_of(record)
-        size = len(block) + len(record.data)
+        head = len(block)
+        size = head + len(data)
         if size > link.max_payload:
-            raise PayloadTooLarge(size=size, limit=link.max_payload, subject=record.subject)
-        subject = publish_subject(record.subject)
-        if not self._session.connected:
-            raise self._session.ended() or ConnectionLost("not connected", subject=subject)
-        reply = self._replies.expect(_Append(subject, self._loop.time() + timeout, timeout, future, size))
-        if not link.send_stream(frames.hpub(subject.encode(), reply, block, record.data)):
+            raise PayloadTooLarge(size=size, limit=link.max_payload, subject=subject)
+        target = self._targets.get(subject) or self._target(subject)
+        reply = self._replies.expect(_Append(subject, self._clock() + timeout, timeout, future, size))
+        if not link.send_stream(b"%b%b %d %d\r\n%b%b\r\n" % (target, reply, head, size, block, data)):
             self._replies.abandon(reply)
-            raise ConnectionLost("not connected", subject=subject)
+            raise self._session.ended() or ConnectionLost("not connected", subject=subject)
+
+    def _target(self, subject: str) -> bytes:
+        if len(self._targets) >= _KEPT_TARGETS:
+            self._targets.clear()
+        target = self._targets[subject] = b"HPUB %b " % publish_subject(subject).encode()
+        return target
 
 
 def block_of(record: Record) -> bytes:
     """The header part of a record: its id, what it expects, and the caller's own headers."""
     if record.ttl is None and record.expect is None:
-        own = record.headers.pairs if record.headers is not None else ()
-        lines = "".join([f"{name}: {value}\r\n" for name, value in own])
+        if record.headers is None:
+            return f"NATS/1.0\r\nNats-Msg-Id: {record.message_id}\r\n\r\n".encode()
+        lines = "".join([f"{name}: {value}\r\n" for name, value in record.headers.pairs])
         return f"NATS/1.0\r\nNats-Msg-Id: {record.message_id}\r\n{lines}\r\n".encode()
     pairs = [(_MESSAGE_ID, record.message_id)]
     if record.ttl is not None:
@@ -101,11 +110,7 @@ class _Append(Call):
     def __init__(
         self, subject: str, deadline: float, timeout: float, future: asyncio.Future[Receipt], size: int
     ) -> None:
-        self.subject = subject
-        self.deadline = deadline
-        self.timeout = timeout
-        self.future = future
-        self.size = size
+        self.subject, self.deadline, self.timeout, self.future, self.size = subject, deadline, timeout, future, size
 
     def answer(self, data: bytes, block: bytes | None) -> None:
         future = self.future

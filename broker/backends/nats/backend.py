@@ -51,7 +51,7 @@ class NatsBackend(NatsCore, StreamBackend):
         self._server = server
         api = Api(session, self)
         self._admin = Admin(api)
-        self._appender = Appender(session)
+        self._append = Appender(session).append
         self._consumers = Consumers(session, self, api, self._admin)
 
     async def close(self) -> None:
@@ -65,7 +65,7 @@ class NatsBackend(NatsCore, StreamBackend):
 
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
         """See ``StreamBackend``."""
-        return self._appender.append(record, timeout)
+        return self._append(record, timeout=timeout)
 
     async def find_stream(self, subject: str) -> str | None:
         """See ``StreamBackend``."""

@@ -24,7 +24,10 @@ from broker.backends.nats.parser import Parser
 from broker.backends.nats.pipes import SocketPipe, WebPipe
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from broker.backends.nats.addresses import Address
+    from broker.backends.nats.contract import Receive
     from broker.backends.nats.outbound import Pipe
     from broker.contracts.options import ConnectOptions
 
@@ -47,9 +50,8 @@ class GiveUp(Exception):
 class Steering(Protocol):
     """Who decides: told of everything, always from the event loop."""
 
-    @abstractmethod
-    def dispatch(self, sid: bytes, subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> None:
-        """A message arrived. Never raises."""
+    receivers: Mapping[bytes, Receive]
+    """Who receives, by subscription number."""
 
     @abstractmethod
     def complained(self, text: str) -> None:
@@ -82,9 +84,10 @@ class NatsPy(Client):
         super().__init__()
         self._steering = steering
         self._wants_tls = tls
-        self._ps: Any = Parser(steering.dispatch)
+        self._ps: Any = Parser(steering.receivers)
         self._left = ""
         self._tries = 0
+        self._hung_up = False
 
     async def open(self, options: ConnectOptions, address: Address) -> None:
         """Connect for the first time; ends by success or by ``GiveUp``."""
@@ -94,6 +97,7 @@ class NatsPy(Client):
             name=options.name,
             tls=options.tls,
             tls_handshake_first=options.tls_first,
+            no_echo=not options.echo,
             user=address.user,
             password=address.password,
             token=address.token,
@@ -162,6 +166,7 @@ class NatsPy(Client):
     async def _process_connect_init(self) -> None:
         self._stop_tasks()
         try:
+            self._stop_if_closed()
             await super()._process_connect_init()
             if not self.is_connected:
                 raise vendor.Error("the server did not answer the greeting")  # noqa: TRY301 - one way out below
@@ -200,12 +205,21 @@ class NatsPy(Client):
 
     def _choose(self, servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
         """Another server before the one just left, the least tried first, after a short random wait."""
+        self._stop_if_closed()
         self._tries += 1
         chosen = min(servers, key=lambda each: (each.reconnects, each.uri.netloc == self._left, random.random()))
         if self._tries == 1:
             return chosen, random.uniform(0, _FIRST_WAIT)
         longest = min(_LONGEST_WAIT, _SHORTEST_WAIT * 2 ** min(self._tries, _DOUBLINGS))
         return chosen, random.uniform(_SHORTEST_WAIT, longest)
+
+    def _stop_if_closed(self) -> None:
+        """End a reconnect that was cancelled just when its connect was refused or done.
+
+        ``asyncio.wait_for`` hides that, and nats-py's own status is "reconnecting" again after a refusal.
+        """
+        if self._hung_up:
+            raise asyncio.CancelledError
 
     # -- for the steering ---------------------------------------------------------------------------------------------
 
@@ -255,6 +269,7 @@ class NatsPy(Client):
     async def hang_up(self, linger: float) -> None:
         """Let the socket take what it holds for at most ``linger`` seconds, then let go of everything."""
         self._status = Client.CLOSED
+        self._hung_up = True
         self._stop_tasks()
         if self._reconnection_task is not None and not self._reconnection_task.done():
             self._reconnection_task.cancel()

@@ -62,8 +62,8 @@ class Outbound:
         self._stream: deque[bytes] = deque()
         self._retry: asyncio.Handle | None = None
         self._delay = 0.0
-        self._writable: list[asyncio.Future[None]] = []
-        self._passed: list[tuple[int, asyncio.Future[None]]] = []
+        self._writable: dict[asyncio.Future[None], int] = {}
+        self._passed: dict[asyncio.Future[None], int] = {}
 
     @property
     def held(self) -> int:
@@ -89,8 +89,15 @@ class Outbound:
         """Take a stream frame; ``False`` when there is no connection to send it on."""
         if self._pipe is None:
             return False
-        self._stream_at.append(len(self._turn))
-        self.put(frame)
+        turn = self._turn
+        self._stream_at.append(len(turn))
+        turn.append(frame)
+        size = self._turn_size = self._turn_size + len(frame)
+        if size >= self._chunk:
+            self.push()
+        elif not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._turn_over)
         return True
 
     def attach(self, pipe: Pipe) -> None:
@@ -105,7 +112,7 @@ class Outbound:
         self._pipe = None
         self._stream.clear()
         self._stop_retry()
-        for _, future in self._passed:
+        for future in self._passed:
             if not future.done():
                 future.set_exception(ConnectionLost("the connection broke before everything was sent"))
         self._passed.clear()
@@ -123,7 +130,7 @@ class Outbound:
     async def writable(self) -> None:
         """Wait until congestion is over; returns at once when there is none."""
         if self.congested:
-            await self._wait(self._writable.append)
+            await self._wait(self._writable)
 
     async def passed(self) -> None:
         """Wait until every frame taken so far was handed to the transport or dropped.
@@ -134,13 +141,17 @@ class Outbound:
         self.push()
         target = self._gone + len(self._core)
         if self._core or self._stream:
-            await self._wait(lambda future: self._passed.append((target, future)))
+            await self._wait(self._passed, target)
 
     @staticmethod
-    async def _wait(register: Callable[[asyncio.Future[None]], object]) -> None:
+    async def _wait(waiting: dict[asyncio.Future[None], int], target: int = 0) -> None:
+        """Whoever is cancelled leaves no trace: callers may come again every tick for as long as a server is frozen."""
         future = asyncio.get_running_loop().create_future()
-        register(future)
-        await future
+        waiting[future] = target
+        try:
+            await future
+        finally:
+            waiting.pop(future, None)
 
     def _turn_over(self) -> None:
         self._scheduled = False
@@ -255,7 +266,6 @@ class Outbound:
                     future.set_result(None)
             self._writable.clear()
         if self._passed and not self._stream:
-            for target, future in self._passed:
+            for future, target in self._passed.items():
                 if self._gone >= target and not future.done():
                     future.set_result(None)
-            self._passed = [(target, future) for target, future in self._passed if not future.done()]

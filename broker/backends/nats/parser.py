@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
-    OnMessage = Callable[[bytes, bytes, bytes, bytes, "bytes | None"], None]
-    """Called with sid, subject, reply (empty when none), data and the header part; never raises."""
+    from broker.backends.nats.contract import Receive
+
+_log: Final = logging.getLogger("broker.nats")
 
 MAX_LINE: Final = 1 << 20
 """A control line longer than this is not NATS; INFO of a large cluster stays far below."""
@@ -30,12 +33,17 @@ class ProtocolViolation(Exception):
 
 
 class Parser:
-    """Feed it what arrived: messages go to ``on_message`` at once, other lines are handed back in order."""
+    """Feed it what arrived: messages go to their receivers at once, other lines are handed back in order.
 
-    __slots__ = ("_missing", "_on_message", "_parts")
+    Args:
+        receivers: who receives, by subscription number; a message for nobody is dropped. A receiver must not raise;
+            one that does is logged and loses that message only.
+    """
 
-    def __init__(self, on_message: OnMessage) -> None:
-        self._on_message = on_message
+    __slots__ = ("_missing", "_parts", "_receivers")
+
+    def __init__(self, receivers: Mapping[bytes, Receive]) -> None:
+        self._receivers = receivers
         self._parts: list[bytes] = []
         self._missing = 0
 
@@ -67,7 +75,7 @@ class Parser:
     def _scan(self, chunk: bytes, lines: list[bytes]) -> int:
         """Handle every whole message or line; returns where the first incomplete one begins."""
         position, end = 0, len(chunk)
-        find, on_message, known = chunk.find, self._on_message, _SIZES.get
+        find, receiver, known = chunk.find, self._receivers.get, _SIZES.get
         while position < end:
             # One byte is found several times faster than two; neither of them can be inside a line.
             stop = find(_LF, position)
@@ -85,30 +93,36 @@ class Parser:
             if size is None:
                 size = _number(words[-1])
             start = stop + 1
-            after = start + size + 2
-            if after > end:
-                self._missing = after - end
-                return position
+            stop = start + size
+            position, begun = stop + 2, position
+            if position > end:
+                self._missing = position - end
+                return begun
             if first == _M and len(words) == _MSG:
-                on_message(words[2], words[1], b"", chunk[start : after - 2], None)
+                reply, body, block = b"", chunk[start:stop], None
             else:
-                self._deliver(words, chunk, start, after - 2)
-            position = after
+                reply, body, block = _parted(words, chunk, start, stop)
+            receive = receiver(words[2])
+            if receive is None:
+                continue
+            try:
+                receive(words[1], reply, body, block)
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - one message costs no connection; logged in full
+                _log.exception("receiving on %s failed", words[1].decode("utf-8", "replace"))
         return position
 
-    def _deliver(self, words: list[bytes], chunk: bytes, start: int, stop: int) -> None:
-        """A message with a reply or with headers."""
-        fields = len(words)
-        if words[0] == b"MSG" and fields == _MSG + 1:
-            self._on_message(words[2], words[1], words[3], chunk[start:stop], None)
-        elif words[0] == b"HMSG" and fields in _HMSG:
-            body = start + _number(words[-2])
-            if body > stop:
-                raise ProtocolViolation("headers longer than their message")
-            reply = words[3] if fields == _HMSG[1] else b""
-            self._on_message(words[2], words[1], reply, chunk[body:stop], chunk[start:body])
-        else:
-            raise ProtocolViolation("a malformed message line")
+
+def _parted(words: list[bytes], chunk: bytes, start: int, stop: int) -> tuple[bytes, bytes, bytes | None]:
+    """Reply, body and header part of a message that has a reply or headers."""
+    fields = len(words)
+    if words[0] == b"MSG" and fields == _MSG + 1:
+        return words[3], chunk[start:stop], None
+    if words[0] == b"HMSG" and fields in _HMSG:
+        body = start + _number(words[-2])
+        if body > stop:
+            raise ProtocolViolation("headers longer than their message")
+        return (words[3] if fields == _HMSG[1] else b""), chunk[body:stop], chunk[start:body]
+    raise ProtocolViolation("a malformed message line")
 
 
 def _number(word: bytes) -> int:

@@ -174,4 +174,4 @@ def _new_link(options: ConnectOptions, address: addresses.Address, events: LinkE
     if options.link == "nats-py" or (options.link is None and address.web):
         link: Link = import_module("broker.backends.nats.steering").SteeredLink(options, address, events, stats)
         return link
-    return WireLink(options, address, events, stats, tls_first=options.tls_first)
+    return WireLink(options, address, events, stats, tls_first=options.tls_first, echo=options.echo)

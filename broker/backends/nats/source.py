@@ -47,7 +47,7 @@ class NatsSource(DeliverySource, Listener):
         self._loop = asyncio.get_running_loop()
         self._intake = Intake(session, self.stream, self.consumer, rhythm, self._examine)
         self._settle = settling.Settling(session)
-        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self._moved = False
         self._silent = 0
         self._polled_at = 0
@@ -166,7 +166,7 @@ class NatsSource(DeliverySource, Listener):
 
     def _examine(self, *, repair: bool = True) -> None:
         """Find out whether the consumer is there; ``repair`` asks again when it is."""
-        if self._closed:
+        if self._closing is not None:
             return
         if self._check is not None and not self._check.done():
             if repair:
@@ -193,15 +193,17 @@ class NatsSource(DeliverySource, Listener):
     # -- the end ------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """See ``DeliverySource``."""
-        if self._closed:
-            return
-        self._closed = True
-        self._ticker.cancel()
-        if self._check is not None:
-            self._check.cancel()
-        owed = self._intake.owed
-        self._intake.fail(BrokerClosed("the source was closed"))
+        """See ``DeliverySource``. Once begun it goes on by itself, also when the one who closes is cancelled."""
+        if self._closing is None:
+            self._ticker.cancel()
+            if self._check is not None:
+                self._check.cancel()
+            owed = self._intake.owed
+            self._intake.fail(BrokerClosed("the source was closed"))
+            self._closing = self._loop.create_task(self._part(owed), name=f"close {self.consumer}")
+        await asyncio.shield(self._closing)
+
+    async def _part(self, owed: int) -> None:
         try:
             if self._session.connected:
                 await self._leave(owed)

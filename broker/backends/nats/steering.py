@@ -40,8 +40,8 @@ class SteeredLink(Link, Steering):
         self._address = address
         self._events = events
         self._outbound = Outbound(options.outbound_limit, stats)
+        self.receivers: dict[bytes, Receive] = {}
         self._driver = NatsPy(self, tls=address.tls and not address.web)
-        self._receivers: dict[bytes, Receive] = {}
         self._late: list[bytes] = []
         self._pings: set[asyncio.Future[bool]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -127,16 +127,6 @@ class SteeredLink(Link, Steering):
 
     # -- what the driver tells ----------------------------------------------------------------------------------------
 
-    def dispatch(self, sid: bytes, subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> None:
-        """See ``Steering``."""
-        receive = self._receivers.get(sid)
-        if receive is None:
-            return
-        try:
-            receive(subject, reply, data, block)
-        except Exception:  # noqa: BLE001 - one message costs no connection; logged with its traceback
-            _log.exception("receiving on %s failed", subject.decode("utf-8", "replace"))
-
     def complained(self, text: str) -> None:
         """See ``Steering``. The server hangs up by itself where it must, and then we reconnect."""
         violation = complaints.violation(text)
@@ -204,7 +194,7 @@ class SteeredLink(Link, Steering):
     def subscribe(self, pattern: bytes, queue: str | None, receive: Receive) -> int:
         """See ``Link``."""
         sid = self._driver.remember(pattern, queue)
-        self._receivers[b"%d" % sid] = receive
+        self.receivers[b"%d" % sid] = receive
         self._tell(frames.sub(pattern, queue, sid))
         return sid
 
@@ -216,7 +206,7 @@ class SteeredLink(Link, Steering):
     def forget(self, sid: int) -> None:
         """See ``Link``."""
         self._driver.forget(sid)
-        self._receivers.pop(b"%d" % sid, None)
+        self.receivers.pop(b"%d" % sid, None)
 
     def _tell(self, frame: bytes) -> None:
         """A reconnect may have replayed the subscriptions already, so what is said meanwhile is said once more."""
@@ -246,6 +236,12 @@ class SteeredLink(Link, Steering):
         with suppress(BrokerError):
             await self.ping(_LINGER)
         if self._up:
+            # From here on frames are kept for the next server: what was sent meanwhile is processed before we go.
+            self.broken()
+            answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            self._driver.ping(answered)
+            await asyncio.wait({answered}, timeout=_LINGER)
+        if not self._up and not self.closed:
             await self._driver.leave()
 
     async def close(self) -> None:
@@ -260,7 +256,7 @@ class SteeredLink(Link, Steering):
         self._up = False
         await self._driver.hang_up(_LINGER)
         self._outbound.close()
-        self._receivers.clear()
+        self.receivers.clear()
         for future in self._pings:
             if not future.done():
                 future.set_exception(ConnectionLost("the connection was closed"))

@@ -13,6 +13,7 @@ The fixtures ``restart`` and ``url`` are asked for only where a capability that 
 
 from broker.testing.conformance.bad_input import BadInputConformance
 from broker.testing.conformance.capabilities import CapabilitiesConformance
+from broker.testing.conformance.catching_up import CatchUpConformance
 from broker.testing.conformance.consuming import ConsumeConformance, ConsumerAdminConformance
 from broker.testing.conformance.core import CoreConformance
 from broker.testing.conformance.dead_letters import DeadLetterConformance
@@ -26,12 +27,14 @@ from broker.testing.conformance.reading import ReadConformance
 from broker.testing.conformance.request_reply import RequestReplyConformance
 from broker.testing.conformance.scene import Conformance, Connect, Restart
 from broker.testing.conformance.settlement import SettlementConformance
+from broker.testing.conformance.state import StateConformance
 from broker.testing.conformance.streams import StreamConformance
 from broker.testing.conformance.subscribing import SubscribeConformance
 
 ALL = (
     BadInputConformance,
     CapabilitiesConformance,
+    CatchUpConformance,
     ConsumeConformance,
     ConsumerAdminConformance,
     CoreConformance,
@@ -46,6 +49,7 @@ ALL = (
     ReadConformance,
     RequestReplyConformance,
     SettlementConformance,
+    StateConformance,
     StreamConformance,
     SubscribeConformance,
 )
@@ -55,6 +59,7 @@ __all__ = [
     "ALL",
     "BadInputConformance",
     "CapabilitiesConformance",
+    "CatchUpConformance",
     "Conformance",
     "Connect",
     "ConsumeConformance",
@@ -72,6 +77,7 @@ __all__ = [
     "RequestReplyConformance",
     "Restart",
     "SettlementConformance",
+    "StateConformance",
     "StreamConformance",
     "SubscribeConformance",
 ]

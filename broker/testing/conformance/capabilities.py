@@ -75,7 +75,7 @@ class CapabilitiesConformance(Conformance):
         with pytest.raises(NoResponders if claimed else RequestTimeout):
             await sb.request(fresh("nobody"), b"", timeout=5 if claimed else 0.3)
         if claimed:
-            assert monotonic() - began < 1
+            assert monotonic() - began < 4
 
     async def test_crosses_processes(self, connect: Connect, request: pytest.FixtureRequest) -> None:
         sb, heard, subject = await connect(), list[Any](), fresh("news")

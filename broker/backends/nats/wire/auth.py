@@ -62,16 +62,15 @@ class Identity:
 
 def _signed(creds: str, nonce: str) -> dict[str, str]:
     """The fields of a key. Without a nonce the server asks for none."""
+    nkeys = _nkeys()
     key = _read(Path(creds))
     if not nonce:
         return {}
     pair: Any = None
     try:
-        pair = _nkeys().from_seed(bytearray(key.seed))
+        pair = nkeys.from_seed(bytearray(key.seed))
         public = pair.public_key.decode()
         signature = base64.urlsafe_b64encode(pair.sign(nonce.encode())).rstrip(b"=").decode()
-    except ConnectError:
-        raise
     except Exception:  # noqa: BLE001 - whatever is wrong with the seed, an exception that shows it stays here
         raise ConnectError(f"credentials file {creds}: its seed is not a key") from None
     finally:
@@ -85,7 +84,7 @@ def _nkeys() -> Any:
     try:
         return import_module("nkeys")
     except ImportError as exc:
-        raise ConnectError("a credentials file needs the package nkeys: pip install nkeys") from exc
+        raise ConnectError('creds= needs nkeys: pip install "gamebroker[nkeys]"') from exc
 
 
 def _read(path: Path) -> _Key:

@@ -11,9 +11,9 @@ from broker.backends.nats.parser import ProtocolViolation
 from broker.backends.nats.wire.protocol import Conversation, Hearer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from broker.backends.nats.parser import OnMessage
+    from broker.backends.nats.contract import Receive
     from broker.backends.nats.wire.info import ServerInfo
     from broker.backends.nats.wire.pool import Server
 
@@ -34,7 +34,7 @@ class Refused(HungUp):
 class Owner(Protocol):
     """Who a connection belongs to; told from the event loop. Nothing here may raise."""
 
-    on_message: OnMessage
+    receivers: Mapping[bytes, Receive]
 
     @abstractmethod
     def on_info(self, connection: Connection, info: ServerInfo) -> None:
@@ -62,7 +62,7 @@ class Connection(asyncio.Protocol, Hearer):
 
     def __init__(self, server: Server, owner: Owner) -> None:
         self.server = server
-        self.conversation = Conversation(owner.on_message, self, self._say)
+        self.conversation = Conversation(owner.receivers, self, self._say)
         self.write: Callable[[bytes], object] = _nowhere
         self.buffered: Callable[[], int] = _nothing
         self.last_words = ""
@@ -114,6 +114,12 @@ class Connection(asyncio.Protocol, Hearer):
     def transport(self) -> Any:
         """The transport of this moment."""
         return self._transport
+
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """Address and port at the other end, when there is one."""
+        found = None if self._transport is None else self._transport.get_extra_info("peername")
+        return (found[0], found[1]) if isinstance(found, tuple) else None
 
     def use(self, transport: Any) -> None:
         """Go on over this transport."""

@@ -18,6 +18,8 @@ from broker.backends.nats.wire.tls import Security
 from broker.contracts.errors import ConnectError, Unauthorized
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from broker.backends.nats.addresses import Address
     from broker.backends.nats.wire.pool import Server
     from broker.contracts.options import ConnectOptions
@@ -38,7 +40,7 @@ class Host(Owner, Protocol):
 
 
 class Dialer:
-    """Opens connections for one link, one at a time."""
+    """Opens connections for one link."""
 
     def __init__(self, options: ConnectOptions, address: Address, host: Host, *, tls_first: bool, echo: bool) -> None:
         self.pool = Pool(address.urls)
@@ -64,7 +66,7 @@ class Dialer:
                     left = (clock.when() or 0.0) - asyncio.get_running_loop().time()
                     share = max(_ONE_SERVER, left / (len(self.pool) - turn))
                     try:
-                        return await self._open(server, share)
+                        return await self._open(server, share, self._host.opening)
                     except Refused as exc:
                         raise Unauthorized(f"{self._address} refused the credentials: {exc}") from None
                     except ConnectError:
@@ -84,7 +86,7 @@ class Dialer:
             await asyncio.sleep(wait)
             share = min(max(_ONE_SERVER, self._timeout), _ONE_SERVER * 2 ** min(server.failures, 8))
             try:
-                return await self._open(server, share)
+                return await self._open(server, share, self._host.opening)
             except Refused as exc:
                 refusals += 1
                 _log.warning("%s refuses our credentials: %s", server, exc)
@@ -94,7 +96,21 @@ class Dialer:
                 refusals = 0
                 _log.debug("%s: %s", server, told(exc))
 
-    async def _open(self, server: Server, timeout: float) -> Connection:
+    async def beside(self, used: Connection) -> Connection | None:
+        """A connection to another server while ``used`` goes on: greeted, and nothing asked of it yet.
+
+        ``None`` when no other lets us in now.
+        """
+        for server in self.pool.shuffled():
+            if server is used.server:
+                continue
+            try:
+                return await self._open(server, _ONE_SERVER, _nothing_yet)
+            except Exception as exc:  # noqa: BLE001 - whatever fails at one server, another may do
+                _log.debug("%s: %s", server, told(exc))
+        return None
+
+    async def _open(self, server: Server, timeout: float, opening: Callable[[Connection], bytes]) -> Connection:
         connection = Connection(server, self._host)
         try:
             async with asyncio.timeout(timeout):
@@ -103,7 +119,7 @@ class Dialer:
                 identity = await self.identity.fields(info)
                 connection.conversation.talk()
                 greeting = connect_frame(info, identity, name=self._name, echo=self._echo, tls=tls)
-                greeting += self._host.opening(connection)
+                greeting += opening(connection)
                 await self._answered(connection, greeting, mutual=tls and info.tls_verify)
         except BaseException:
             self.pool.failed(server)
@@ -121,6 +137,10 @@ class Dialer:
             if mutual:
                 raise HungUp("TLS failed: the server hung up; it wants a client certificate that it trusts") from exc
             raise
+
+
+def _nothing_yet(_: Connection) -> bytes:
+    return b""
 
 
 def told(exc: Exception) -> str:

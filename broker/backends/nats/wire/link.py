@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,8 @@ _log: Final = logging.getLogger("broker.nats")
 _PING_EVERY: Final = 2.0
 _LINGER: Final = 0.5
 _PARTING: Final = 1.0
+_SPREAD: Final = 0.2
+"""Seconds over which the clients of a server that is about to stop move; the pause between tries, too."""
 _EXPIRED: Final = "expired"
 
 
@@ -68,17 +71,17 @@ class WireLink(Link, Host):
         self._up = False
         self._next_sid = 0
         self._wanted: dict[int, tuple[bytes, str | None]] = {}
-        self._receivers: dict[bytes, Receive] = {}
+        self.receivers: dict[bytes, Receive] = {}
         self._pings: set[asyncio.Future[bool]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._finding: asyncio.Task[None] | None = None
+        self._moving: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self.closed = False
         self.max_payload = 0
         self.clustered = False
         self.send = self._outbound.put
         self.send_stream = self._outbound.put_stream
-        self.on_message = self._dispatch
 
     @property
     def server(self) -> str:
@@ -102,15 +105,18 @@ class WireLink(Link, Host):
     def opening(self, connection: Connection) -> bytes:
         """See ``Host``."""
         self._connection = connection
+        return self._subscriptions()
+
+    def _subscriptions(self) -> bytes:
         return b"".join([frames.sub(pattern, queue, sid) for sid, (pattern, queue) in self._wanted.items()])
 
     def _opened(self, connection: Connection) -> None:
         info = connection.conversation.info
         assert info is not None
         self._up = True
-        self.max_payload, self.clustered = info.max_payload, bool(info.cluster)
         connection.beat(self._ping_every)
         self._outbound.attach(connection)
+        self._heed(connection, info)
 
     async def _find(self) -> None:
         connection = await self._dialer.again()
@@ -121,26 +127,63 @@ class WireLink(Link, Host):
         _log.info("connected again, to %s", self.server)
         self._tell(self._events.on_restored)
 
+    async def _move(self, leaving: Connection) -> None:
+        """From a server that is about to stop to another: found first, so that hardly anything waits meanwhile."""
+        while self._uses(leaving):
+            await asyncio.sleep(random.uniform(0, _SPREAD))
+            found = await self._dialer.beside(leaving)
+            if found is None:
+                continue
+            try:
+                with suppress(BrokerError):
+                    await self.ping(_LINGER)
+                if self._uses(leaving) and found.gone is None:
+                    await self._hand_over(leaving, found)
+            finally:
+                if found is not self._connection:
+                    found.abort()
+
+    def _uses(self, connection: Connection) -> bool:
+        return self._up and not self.closed and connection is self._connection
+
+    async def _hand_over(self, leaving: Connection, found: Connection) -> None:
+        """Nothing more goes to the old server; when it has processed what went before, the new one takes over."""
+        self._outbound.detach()
+        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        leaving.conversation.ping(partial(_answer, answered))
+        try:
+            await asyncio.wait({answered}, timeout=_LINGER)
+        finally:
+            answered.cancel()
+            if self._uses(leaving):
+                self._switch(leaving, leaving if found.gone else found)
+
+    def _switch(self, leaving: Connection, found: Connection) -> None:
+        """Use the one found; what was in flight is unknown to its callers, as at any break."""
+        self._fail_pings("moved to another server")
+        self._tell(self._events.on_lost)
+        if found is not leaving:
+            self._connection = found
+            self._spawn(leaving.close(_LINGER, _PARTING))
+            found.write(self._subscriptions())
+            _log.info("moved to %s", self.server)
+        self._opened(found)
+        self._tell(self._events.on_restored)
+
     # -- what the connection tells ------------------------------------------------------------------------------------
 
-    def _dispatch(self, sid: bytes, subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> None:
-        receive = self._receivers.get(sid)
-        if receive is None:
-            return
-        try:
-            receive(subject, reply, data, block)
-        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - one message costs no connection; logged in full
-            _log.exception("receiving on %s failed", subject.decode("utf-8", "replace"))
-
     def on_info(self, connection: Connection, info: ServerInfo) -> None:
-        """See ``Owner``. A server that is about to stop is left while it still answers, if there is another."""
-        self._dialer.pool.learn(info.connect_urls, connection.server)
-        if not self._up or connection is not self._connection:
-            return
+        """See ``Owner``."""
+        self._dialer.pool.learn(info.connect_urls, connection.server, connection.peer)
+        if self._uses(connection):
+            self._heed(connection, info)
+
+    def _heed(self, connection: Connection, info: ServerInfo) -> None:
+        """A server that is about to stop is left while it still answers, if there is another."""
         self.max_payload, self.clustered = info.max_payload, bool(info.cluster)
-        if info.lame_duck and len(self._dialer.pool) > 1:
+        if info.lame_duck and len(self._dialer.pool) > 1 and (self._moving is None or self._moving.done()):
             _log.info("%s is shutting down, moving to another server", self.server)
-            self._spawn(self.force_reconnect())
+            self._moving = self._spawn(self._move(connection))
 
     def on_error(self, connection: Connection, text: str) -> None:
         """See ``Owner``. The server hangs up by itself where it must, and then we reconnect."""
@@ -157,7 +200,7 @@ class WireLink(Link, Host):
 
     def on_gone(self, connection: Connection) -> None:
         """See ``Owner``."""
-        if not self._up or self.closed:
+        if not self._uses(connection):
             return
         self._up = False
         self._outbound.detach()
@@ -208,7 +251,7 @@ class WireLink(Link, Host):
         self._next_sid += 1
         sid = self._next_sid
         self._wanted[sid] = pattern, queue
-        self._receivers[b"%d" % sid] = receive
+        self.receivers[b"%d" % sid] = receive
         self._ask(frames.sub(pattern, queue, sid))
         return sid
 
@@ -220,7 +263,7 @@ class WireLink(Link, Host):
     def forget(self, sid: int) -> None:
         """See ``Link``."""
         self._wanted.pop(sid, None)
-        self._receivers.pop(b"%d" % sid, None)
+        self.receivers.pop(b"%d" % sid, None)
 
     def _ask(self, frame: bytes) -> None:
         """A connection that is being opened has been asked for the others already."""
@@ -264,12 +307,14 @@ class WireLink(Link, Host):
         self._outbound.push()
         self._outbound.close()
         self._up = False
-        if self._finding is not None and not self._finding.done():
-            self._finding.cancel()
-            await asyncio.wait({self._finding}, timeout=_PARTING)
+        looking = {each for each in (self._finding, self._moving) if each is not None and not each.done()}
+        for task in looking:
+            task.cancel()
+        if looking:
+            await asyncio.wait(looking, timeout=_PARTING)
         if self._connection is not None:
             await self._connection.close(_LINGER, _PARTING)
-        self._receivers.clear()
+        self.receivers.clear()
         self._wanted.clear()
         self._fail_pings("the connection was closed")
 

@@ -30,6 +30,7 @@ class Server:
         tls_name: what its certificate must be for.
         given: whether the user named it; others come and go as the cluster says.
         failures: tries in a row that failed.
+        reached_at: where a connection to it last led, so that its name and its address are not two servers.
     """
 
     host: str
@@ -37,6 +38,7 @@ class Server:
     tls_name: str
     given: bool
     failures: int = 0
+    reached_at: tuple[str, int] | None = None
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -64,16 +66,20 @@ class Pool:
         random.shuffle(servers)
         return servers
 
-    def learn(self, urls: Iterable[str], through: Server) -> None:
+    def learn(self, urls: Iterable[str], through: Server, reached_at: tuple[str, int] | None = None) -> None:
         """Know the servers that ``through`` told of, and forget those it does not tell of any more.
 
-        A server known by its address only has to show a certificate for the name that led to it.
+        A server known by its address only has to show a certificate for the name that led to it. The address that a
+        given name led to (``reached_at``, of ``through``) is no other server.
         """
+        through.reached_at = reached_at
+        named = {each.reached_at for each in self._servers.values() if each.given and each.reached_at}
+        named -= {place for place, each in self._servers.items() if each.given}
         name = through.tls_name
         told: dict[tuple[str, int], Server] = {}
         for url in urls:
             place = _place(url)
-            if place is not None and len(told) < _MOST:
+            if place is not None and place not in named and len(told) < _MOST:
                 tls_name = name if _is_address(place[0]) and not _is_address(name) else place[0]
                 told[place] = self._servers.get(place) or Server(*place, tls_name, given=False)
         if told:

@@ -17,7 +17,7 @@ from broker.backends.nats.wire.info import ServerInfo, parse_info
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from broker.backends.nats.parser import OnMessage
+    from broker.backends.nats.contract import Receive
 
 _PROTOCOL: Final = 1
 """The version in which a server tells of its cluster and of its end while we are connected."""
@@ -38,18 +38,18 @@ class Hearer(Protocol):
 class Conversation:
     """One connection's, from INFO to the end.
 
-    Messages go to ``on_message``. Until ``talk`` nothing but INFO and an early -ERR is listened to: what else comes
-    in the clear before TLS begins came from somebody in between.
+    Messages go to ``receivers`` (see ``Parser``). Until ``talk`` nothing but INFO and an early -ERR is listened to:
+    what else comes in the clear before TLS begins came from somebody in between.
 
     Attributes:
         info: what the server said last about itself; ``None`` before its first word.
         heard: set whenever something arrived; whoever watches clears it.
     """
 
-    def __init__(self, on_message: OnMessage, hearer: Hearer, say: Callable[[bytes], object]) -> None:
+    def __init__(self, receivers: Mapping[bytes, Receive], hearer: Hearer, say: Callable[[bytes], object]) -> None:
         self.info: ServerInfo | None = None
         self.heard = False
-        self._feed = Parser(on_message).feed
+        self._feed = Parser(receivers).feed
         self._hearer = hearer
         self._say = say
         self._talking = False

@@ -1,0 +1,98 @@
+"""A broker's life: open, draining, closed; and how it ends without leaving anything half-done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from broker.contracts.errors import BrokerClosed, BrokerError, Unsupported
+from broker.contracts.status import Status
+
+if TYPE_CHECKING:
+    from broker.contracts.backend import CoreBackend
+    from broker.roster import Roster
+
+log = logging.getLogger("broker")
+
+_LAST_FLUSH: Final = 2.0
+"""Seconds that closing waits for what was sent to reach the server."""
+
+
+class Lifetime:
+    """From connected to closed, in the event loop it began in."""
+
+    def __init__(self, backend: CoreBackend, roster: Roster) -> None:
+        self._backend = backend
+        self._roster = roster
+        self._draining = False
+        self._drained: asyncio.Future[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def status(self) -> Status:
+        """The connection's, but ``draining`` as soon as the end has begun."""
+        status = self._backend.board.status
+        return Status.DRAINING if self._draining and status is Status.CONNECTED else status
+
+    def check_open(self) -> None:
+        """Refuse new work when the end has begun.
+
+        Raises:
+            BrokerClosed, Unauthorized, Unsupported (another event loop).
+        """
+        self.check_loop()
+        self._backend.board.check_open()
+        if self._draining:
+            raise BrokerClosed
+
+    def check_loop(self) -> None:
+        """Refuse another loop: the connection lives in one, and a future awaited in another never comes.
+
+        Raises:
+            Unsupported: this is not the loop it began in.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise Unsupported("this broker was connected in another event loop; connect one in the loop that uses it")
+
+    async def drain(self, timeout: float) -> None:
+        """As ``Broker.drain`` promises it."""
+        if self._drained is not None:
+            await asyncio.wait({self._drained}, timeout=timeout)
+        if self._draining or self.status in {Status.CLOSED, Status.UNAUTHORIZED}:
+            await self.aclose()
+            return
+        self._draining = True
+        self._drained = asyncio.get_running_loop().create_future()
+        self._backend.board.announce(Status.DRAINING)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._roster.finish(timeout)
+        except TimeoutError:
+            log.warning("drain: not finished after %g s; cancelling what still runs", timeout)
+        finally:
+            self._drained.set_result(None)
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """As ``Broker.aclose`` promises it.
+
+        Closed once, for everybody who asks: whoever is cancelled while waiting for it is let go at once, and the
+        closing goes on to its end by itself.
+        """
+        self._draining = True
+        if self._closing is None or self._closing.cancelled():
+            closing = self._close(asyncio.current_task())
+            self._closing = asyncio.get_running_loop().create_task(closing, name="close broker")
+        await asyncio.shield(self._closing)
+
+    async def _close(self, caller: asyncio.Task[object] | None) -> None:
+        try:
+            await self._roster.abandon(caller)
+            if self._backend.board.status is Status.CONNECTED:
+                with suppress(BrokerError):
+                    await self._backend.flush(timeout=_LAST_FLUSH)
+        finally:
+            await self._backend.close()
