@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix bench lock clean
+.PHONY: help setup demo test check fix bench capacity lock clean
 
 help: ## print the verbs
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +37,11 @@ fix: $(READY) ## format and apply safe lint fixes
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(READY) ## ratios to nats-py, interleaved, as a table (several minutes)
+bench: $(READY) ## beside other clients, interleaved: tables, plot, JSON (about 15 minutes; ARGS="--only append256")
 	@$(BIN)/python -m loadtest $(ARGS)
+
+capacity: $(READY) ## how many rooms one room process and one server hold (several minutes)
+	@$(BIN)/python -m loadtest.capacity $(ARGS)
 
 lock: $(READY) ## resolve requirements.lock anew from pyproject.toml
 	@$(BIN)/python -m pip install --quiet uv

@@ -1,68 +1,107 @@
-"""``python -m loadtest``: the benchmark command. Exit code 1 means that a run was void, never that a bar was missed."""
+"""``python -m loadtest``: the benchmark command.
+
+Exit code 1 means that a run of nats-py, this library or the raw socket was void, never that a bar was missed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from loadtest import report
+from loadtest import evidence, report
 from loadtest.bench import Bench
 from loadtest.compare import compare
+from loadtest.lineup import LINEUP, turnout
 from loadtest.machine import Machine
+from loadtest.report import Outcome
 from loadtest.workloads import WORKLOADS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from loadtest.runs import Run
 
+_QUICK_ROUNDS: Final = 1
+_QUICK_SCALE: Final = 0.02
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for, print the table, write the JSON."""
+    """Run what is asked for, print the tables, keep the figures."""
     given = _parser().parse_args(arguments)
-    chosen = [each for each in WORKLOADS if not given.workload or each.name in given.workload]
+    if given.docs and (given.only or given.peers or given.quick):
+        _parser().error("--docs takes a whole run: neither --only, --peers nor --quick")
+    if given.quick:
+        given.rounds, given.count_scale = _QUICK_ROUNDS, _QUICK_SCALE
+    outcome = _measured(given)
+    print(f"\n{report.markdown(outcome)}\n")
+    written = evidence.write_beside(outcome, given.json)
+    written += evidence.publish(outcome, given.docs) if given.docs else []
+    print(f"written: {', '.join(map(str, written))}")
+    return 0 if outcome.trusted else 1
+
+
+def _measured(given: argparse.Namespace) -> Outcome:
+    chosen = [each for each in WORKLOADS if not given.only or each.name in given.only]
+    here = turnout(given.peers or ())
+    for each in here:
+        print(each.told)
     machine = Machine.here()
-    bench = Bench(chosen, rounds=given.rounds, scale=given.count_scale, told=_tell)
+    present = {each.peer.name: each.peer.home.python for each in here if not each.missing}
+    bench = Bench(chosen, present, rounds=given.rounds, scale=given.count_scale, told=_teller())
     runs = asyncio.run(bench.run())
-    machine = replace(machine, nats_server=bench.server_version)
-    rows = [row for workload in chosen for row in compare(workload, runs)]
-    print()
-    print(report.markdown(machine, rows, runs, rounds=given.rounds, scale=given.count_scale))
-    told = report.as_json(machine, rows, runs, rounds=given.rounds, scale=given.count_scale)
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {given.json}")
-    return 1 if any(run.void for run in runs) else 0
+    return Outcome(
+        machine=replace(machine, nats_server=bench.server_version),
+        turnout=here,
+        rows=[row for workload in chosen for row in compare(workload, runs)],
+        runs=runs,
+        rounds=given.rounds,
+        scale=given.count_scale,
+    )
 
 
-def _tell(run: Run, rounds: int) -> None:
-    print(report.progress(run, rounds), flush=True)
+def _teller() -> Callable[[Run, int, int], None]:
+    began = time.monotonic()
+
+    def tell(run: Run, place: int, runs: int) -> None:
+        print(report.progress(run, place, runs, time.monotonic() - began), flush=True)
+
+    return tell
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
     parser.add_argument(
-        "--workload",
-        action="append",
+        "--only",
+        nargs="+",
+        action="extend",
+        metavar="WORKLOAD",
         choices=[workload.name for workload in WORKLOADS],
-        help="only this one; may be given several times",
+        help=f"only these: {', '.join(workload.name for workload in WORKLOADS)}",
     )
     parser.add_argument(
-        "--rounds", type=_rounds, default=5, help="counted rounds (default 5); one warm-up comes before"
+        "--peers",
+        nargs="+",
+        action="extend",
+        metavar="PEER",
+        choices=[peer.name for peer in LINEUP],
+        help=f"only these beside nats-py: {', '.join(peer.name for peer in LINEUP)}",
     )
+    parser.add_argument("--rounds", type=_rounds, default=5, help="counted rounds (default 5)")
     parser.add_argument("--count-scale", type=_scale, default=1.0, help="multiplies the messages of every run")
+    parser.add_argument("--quick", action="store_true", help="one round, few messages: does it run, not how fast")
     parser.add_argument(
         "--json",
         type=Path,
         default=Path(tempfile.gettempdir()) / "gamebroker-bench.json",
-        help="where the numbers of every run go (default %(default)s)",
+        help="where the figures of every run go, tables (.md) and plot (.svg) beside it (default %(default)s)",
     )
+    parser.add_argument("--docs", type=Path, help="this folder's performance.md and evidence/ are written anew")
     return parser
 
 

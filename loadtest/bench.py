@@ -11,24 +11,39 @@ from loadtest.bench_stream import delete_streams
 from loadtest.runs import Run, run_peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from loadtest.workloads import Entrant, Workload
+
+    Turn = tuple[Entrant, Workload, int]
 
 LIMIT: Final = 90.0
 """Seconds one run may take, its preparation included."""
 _LEAST: Final = 100
 WARM_UP: Final = 0
+_WARM_UP_SCALE: Final = 0.1
 
 
-def scaled(workload: Workload, scale: float) -> int:
-    """Messages per run at that scale."""
-    return max(_LEAST, round(workload.count * scale))
+def scaled(workload: Workload, entrant: Entrant, scale: float) -> int:
+    """Messages of an entrant's run at that scale."""
+    return max(_LEAST, round(workload.count * entrant.portion * scale))
 
 
 def order(workload: Workload, turn: int) -> tuple[Entrant, ...]:
     """Who runs when: reversed every second round, so that whatever drifts meets everyone alike."""
-    return workload.everyone if turn % 2 == 0 else workload.everyone[::-1]
+    return workload.entrants if turn % 2 == 0 else workload.entrants[::-1]
+
+
+def plan(workloads: Sequence[Workload], present: Mapping[str, str], rounds: int) -> list[Turn]:
+    """Every run in its order: the first workload once to warm up, then everything as often as there are rounds."""
+    turns = [(WARM_UP, workloads[:1]), *((turn, workloads) for turn in range(1, rounds + 1))]
+    return [
+        (entrant, workload, turn)
+        for turn, chosen in turns
+        for workload in chosen
+        for entrant in order(workload, turn)
+        if entrant.peer in present
+    ]
 
 
 class Bench:
@@ -39,11 +54,18 @@ class Bench:
     """
 
     def __init__(
-        self, workloads: Sequence[Workload], *, rounds: int, scale: float, told: Callable[[Run, int], None]
+        self,
+        workloads: Sequence[Workload],
+        present: Mapping[str, str],
+        *,
+        rounds: int,
+        scale: float,
+        told: Callable[[Run, int, int], None],
     ) -> None:
+        """Take workloads, the interpreter of each peer that is here, and who is told of each run and its place."""
         self.server_version = ""
-        self._workloads = workloads
-        self._rounds = rounds
+        self._plan = plan(workloads, present, rounds)
+        self._present = present
         self._scale = scale
         self._told = told
 
@@ -53,22 +75,18 @@ class Bench:
         The server syncs at its default interval: an ack means that the operating system has the message. So the
         clients are measured, not the disk.
         """
-        plan = [
-            (entrant, workload, turn)
-            for turn in range(WARM_UP, self._rounds + 1)
-            for workload in self._workloads
-            for entrant in order(workload, turn)
-        ]
         async with NatsServer(sync_interval=None) as server:
             self.server_version = server.version
-            return [await self._one(entrant, workload, server.url, turn) for entrant, workload, turn in plan]
+            return [await self._one(turn, server.url, place) for place, turn in enumerate(self._plan, start=1)]
 
-    async def _one(self, entrant: Entrant, workload: Workload, url: str, turn: int) -> Run:
-        count = scaled(workload, self._scale)
-        run = await run_peer(entrant, workload, url=url, count=count, turn=turn, limit=LIMIT)
+    async def _one(self, what: Turn, url: str, place: int) -> Run:
+        entrant, workload, turn = what
+        count = scaled(workload, entrant, self._scale * (_WARM_UP_SCALE if turn == WARM_UP else 1))
+        python = self._present[entrant.peer]
+        run = await run_peer(entrant, workload, url=url, count=count, turn=turn, limit=LIMIT, python=python)
         try:
             await asyncio.to_thread(delete_streams, url)
         except OSError as exc:
             run = replace(run, void="; ".join(filter(None, (run.void, f"the server does not answer: {exc}"))))
-        self._told(run, self._rounds)
+        self._told(run, place, len(self._plan))
         return run

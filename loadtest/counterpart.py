@@ -7,17 +7,19 @@ ends when its standard input does, so none outlives the process that started it.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import queue
 import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from loadtest.raw import CRLF, PONG, RawConnection, pub
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
 READY: Final = "ready"
@@ -26,6 +28,7 @@ REPORT: Final = "report"
 _MARK: Final = b"MSG "
 _BORDER: Final = len(_MARK) - 1
 """Bytes at a cut that may hold the beginning or the end of a mark, never a whole one."""
+_MESSAGES: Final = frozenset((b"MSG", b"HMSG"))
 _PING: Final = b"PING\r\n"
 _PER_WRITE: Final = 500
 _QUIET: Final = 1.0
@@ -33,18 +36,19 @@ _QUIET: Final = 1.0
 _ANSWER_LIMIT: Final = 30.0
 
 
-class Counterpart:
-    """Starts one and speaks with it; a context manager that ends it."""
+class OtherProcess:
+    """Starts a command that says ``ready`` and speaks with it line by line; a context manager that ends it."""
 
-    def __init__(self, role: str, *, url: str, subject: str, count: int, size: int) -> None:
-        command = [sys.executable, "-m", "loadtest.counterpart", role, "--url", url, "--subject", subject]
-        command += ["--count", str(count), "--size", str(size)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, command: Sequence[str], *, inherited: Sequence[int] = ()) -> None:
+        self._command = command
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=inherited
+        )
 
     def __enter__(self) -> Self:
         if self._read() != READY:
             self._end()
-            raise RuntimeError("the counterpart did not start")
+            raise RuntimeError(f"did not start: {' '.join(self._command)}")
         return self
 
     def __exit__(
@@ -53,15 +57,16 @@ class Counterpart:
         self._end()
 
     def go(self) -> None:
-        """Have the flood begin; returns at once."""
-        self._tell(GO)
+        """Have it begin; returns at once."""
+        self.say(GO)
 
-    def counted(self) -> int:
-        """How many messages the counter received in all."""
-        self._tell(REPORT)
-        return int(self._read() or -1)
+    def told(self) -> dict[str, Any]:
+        """The JSON line it says when it is done; nothing when it died or took too long."""
+        told: dict[str, Any] = json.loads(self._read() or "{}")
+        return told
 
-    def _tell(self, word: str) -> None:
+    def say(self, word: str) -> None:
+        """A line to it."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{word}\n")
         self._process.stdin.flush()
@@ -87,6 +92,19 @@ class Counterpart:
         self._process.stdout.close()
 
 
+class Counterpart(OtherProcess):
+    """One of the roles below."""
+
+    def __init__(self, role: str, *, url: str, subject: str, count: int, size: int) -> None:
+        command = [sys.executable, "-m", "loadtest.counterpart", role, "--url", url, "--subject", subject]
+        super().__init__([*command, "--count", str(count), "--size", str(size)])
+
+    def counted(self) -> int:
+        """How many messages the counter received in all."""
+        self.say(REPORT)
+        return int(self._read() or -1)
+
+
 class Tally:
     """Counts messages in a byte stream by their first word, however the stream is cut. Bodies must not hold it."""
 
@@ -107,11 +125,13 @@ def answers(data: bytes) -> tuple[list[bytes], bytes]:
     position = 0
     while (stop := data.find(CRLF, position)) >= 0:
         words = data[position:stop].split()
-        if words[0] == b"MSG":
-            after = stop + 2 + int(words[-1]) + 2
+        if words[0] in _MESSAGES:
+            size = int(words[-1])
+            after = stop + 2 + size + 2
             if after > len(data):
                 break
-            replies.append(b"PUB %b %b\r\n%b" % (words[3], words[-1], data[stop + 2 : after]))
+            block = int(words[-2]) if words[0] == b"HMSG" else 0
+            replies.append(b"PUB %b %d\r\n%b" % (words[3], size - block, data[stop + 2 + block : after]))
             position = after
         else:
             if words[0] == b"PING":

@@ -47,6 +47,9 @@ class RawConnection:
         self._socket = socket.create_connection((target.hostname or "127.0.0.1", target.port or 4222), timeout)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._pending = b""
+        # One buffer for good: a fresh mebibyte for every read would cost more than the read.
+        self._buffer = bytearray(_READ)
+        self._view = memoryview(self._buffer)
         self._inbox = secrets.token_hex(8)
         self._sid = 1
         self._line()
@@ -71,10 +74,10 @@ class RawConnection:
         Raises:
             ConnectionError: the server hung up.
         """
-        chunk = self._socket.recv(_READ)
-        if not chunk:
+        size = self._socket.recv_into(self._buffer)
+        if not size:
             raise ConnectionError("the server closed the connection")
-        return chunk
+        return bytes(self._view[:size])
 
     def subscribe(self, subject: str) -> None:
         """Active on the server when it returns."""

@@ -6,11 +6,12 @@ import asyncio
 import json
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import loadtest
+from loadtest.latency import Latency
 
 if TYPE_CHECKING:
     from loadtest.workloads import Entrant, Workload
@@ -24,9 +25,10 @@ class Run:
     """What became of it.
 
     Attributes:
-        workload: its name, with ``peer`` and ``variant`` of the entrant.
+        workload: its name, with ``peer``, ``variant`` and ``flavour`` of the entrant.
         round: from 1; 0 is the warm-up.
         seconds: on the wall clock; ``cpu_seconds`` of the client's process.
+        latency: of an open loop.
         void: why it does not count; empty when it does.
     """
 
@@ -35,9 +37,21 @@ class Run:
     variant: str
     round: int
     count: int
+    flavour: str = ""
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    latency: Latency | None = None
     void: str = ""
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """Of the entrant."""
+        return self.peer, self.variant, self.flavour
+
+    @property
+    def figure(self) -> float:
+        """What is compared: the median latency in microseconds where there is one, else messages per second."""
+        return self.latency.p50 if self.latency else self.rate
 
     @property
     def rate(self) -> float:
@@ -46,18 +60,22 @@ class Run:
 
 
 async def run_peer(
-    entrant: Entrant, workload: Workload, *, url: str, count: int, turn: int, limit: float, module: str | None = None
+    entrant: Entrant,
+    workload: Workload,
+    *,
+    url: str,
+    count: int,
+    turn: int,
+    limit: float,
+    python: str = sys.executable,
+    module: str | None = None,
 ) -> Run:
-    """Run it and wait for it; after ``limit`` seconds its process is killed."""
+    """Run it with that interpreter and wait for it; after ``limit`` seconds its process is killed."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
+        python,
         "-m",
         module or f"loadtest.peers.{entrant.peer}",
-        entrant.variant,
-        "--url",
-        url,
-        "--count",
-        str(count),
+        *_arguments(entrant, workload, url, count),
         cwd=_ROOT,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -74,29 +92,39 @@ async def run_peer(
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-    seconds, cpu_seconds, void = _outcome(process.returncode, out, err, f"no result in {limit:g} s" if late else "")
-    return Run(
+    run = Run(
         workload=workload.name,
         peer=entrant.peer,
         variant=entrant.variant,
+        flavour=entrant.flavour,
         round=turn,
         count=count,
-        seconds=seconds,
-        cpu_seconds=cpu_seconds,
-        void=void,
     )
+    return _finished(run, process.returncode, out, err, f"no result in {limit:g} s" if late else "")
 
 
-def _outcome(returncode: int | None, out: bytes, err: bytes, void: str) -> tuple[float, float, str]:
-    """Wall seconds, processor seconds and why the run is void."""
+def _arguments(entrant: Entrant, workload: Workload, url: str, count: int) -> list[str]:
+    given = {"url": url, "count": count, "size": workload.size, "depth": workload.depth, "flavour": entrant.flavour}
+    given |= {"rooms": workload.rooms} if workload.rooms else {}
+    return [entrant.variant, *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
+
+
+def _finished(run: Run, returncode: int | None, out: bytes, err: bytes, void: str) -> Run:
+    """The run with its result, or why it is void."""
     said = err.decode("utf-8", "replace").strip().splitlines()
     last_words = said[-1][:_LAST_WORDS] if said else ""
     lines = out.decode("utf-8", "replace").splitlines()
     if void or returncode or not lines:
-        return 0.0, 0.0, _joined(void or f"exit code {returncode}", last_words)
+        return replace(run, void=_joined(void or f"exit code {returncode}", last_words))
     told = json.loads(lines[-1])
     problems = [*told["problems"], *([] if told["seconds"] else ["nothing was measured"])]
-    return told["seconds"], told["cpu_seconds"], _joined(*problems, last_words) if problems else ""
+    return replace(
+        run,
+        seconds=told["seconds"],
+        cpu_seconds=told["cpu_seconds"],
+        latency=Latency(**told["latency"]) if told["latency"] else None,
+        void=_joined(*problems, last_words) if problems else "",
+    )
 
 
 def _joined(*words: str) -> str:

@@ -1,11 +1,18 @@
-"""What is measured, as data: the rows of the table, who runs in them and the bar each must meet."""
+"""What is measured, as data: the rows of the tables, who runs in them and the bars to be met."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from loadtest.latency import HERTZ
+
 BASELINE: Final = "natspy"
+OURS: Final = "gamebroker"
+RAW: Final = "rawsocket"
+SMALL: Final = 128
+LARGE: Final = 1024
+_LATENCY_SECONDS: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,16 +23,26 @@ class Entrant:
         peer: the file in ``loadtest.peers``.
         variant: the workload's name there.
         shown: how the table calls it.
-        bar: ratio to the baseline that must be met; ``None`` when it is only shown.
+        flavour: how the peer is set up, where it has a choice.
+        bar: ratio to the baseline that must be met, at least, for a latency at most; ``None`` when it is only shown.
+        share_bar: share of the raw socket that must be reached.
+        portion: of the workload's messages; a slow client gets fewer, so that its run is not longer than the others'.
+        large: runs with large bodies too.
     """
 
     peer: str
     variant: str
     shown: str
+    flavour: str = ""
     bar: float | None = None
+    share_bar: float | None = None
+    portion: float = 1.0
+    large: bool = False
 
-    def __str__(self) -> str:
-        return f"{self.peer} {self.variant}"
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What tells it from the others of a workload."""
+        return self.peer, self.variant, self.flavour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,76 +52,215 @@ class Workload:
     Attributes:
         name: on the command line and in the table.
         count: messages per run.
-        baseline: what the others are compared to.
-        entrants: one row of the table each.
+        entrants: a row of the table each; the first is the baseline, a raw socket the physical limit.
+        size: bytes of a body.
+        depth: requests or appends in flight.
+        rooms: of an open loop, where latency counts instead of throughput; 0 otherwise.
     """
 
     name: str
     count: int
-    baseline: Entrant
     entrants: tuple[Entrant, ...]
+    size: int = SMALL
+    depth: int = 1
+    rooms: int = 0
 
     @property
-    def everyone(self) -> tuple[Entrant, ...]:
-        """Baseline first."""
-        return (self.baseline, *self.entrants)
+    def baseline(self) -> Entrant:
+        """What the others are compared to."""
+        return self.entrants[0]
+
+    @property
+    def raw(self) -> Entrant | None:
+        """The physical limit, where it is measured."""
+        return next((each for each in self.entrants if each.peer == RAW), None)
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether it is a latency."""
+        return self.rooms > 0
+
+    def with_large_bodies(self) -> Workload:
+        """The same at 1 KiB: baseline, ours and the raw socket, without bars."""
+        kept = [each for each in self.entrants if each.large or each.peer in {BASELINE, RAW}]
+        plain = tuple(replace(each, bar=None, share_bar=None) for each in kept)
+        return replace(self, name=f"{self.name}-1k", size=LARGE, entrants=plain)
 
 
-def _natspy(variant: str, shown: str) -> Entrant:
+def _nats_py(variant: str, shown: str) -> Entrant:
     return Entrant(peer=BASELINE, variant=variant, shown=shown)
 
 
-def _ours(variant: str, shown: str, bar: float | None = None) -> Entrant:
-    return Entrant(peer="gamebroker", variant=variant, shown=shown, bar=bar)
+def _ours(
+    variant: str, shown: str, bar: float | None = None, share_bar: float | None = None, *, large: bool = True
+) -> Entrant:
+    return Entrant(peer=OURS, variant=variant, shown=shown, flavour="wire", bar=bar, share_bar=share_bar, large=large)
 
 
-WORKLOADS: Final = (
+def _through_nats_py(variant: str, shown: str) -> Entrant:
+    return Entrant(peer=OURS, variant=variant, shown=f"{shown}, link nats-py", flavour="nats-py")
+
+
+def _natsrpy(variant: str, shown: str, portion: float = 1.0) -> Entrant:
+    return Entrant(peer="natsrpy", variant=variant, shown=shown, portion=portion)
+
+
+def _faststream(variant: str, shown: str, portion: float = 1.0) -> Entrant:
+    return Entrant(peer="faststream", variant=variant, shown=shown, portion=portion)
+
+
+def _natsio(variant: str, shown: str) -> Entrant:
+    return Entrant(peer="natsio", variant=variant, shown=shown)
+
+
+def _node(variant: str, shown: str, portion: float = 1.0) -> Entrant:
+    return Entrant(peer="nodejs", variant=variant, shown=shown, portion=portion)
+
+
+def _raw(variant: str, shown: str) -> Entrant:
+    return Entrant(peer=RAW, variant=variant, shown=shown)
+
+
+def _open_loop(rooms: int, bar: float | None = None) -> Workload:
+    return Workload(
+        name=f"latency{rooms}",
+        count=round(rooms * HERTZ * _LATENCY_SECONDS),
+        rooms=rooms,
+        entrants=(
+            _nats_py("latency", "publish"),
+            _ours("latency", "publish_nowait", bar),
+            _through_nats_py("latency", "publish_nowait"),
+            _natsrpy("latency", "publish"),
+            _faststream("latency", "publish"),
+            _natsio("latency", "publish"),
+            _node("latency", "publish"),
+            _raw("latency", "write, read"),
+        ),
+    )
+
+
+_AT_128_BYTES: Final = (
     Workload(
         name="publish",
-        count=400_000,
-        baseline=_natspy("publish", "await nc.publish"),
+        count=300_000,
         entrants=(
-            _ours("publish-nowait", "publish_nowait", 0.85),
-            _ours("publish", "await publish", 0.85),
+            _nats_py("publish", "await publish"),
+            _ours("publish-nowait", "publish_nowait", 2.2, 0.7),
+            _ours("publish", "await publish", 1.5),
+            _through_nats_py("publish-nowait", "publish_nowait"),
+            _natsrpy("publish", "await publish", 1 / 60),
+            _faststream("publish", "await publish", 1 / 10),
+            _natsio("publish", "await publish"),
+            _node("publish", "publish"),
+            _raw("publish", "64 KiB writes"),
         ),
     ),
     Workload(
         name="subscribe",
-        count=200_000,
-        baseline=_natspy("subscribe", "async callback"),
+        count=150_000,
         entrants=(
-            _ours("subscribe", "plain handler", 0.85),
-            _ours("subscribe-async", "async handler", 0.85),
+            _nats_py("subscribe", "async callback"),
+            _ours("subscribe", "plain handler", 2.0),
+            _ours("subscribe-async", "async handler", 0.85, large=False),
+            _through_nats_py("subscribe", "plain handler"),
+            _natsrpy("subscribe", "async callback", 1 / 10),
+            _faststream("subscribe", "subscriber", 1 / 10),
+            _natsio("subscribe", "async callback"),
+            _node("subscribe", "callback"),
+            _raw("subscribe", "counts, parses nothing"),
+        ),
+    ),
+    Workload(
+        name="request1",
+        count=2_500,
+        depth=1,
+        entrants=(
+            _nats_py("request", "await request"),
+            _ours("request", "await request"),
+            _natsrpy("request", "await request"),
+            _faststream("request", "await request"),
+            _natsio("request", "await request"),
+            _node("request", "await request"),
+            _raw("request", "counts replies"),
         ),
     ),
     Workload(
         name="request64",
-        count=40_000,
-        baseline=_natspy("request", "await nc.request"),
-        entrants=(_ours("request", "await request", 1.0),),
-    ),
-    Workload(
-        name="append256",
-        count=40_000,
-        baseline=_natspy("append", "publish_async, sliding window"),
+        count=25_000,
+        depth=64,
         entrants=(
-            _ours("append", "enqueue_many", 1.4),
-            _ours("append-keyed", "enqueue_many, own keys", 1.4),
-        ),
-    ),
-    Workload(
-        name="consume+ack",
-        count=60_000,
-        baseline=_natspy("consume", "fetch(500) + ack"),
-        entrants=(
-            _ours("consume", "consume, plain handler", 2.0),
-            _ours("consume-async", "consume, async handler", 2.0),
+            _nats_py("request", "await request"),
+            _ours("request", "await request", 1.6),
+            _through_nats_py("request", "await request"),
+            _natsrpy("request", "await request", 1 / 2),
+            _faststream("request", "await request", 1 / 3),
+            _natsio("request", "await request"),
+            _node("request", "await request", 1 / 2),
+            _raw("request", "counts replies"),
         ),
     ),
     Workload(
         name="append1",
-        count=5_000,
-        baseline=_natspy("append-awaited", "await js.publish"),
-        entrants=(_ours("append-awaited", "await enqueue"),),
+        count=2_500,
+        depth=1,
+        entrants=(
+            _nats_py("append-awaited", "await js.publish"),
+            _ours("append-awaited", "await enqueue"),
+            _natsrpy("append", "await js.publish"),
+            _faststream("append", "await publish"),
+            _natsio("append-awaited", "await js.publish"),
+            _node("append", "await js.publish"),
+            _raw("append", "counts acks"),
+        ),
     ),
+    Workload(
+        name="append256",
+        count=25_000,
+        depth=256,
+        entrants=(
+            _nats_py("append", "publish_async"),
+            _ours("append", "enqueue_many", 2.0),
+            _ours("append-keyed", "enqueue_many, own keys", 1.4, large=False),
+            _through_nats_py("append", "enqueue_many"),
+            _natsrpy("append", "js.publish"),
+            _faststream("append", "256 tasks", 1 / 4),
+            _natsio("append", "publish_async"),
+            _node("append", "js.publish", 1 / 2),
+            _raw("append", "counts acks"),
+        ),
+    ),
+    Workload(
+        name="append1024",
+        count=30_000,
+        depth=1024,
+        entrants=(
+            _nats_py("append", "publish_async"),
+            _ours("append", "enqueue_many", 2.6),
+            _ours("append-keyed", "enqueue_many, own keys", large=False),
+            _natsrpy("append", "js.publish"),
+            _faststream("append", "1,024 tasks", 1 / 4),
+            _natsio("append", "publish_async"),
+            _node("append", "js.publish", 1 / 2),
+            _raw("append", "counts acks"),
+        ),
+    ),
+    Workload(
+        name="consume+ack",
+        count=30_000,
+        entrants=(
+            _nats_py("consume", "fetch(500), ack"),
+            _ours("consume", "consume, plain handler", 3.5, 0.65),
+            _ours("consume-async", "consume, async handler", 2.0, large=False),
+            _through_nats_py("consume", "consume, plain handler"),
+            _natsrpy("consume", "fetch(500), ack", 1 / 8),
+            _faststream("consume", "pull subscriber, 500", 1 / 4),
+            _natsio("consume", "consume(), ack"),
+            _node("consume", "consume(), ack"),
+            _raw("consume", "two pulls of 500"),
+        ),
+    ),
+    _open_loop(50),
+    _open_loop(200, 0.75),
 )
+
+WORKLOADS: Final = (*_AT_128_BYTES, *(workload.with_large_bodies() for workload in _AT_128_BYTES))

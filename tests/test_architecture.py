@@ -15,7 +15,10 @@ LONGEST = 400
 DRAWERS = {"utils", "util", "helpers", "helper", "common", "misc", "base", "shared", "stuff", "tools"}
 RULES = (
     *("broker/state/frames.py", "broker/state/delta.py", "broker/state/composing.py", "broker/state/following.py"),
-    *("services/game_room/room.py", "services/settlement/ledger.py", "services/leaderboard/standings.py"),
+    *("services/game_room/room.py", "services/game_room/battle.py", "services/game_room/commands.py"),
+    *("services/game_room/desk.py", "services/gateway/door.py", "services/gateway/sessions.py"),
+    *("services/events/numbering.py", "services/events/views.py"),
+    *("services/settlement/ledger.py", "services/leaderboard/standings.py"),
 )
 
 HOMES = {

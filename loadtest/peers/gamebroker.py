@@ -1,16 +1,18 @@
-"""This library, written as its documentation does."""
+"""This library, written as its documentation does; the flavour is the link it speaks through."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from broker import Entry, Message, StreamBroker, StreamMessage
-from loadtest.peers.scene import IN_FLIGHT, LIMIT, MAX_ACK_PENDING, WINDOW, Arrivals, Scene, in_time, main
+from loadtest.peers.scene import LIMIT, MAX_ACK_PENDING, PACE, Arrivals, OneWay, Scene, ask_all, in_time, main
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+
+    from broker.contracts.options import LinkChoice
 
 _TICK: Final = 256
 """Messages a flooding loop publishes before it lets the event loop run."""
@@ -21,7 +23,8 @@ _DEFAULT_ROOM: Final = 8 << 20
 
 @asynccontextmanager
 async def _connected(scene: Scene, outbound_limit: int = _DEFAULT_ROOM) -> AsyncIterator[StreamBroker]:
-    async with StreamBroker.connect(scene.url, outbound_limit=outbound_limit) as broker:
+    link = cast("LinkChoice", scene.flavour) if scene.flavour else None
+    async with StreamBroker.connect(scene.url, outbound_limit=outbound_limit, link=link) as broker:
         yield broker
         scene.expect("reconnects", 0, broker.stats.reconnects)
 
@@ -81,23 +84,14 @@ async def _subscribe(scene: Scene, handler: Callable[[Message], Any], arrivals: 
 
 
 async def request(scene: Scene) -> None:
-    """64 callers, each awaiting its reply."""
+    """``await request``."""
     with scene.echo():
         async with _connected(scene) as broker:
-            turns = iter(range(scene.count))
-            answered = 0
 
-            async def ask() -> None:
-                nonlocal answered
-                for _ in turns:
-                    reply = await broker.request(scene.subject, scene.body, timeout=LIMIT)
-                    answered += reply.data == scene.body
+            async def ask(subject: str, body: bytes) -> bytes:
+                return (await broker.request(subject, body, timeout=LIMIT)).data
 
-            with scene.measured():
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(IN_FLIGHT):
-                        group.create_task(ask())
-            scene.expect("answered", scene.count, answered)
+            await ask_all(scene, ask)
 
 
 async def append(scene: Scene) -> None:
@@ -107,15 +101,14 @@ async def append(scene: Scene) -> None:
 
 async def append_keyed(scene: Scene) -> None:
     """``enqueue_many`` with the caller's own idempotency keys, which are stored beside the ids."""
-    keys = (f"{scene.token}-{index}" for index in range(scene.count))
-    await _append(scene, (Entry(scene.subject, scene.body, idempotency_key=key) for key in keys))
+    await _append(scene, (Entry(scene.subject, scene.body, idempotency_key=key) for key in scene.ids))
 
 
 async def _append(scene: Scene, entries: Iterator[Entry]) -> None:
     with scene.stream():
         async with _connected(scene) as sb:
             with scene.measured():
-                receipts = await sb.enqueue_many(entries, window=WINDOW, timeout=LIMIT)
+                receipts = await sb.enqueue_many(entries, window=scene.depth, timeout=LIMIT)
             scene.expect("receipts", scene.count, len(receipts))
             scene.expect("sent again", 0, sb.stats.enqueue_retries)
 
@@ -162,6 +155,29 @@ async def _consume(scene: Scene, handler: Callable[[StreamMessage], Any], arriva
         scene.expect_settled(stream, "bench", arrivals.count)
 
 
+async def latency(scene: Scene) -> None:
+    """A plain function that reads the time."""
+    async with _connected(scene) as broker:
+        arrivals = OneWay(scene)
+
+        def handle(message: Message) -> None:
+            arrivals.note(message.data)
+
+        await broker.subscribe(scene.rooms, handle)
+        await broker.flush()
+        await arrivals.measure("gamebroker")
+        scene.expect("dropped", 0, broker.stats.dropped_inbound)
+
+
+async def pace(scene: Scene) -> None:
+    """``publish_nowait`` when each is due."""
+    async with _connected(scene) as broker:
+        async for subject, body in scene.due():
+            broker.publish_nowait(subject, body)
+        await broker.flush(LIMIT)
+        scene.expect("dropped by the sender", 0, broker.stats.dropped_outbound)
+
+
 async def _first(*awaited: Coroutine[Any, Any, None]) -> None:
     """Until one is over: a worker that died would otherwise be waited for in vain."""
     tasks = [asyncio.create_task(each) for each in awaited]
@@ -187,5 +203,7 @@ if __name__ == "__main__":
             "append-awaited": append_awaited,
             "consume": consume,
             "consume-async": consume_async,
+            "latency": latency,
+            PACE: pace,
         },
     )

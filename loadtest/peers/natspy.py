@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 import nats
 from nats.js.api import ConsumerConfig
 
-from loadtest.peers.scene import IN_FLIGHT, LIMIT, MAX_ACK_PENDING, WINDOW, Arrivals, Scene, in_time, main
+from loadtest.peers.scene import LIMIT, MAX_ACK_PENDING, PACE, Arrivals, OneWay, Scene, ask_all, in_time, main
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator
 
     from nats.aio.client import Client
@@ -59,23 +59,14 @@ async def subscribe(scene: Scene) -> None:
 
 
 async def request(scene: Scene) -> None:
-    """64 callers, each awaiting its reply."""
+    """``nc.request``."""
     with scene.echo():
         async with _connected(scene) as nc:
-            turns = iter(range(scene.count))
-            answered = 0
 
-            async def ask() -> None:
-                nonlocal answered
-                for _ in turns:
-                    reply = await nc.request(scene.subject, scene.body, timeout=LIMIT)
-                    answered += reply.data == scene.body
+            async def ask(subject: str, body: bytes) -> bytes:
+                return (await nc.request(subject, body, timeout=LIMIT)).data
 
-            with scene.measured():
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(IN_FLIGHT):
-                        group.create_task(ask())
-            scene.expect("answered", scene.count, answered)
+            await ask_all(scene, ask)
 
 
 async def append(scene: Scene) -> None:
@@ -87,10 +78,10 @@ async def append(scene: Scene) -> None:
             acks: list[PubAck] = []
             with scene.measured():
                 async with in_time():
-                    for index in range(scene.count):
-                        if len(flying) >= WINDOW:
+                    for key in scene.ids:
+                        if len(flying) >= scene.depth:
                             acks.append(await flying.popleft())
-                        headers = {"Nats-Msg-Id": f"{scene.token}-{index}"}
+                        headers = {"Nats-Msg-Id": key}
                         flying.append(await js.publish_async(scene.subject, scene.body, headers=headers))
                     while flying:
                         acks.append(await flying.popleft())
@@ -104,8 +95,8 @@ async def append_awaited(scene: Scene) -> None:
             js = nc.jetstream()
             with scene.measured():
                 async with in_time():
-                    for index in range(scene.count):
-                        headers = {"Nats-Msg-Id": f"{scene.token}-{index}"}
+                    for key in scene.ids:
+                        headers = {"Nats-Msg-Id": key}
                         await js.publish(scene.subject, scene.body, headers=headers)
 
 
@@ -127,6 +118,27 @@ async def consume(scene: Scene) -> None:
         scene.expect_settled(stream, "bench", handled)
 
 
+async def latency(scene: Scene) -> None:
+    """An async callback that reads the time."""
+    async with _connected(scene) as nc:
+        arrivals = OneWay(scene)
+
+        async def handle(message: Msg) -> None:
+            arrivals.note(message.data)
+
+        await nc.subscribe(scene.rooms, cb=handle)
+        await nc.flush()
+        await arrivals.measure("natspy")
+
+
+async def pace(scene: Scene) -> None:
+    """``await nc.publish`` when each is due."""
+    async with _connected(scene) as nc:
+        async for subject, body in scene.due():
+            await nc.publish(subject, body)
+        await nc.flush()
+
+
 if __name__ == "__main__":
     main(
         "natspy",
@@ -137,5 +149,7 @@ if __name__ == "__main__":
             "append": append,
             "append-awaited": append_awaited,
             "consume": consume,
+            "latency": latency,
+            PACE: pace,
         },
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from broker import BrokerError
-from services.demo.children import ChildFailed
+from services.children import ChildFailed
 from services.demo.screen import Screen, open_screen
 from services.demo.show import Settings, Show
 from services.process import run_process

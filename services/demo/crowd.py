@@ -1,4 +1,4 @@
-"""``python -m services.demo.crowd``: simulated players and a spectator of every room, in a process of their own.
+"""``python -m services.demo.crowd``: simulated players and a spectator of every room, at a gateway in their process.
 
 A process of its own, so that what it measures is the way of a frame and not the demo's screen.
 """
@@ -11,26 +11,28 @@ import random
 import sys
 import time
 from array import array
-from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from broker import Broker
-from services.events import Command, Frame, FrameHeader, battle_command, battle_state
+from services.events import Command, CommandNumbers
+from services.gateway.gateway import Gateway
+from services.history import History
 from services.process import add_process_options, run_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from broker import Message
+    from services.events import View
+    from services.gateway.sessions import Session
 
 _STEP: Final = 0.02
 _GONE_AFTER: Final = 0.5
 _SENT_TWICE: Final = 0.02
 _FORGED: Final = 0.005
+_SPECTATOR: Final = "spectator"
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
@@ -38,146 +40,133 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
 
 
-class Spectator:
-    """Counts the frames of one room: received, lost (gaps in ``seq``), out of order, and how long they took."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self.lost = 0
-        self.out_of_order = 0
-        self.tick = 0
-        self.seen_at = 0.0
-        self._last: dict[int, int] = {}
-
-    def see(self, header: FrameHeader) -> None:
-        """Take in one frame. Every epoch counts from 1, and the spectator was there before the room."""
-        last = self._last.get(header.epoch, 0)
-        self.received += 1
-        self.tick = header.tick
-        self.seen_at = time.monotonic()
-        if header.seq <= last:
-            self.out_of_order += 1
-            return
-        self.lost += header.seq - last - 1
-        self._last[header.epoch] = header.seq
-
-
 class Player:
     """Sends commands at random moments: a few of them twice, and now and then one in another player's name."""
 
-    def __init__(self, room: str, name: str, others: Sequence[str], rate: float, dice: random.Random) -> None:
-        self._subject = battle_command(room, name)
-        self._name = name
+    def __init__(self, name: str, others: Sequence[str], rate: float, dice: random.Random) -> None:
+        self.name = name
         self._others = others
         self._rate = rate
         self._dice = dice
-        self._cmd_seq = 0
+        self._numbers = CommandNumbers()
+        self._tick = 0
         self._next = dice.expovariate(rate)
 
-    def due(self, now: float, tick: int) -> list[tuple[str, Command]]:
+    def see(self, view: View) -> None:
+        """Take in the newest view of the room."""
+        self._tick = view.tick
+        self._numbers.seen(view.epoch, view.acked(self.name))
+
+    def due(self, now: float) -> list[Command]:
         """What the player sends now, ``now`` seconds after it joined."""
-        sent: list[tuple[str, Command]] = []
+        sent: list[Command] = []
         while self._next <= now:
             self._next += self._dice.expovariate(self._rate)
-            self._cmd_seq += 1
             forged = self._dice.random() < _FORGED
             command = Command(
-                player=self._dice.choice(self._others) if forged and self._others else self._name,
-                cmd_seq=self._cmd_seq,
-                client_tick=tick,
+                player=self._dice.choice(self._others) if forged and self._others else self.name,
+                cmd_seq=self._numbers.next(),
+                client_tick=self._tick,
                 kind=self._dice.choice(("move", "fire")),
                 dx=self._dice.choice((-1, 0, 1)),
                 dy=self._dice.choice((-1, 0, 1)),
                 target=self._dice.choice(self._others) if self._others else "",
             )
-            sent += [(self._subject, command)] * (2 if self._dice.random() < _SENT_TWICE else 1)
+            sent += [command] * (2 if self._dice.random() < _SENT_TWICE else 1)
         return sent
 
 
-class Crowd:
-    """The spectators and players of all rooms, on one connection."""
+class _Stand:
+    """A room as the crowd sees it: its spectator and, from the first view on, its players with their sessions."""
 
-    def __init__(self, broker: Broker, rooms: Sequence[str], *, rate: float, dice: random.Random) -> None:
-        self._broker = broker
-        self._spectators = {room: Spectator() for room in rooms}
-        self._players: dict[str, tuple[float, list[Player]]] = {}
+    def __init__(self) -> None:
+        self.seen_at = 0.0
+        self.joined = 0.0
+        self.players: list[tuple[Player, Session]] = []
+
+
+class Crowd:
+    """The spectators and players of all rooms, at one gateway."""
+
+    def __init__(self, gateway: Gateway, rooms: Sequence[str], *, rate: float, dice: random.Random) -> None:
+        self._gateway = gateway
         self._rate = rate
         self._dice = dice
+        self._encode = msgspec.json.Encoder().encode
+        self._stands = {room: _Stand() for room in rooms}
         self._hops = array("d")
         self._reported = 0
         self.sent = 0
+        for room in rooms:
+            gateway.join(room, _SPECTATOR, self._see)
 
-    async def watch(self) -> None:
-        """Subscribe to every room; players join a room with its first frame."""
-        for room, spectator in self._spectators.items():
-            await self._broker.subscribe(battle_state(room), self._frame_handler(room, spectator))
+    def _see(self, view: View) -> None:
+        self._hops.append((time.time_ns() - view.sent) / 1e9)
+        stand = self._stands[view.room]
+        stand.seen_at = time.monotonic()
+        if not stand.players:
+            self._join(view, stand)
 
-    def _frame_handler(self, room: str, spectator: Spectator) -> Callable[[Message], None]:
-        decode = msgspec.json.Decoder(FrameHeader).decode
-        hop = self._hops.append
-
-        def see(message: Message) -> None:
-            now = time.time_ns()
-            header = decode(message.data)
-            hop((now - header.ts_pub) / 1e9)
-            spectator.see(header)
-            if room not in self._players:
-                self._join(room, message.decode(Frame))
-
-        return see
-
-    def _join(self, room: str, frame: Frame) -> None:
-        names = [state.player for state in frame.players]
-        self._players[room] = (
-            time.monotonic(),
-            [Player(room, name, [n for n in names if n != name], self._rate, self._dice) for name in names],
-        )
+    def _join(self, view: View, stand: _Stand) -> None:
+        """Players join a room with its first frame."""
+        stand.joined = time.monotonic()
+        names = view.players
+        for name in names:
+            player = Player(name, [other for other in names if other != name], self._rate, self._dice)
+            stand.players.append((player, self._gateway.join(view.room, name, player.see)))
+            player.see(view)
 
     def play(self) -> None:
         """Send what is due. Players of a room that shows nothing any more have left."""
         now = time.monotonic()
-        for room, (joined, players) in self._players.items():
-            spectator = self._spectators[room]
-            if now - spectator.seen_at > _GONE_AFTER:
+        for stand in self._stands.values():
+            if now - stand.seen_at > _GONE_AFTER:
                 continue
-            tick = max(0, spectator.tick)
-            for player in players:
-                for subject, command in player.due(now - joined, tick):
-                    self._broker.publish_nowait(subject, command)
+            for player, session in stand.players:
+                for command in player.due(now - stand.joined):
+                    session.command(self._encode(command))
                     self.sent += 1
 
     def totals(self, *, final: bool = False) -> dict[str, object]:
         """What was seen so far; hop times of the time since the last call, or of all of it when ``final``."""
         hops = sorted(self._hops if final else self._hops[self._reported :])
         self._reported = len(self._hops)
-        counts: Counter[str] = Counter()
-        for spectator in self._spectators.values():
-            counts.update(received=spectator.received, lost=spectator.lost, out_of_order=spectator.out_of_order)
         return {
-            **counts,
             "commands": self.sent,
             "hop_p50": quantile(hops, 0.5),
             "hop_p99": quantile(hops, 0.99),
             "hop_max": hops[-1] if hops else 0.0,
+            "gateway": self._gateway.totals(),
         }
 
 
 async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
-    with options.stats.open("ab", buffering=0) as stats:
+    with History(options.stats) as history:
         async with Broker.connect(options.url, name="crowd") as broker:
-            crowd = Crowd(broker, options.rooms.split(","), rate=options.rate, dice=random.Random(options.seed))
-            await crowd.watch()
-            print("crowd ready", flush=True)
-            report_at = time.monotonic() + 1.0
-            while not stop.is_set():
-                crowd.play()
-                if time.monotonic() >= report_at:
-                    report_at += 1.0
-                    stats.write(msgspec.json.encode({"op": "totals", **crowd.totals()}) + b"\n")
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), _STEP)
+            gateway = Gateway(broker, "crowd")
+            crowd = Crowd(gateway, options.rooms.split(","), rate=options.rate, dice=random.Random(options.seed))
+            running = asyncio.ensure_future(gateway.run(stop))
+            ready = asyncio.ensure_future(gateway.ready.wait())
+            try:
+                await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
+                print("crowd ready", flush=True)
+                await _play(crowd, history, running)
+            finally:
+                stop.set()
+                ready.cancel()
+                await running
             await broker.drain()
-            stats.write(msgspec.json.encode({"op": "final", **crowd.totals(final=True)}) + b"\n")
+            history.write("final", **crowd.totals(final=True))
+
+
+async def _play(crowd: Crowd, history: History, running: asyncio.Future[None]) -> None:
+    report_at = time.monotonic() + 1.0
+    while not running.done():
+        crowd.play()
+        if time.monotonic() >= report_at:
+            report_at += 1.0
+            history.write("totals", **crowd.totals())
+        await asyncio.wait({running}, timeout=_STEP)
 
 
 def main() -> int:

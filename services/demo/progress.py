@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TOTALS: Final = frozenset({"totals", "final"})
-_SUMMED: Final = ("planned", "run", "skipped", "frames", "retries")
-_SEEN: Final = ("received", "lost", "out_of_order", "commands")
+_SUMMED: Final = ("planned", "run", "skipped", "frames", "retries", "batches")
+_SEEN: Final = ("received", "lost", "superseded", "commands")
 _TIMES: Final = ("hop_p50", "hop_p99", "hop_max")
 
 
@@ -24,6 +24,7 @@ class Snapshot:
     """Counts so far; times in seconds, of the last second or, after the end, of the whole run."""
 
     rooms: Counter[str] = field(default_factory=Counter)
+    passings: Counter[str] = field(default_factory=Counter)
     rulings: Counter[str] = field(default_factory=Counter)
     late_p99: float = 0.0
     late_max: float = 0.0
@@ -68,7 +69,9 @@ class Progress:
             now.ended += sum(line["op"] == "ended" for line in lines)
             self._add_rooms(now, _last_totals(lines))
         seen = _last_totals(records(self._crowd))
-        now.seen |= {name: seen[name] for name in _SEEN if name in seen}
+        gateway = seen.get("gateway", {})
+        now.seen |= {name: each[name] for each in (seen, gateway) for name in _SEEN if name in each}
+        now.passings.update(gateway.get("passings", {}))
         now.hop |= {name: seen[name] for name in _TIMES if name in seen}
         now.settled = self._count(self._ledger, "SELECT count(*) FROM settlement")
         now.absorbed = self._count(self._ledger, "SELECT count(*) FROM repeat")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from broker import BrokerError, StreamBroker
 from broker.server import NatsServer
-from services.demo.children import Child, Children
+from services.children import Child, Children
 from services.demo.evidence import ended_battles, gather, stored_copies
 from services.demo.mischief import Mischief
 from services.demo.progress import Progress

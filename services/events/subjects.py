@@ -10,6 +10,10 @@ BATTLE_SETTLE: Final = "battle.settle"
 """Stream tier: a battle's result, once per battle."""
 LEADERBOARD_UPDATE: Final = "leaderboard.update"
 """Stream tier: points, once per event."""
+BATTLE_COMMANDS: Final = "battle.*.cmd.*"
+"""The pattern of all commands, of players and of gateways, for all rooms."""
+BATTLE_STATES: Final = "battle.*.state"
+"""The pattern of all rooms' frames."""
 
 
 def battle_state(room: str) -> str:
@@ -22,11 +26,27 @@ def battle_command(room: str, player: str) -> str:
     return f"battle.{Subject.token(room)}.cmd.{Subject.token(player)}"
 
 
-def battle_commands(room: str) -> str:
-    """The pattern of all commands for a room."""
-    return f"battle.{Subject.token(room)}.cmd.*"
+def battle_batch(room: str, gateway: str) -> str:
+    """Core tier: the commands of one gateway's players. No player's id begins with ``@``, so none can pose as one."""
+    return f"battle.{Subject.token(room)}.cmd.@{Subject.token(gateway)}"
 
 
-def commanding_player(subject: str) -> str:
-    """The player whose command subject this is."""
-    return subject.rpartition(".")[2]
+def command_sender(subject: str) -> tuple[str, str]:
+    """The room and the sender of a subject that matches ``BATTLE_COMMANDS``; a gateway's name keeps its ``@``."""
+    _, room, _, sender = subject.split(".")
+    return room, sender
+
+
+def gateway_input(gateway: str, room: str, player: str) -> str:
+    """Core tier: one player's commands to their gateway. The server lets nobody else publish there."""
+    return f"gateway.{Subject.token(gateway)}.in.{Subject.token(room)}.{Subject.token(player)}"
+
+
+def gateway_inputs(gateway: str) -> str:
+    """The pattern of all that a gateway's players send."""
+    return f"gateway.{Subject.token(gateway)}.in.*.*"
+
+
+def gateway_output(gateway: str, room: str, player: str) -> str:
+    """Core tier: what one player sees of a room, from their gateway."""
+    return f"gateway.{Subject.token(gateway)}.out.{Subject.token(room)}.{Subject.token(player)}"

@@ -12,10 +12,10 @@ from typing import Final
 
 from broker import StreamBroker, Subject
 from services.events import SETTLEMENTS
-from services.game_room.history import History
-from services.game_room.pacing import Lateness
 from services.game_room.room import Room
-from services.game_room.service import RoomHost, host_rooms, totals
+from services.game_room.service import RoomHost, RoomService
+from services.history import History
+from services.pacing import Lateness, spread
 from services.process import add_process_options, run_process
 
 _OUTBOUND_LIMIT: Final = 512 << 10
@@ -45,9 +45,10 @@ async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
     lateness = Lateness()
     with History(options.stats) as history:
         async with StreamBroker.connect(
-            options.url, name=f"game-room {options.rooms}", outbound_limit=_OUTBOUND_LIMIT
+            options.url, name=f"game-room {names[0]} and {len(names) - 1} more", outbound_limit=_OUTBOUND_LIMIT
         ) as broker:
             await broker.declare(SETTLEMENTS)
+            starts = spread(len(names), rate=options.tick_rate, now=time.monotonic())
             hosts = [
                 RoomHost(
                     broker,
@@ -59,28 +60,30 @@ async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
                         tick_rate=options.tick_rate,
                         battle_ticks=round(options.battle_seconds * options.tick_rate),
                     ),
+                    start=start,
                     tick_rate=options.tick_rate,
                     history=history,
                     lateness=lateness,
                 )
-                for room in names
+                for room, start in zip(names, starts, strict=True)
             ]
-            reporter = asyncio.ensure_future(_report(history, hosts, lateness))
-            print(f"game_room ready: {options.rooms}", flush=True)
+            service = RoomService(broker, hosts, lateness)
+            reporter = asyncio.ensure_future(_report(history, service))
+            print(f"game_room ready: {len(hosts)} rooms", flush=True)
             try:
-                await host_rooms(hosts, stop, grace=options.grace)
+                await service.run(stop, grace=options.grace)
             finally:
                 reporter.cancel()
                 with suppress(asyncio.CancelledError):
                     await reporter
-                history.write("final", **totals(hosts, lateness))
+                history.write("final", **service.totals())
             await broker.drain()
 
 
-async def _report(history: History, hosts: list[RoomHost], lateness: Lateness) -> None:
+async def _report(history: History, service: RoomService) -> None:
     while True:
         await asyncio.sleep(1.0)
-        history.write("totals", **totals(hosts, lateness))
+        history.write("totals", at=time.monotonic(), **service.totals())
 
 
 def main() -> int:

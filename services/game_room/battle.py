@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from services.events import PlayerResult, PlayerState
+from services.events import PLAYER, PlayerResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from services.events import Command
 
@@ -29,6 +29,7 @@ HIT_CHANCE: Final = 0.6
 @dataclass(slots=True)
 class _Fighter:
     player: str
+    entity: str
     x: int
     y: int
     dx: int = 0
@@ -62,16 +63,24 @@ class Battle:
             else:
                 self._fire(fighter, self._fighters.get(command.target))
         for fighter in self._fighters.values():
-            fighter.x = min(max(fighter.x + fighter.dx * SPEED, 0), ARENA)
-            fighter.y = min(max(fighter.y + fighter.dy * SPEED, 0), ARENA)
+            if fighter.dx:
+                fighter.x = _inside(fighter.x + fighter.dx * SPEED)
+            if fighter.dy:
+                fighter.y = _inside(fighter.y + fighter.dy * SPEED)
         self.ticks += 1
 
-    def state(self) -> tuple[PlayerState, ...]:
-        """What everyone sees."""
-        return tuple(
-            PlayerState(player=each.player, x=each.x, y=each.y, hp=each.hp, score=each.score)
+    def state(self, acks: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+        """What everyone sees of each player, with the last command taken from them; fields of ``PlayerState``."""
+        return {
+            each.entity: {
+                "x": each.x,
+                "y": each.y,
+                "hp": each.hp,
+                "score": each.score,
+                "ack": acks.get(each.player, 0),
+            }
             for each in self._fighters.values()
-        )
+        }
 
     def results(self) -> tuple[PlayerResult, ...]:
         """Places from first to last: more points, then less damage taken, then the id, so that no two are equal."""
@@ -82,7 +91,7 @@ class Battle:
         )
 
     def _spawn(self, player: str) -> _Fighter:
-        return _Fighter(player, self._random.randint(0, ARENA), self._random.randint(0, ARENA))
+        return _Fighter(player, PLAYER + player, self._random.randint(0, ARENA), self._random.randint(0, ARENA))
 
     def _fire(self, shooter: _Fighter, target: _Fighter | None) -> None:
         if target is None or target is shooter:
@@ -98,3 +107,7 @@ class Battle:
             shooter.score += KILL_POINTS
             target.hp = HEALTH
             target.x, target.y = self._random.randint(0, ARENA), self._random.randint(0, ARENA)
+
+
+def _inside(place: int) -> int:
+    return 0 if place < 0 else min(place, ARENA)

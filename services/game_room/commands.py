@@ -6,108 +6,139 @@ from collections import Counter, deque
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from services.events import BATCH_COMMANDS, COMMAND_BURST, COMMAND_RATE, COMMAND_WINDOW
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from services.events import Command
 
-QUEUE_LIMIT: Final = 128
+QUEUE_LIMIT: Final = BATCH_COMMANDS
 """Commands a room holds for its next ticks."""
 PER_TICK: Final = 4
 """Commands of one player applied in one tick."""
-RATE: Final = 60
-"""Commands per second a player may send for long."""
-BURST: Final = 20
-"""Commands a player may send at once after being quiet."""
 OLDEST: Final = 10
 """Ticks a client's view may be behind."""
-WINDOW: Final = 64
-"""How far back a repeat is told from a late one."""
+
+_SEEN: Final = (1 << COMMAND_WINDOW) - 1
 
 
 class Ruling(StrEnum):
-    """What became of a command."""
+    """What became of a command. All but the first are rejections."""
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
+    """Its number was taken before."""
+    OUT_OF_ORDER = "out_of_order"
+    """A higher number was taken before, this one was not; or it is too old to tell."""
+    OVER_WINDOW = "over_window"
+    """Its number is further ahead than the client may run."""
     LATE = "late"
-    FORGED = "forged"
+    """Its sender's view of the battle is too old."""
     OVER_RATE = "over_rate"
+    FORGED = "forged"
+    """It names another player than the one who sent it, or one who is not in this room."""
     OVERFLOW = "overflow"
+    """The room's queue is full."""
+    OVERSIZED = "oversized"
     MALFORMED = "malformed"
+    """A body that is no command."""
 
 
 class _Sender:
-    __slots__ = ("last", "seen", "tokens")
+    __slots__ = ("last", "refilled", "seen", "tokens")
 
     def __init__(self, tokens: int) -> None:
         self.last = 0
         self.seen = 0
         """Bit n: ``last - n`` was taken."""
         self.tokens = tokens
+        self.refilled = 0
+        """The tick up to which ``tokens`` were brought."""
 
 
 class Intake:
-    """A room's queue of accepted commands. Every command offered is ruled on and counted, none silently dropped."""
+    """A room's queue of accepted commands. Every command offered is ruled on and counted, none silently dropped.
+
+    Attributes:
+        acks: player -> the highest ``cmd_seq`` taken, of those who had any taken. Changes in place.
+    """
 
     def __init__(self, players: Iterable[str], *, tick_rate: int) -> None:
         self._tick_rate = tick_rate
-        # One command costs ``tick_rate`` tokens and a tick brings ``RATE``: a rate per second without fractions.
-        self._full = BURST * tick_rate
+        # One command costs ``tick_rate`` tokens and a tick brings ``COMMAND_RATE``: a rate without fractions.
+        self._full = COMMAND_BURST * tick_rate
         self._senders = {player: _Sender(self._full) for player in players}
         self._queue: deque[tuple[str, Command]] = deque()
-        self.counts: Counter[Ruling] = Counter()
+        self._ticks = 0
+        self._accepted = 0
+        self._rejected: Counter[Ruling] = Counter()
+        self.acks: dict[str, int] = {}
 
     @property
-    def acks(self) -> dict[str, int]:
-        """Player -> the highest ``cmd_seq`` taken, of those who sent anything."""
-        return {player: sender.last for player, sender in self._senders.items() if sender.last}
+    def counts(self) -> Counter[Ruling]:
+        """Rulings so far."""
+        # Apart, because nearly all are accepted and a counter keyed by an enum is slow to add one to.
+        accepted = {Ruling.ACCEPTED: self._accepted} if self._accepted else {}
+        return Counter({**accepted, **self._rejected})
 
     def offer(self, player: str, command: Command, *, tick: int) -> Ruling:
-        """Rule on a command that came on ``player``'s own subject; what it says of itself is not believed."""
-        ruling = self._rule(player, command, tick)
-        if ruling is Ruling.ACCEPTED:
-            self._queue.append((player, command))
-        self.counts[ruling] += 1
-        return ruling
-
-    def reject_malformed(self) -> None:
-        """Count a body that is no command."""
-        self.counts[Ruling.MALFORMED] += 1
-
-    def _rule(self, player: str, command: Command, tick: int) -> Ruling:
+        """Rule on a command that ``player`` sent, by its subject's or its gateway's word, not by its own."""
         sender = self._senders.get(player)
         if sender is None or command.player != player:
-            return Ruling.FORGED
-        if sender.tokens < self._tick_rate:
-            return Ruling.OVER_RATE
-        # Anything a player sends costs, else a flood of repeats would be free.
-        sender.tokens -= self._tick_rate
+            return self.reject(Ruling.FORGED)
+        if not self._pay(sender):
+            return self.reject(Ruling.OVER_RATE)
         ahead = command.cmd_seq - sender.last
-        if ahead <= 0:
-            seen = -ahead < WINDOW and sender.seen >> -ahead & 1
-            return Ruling.DUPLICATE if seen else Ruling.LATE
+        if not 0 < ahead <= COMMAND_WINDOW:
+            return self.reject(self._misnumbered(sender, ahead))
         if command.client_tick < tick - OLDEST:
-            return Ruling.LATE
+            return self.reject(Ruling.LATE)
         if len(self._queue) >= QUEUE_LIMIT:
-            return Ruling.OVERFLOW
-        sender.seen = (sender.seen << min(ahead, WINDOW) | 1) & ((1 << WINDOW) - 1)
-        sender.last = command.cmd_seq
+            return self.reject(Ruling.OVERFLOW)
+        sender.seen = (sender.seen << ahead | 1) & _SEEN
+        sender.last = self.acks[player] = command.cmd_seq
+        self._queue.append((player, command))
+        self._accepted += 1
         return Ruling.ACCEPTED
+
+    def reject(self, ruling: Ruling) -> Ruling:
+        """Count a command that is not taken, also one that could not be read."""
+        self._rejected[ruling] += 1
+        return ruling
+
+    @staticmethod
+    def _misnumbered(sender: _Sender, ahead: int) -> Ruling:
+        if ahead > 0:
+            return Ruling.OVER_WINDOW
+        taken = -ahead < COMMAND_WINDOW and sender.seen >> -ahead & 1
+        return Ruling.DUPLICATE if taken else Ruling.OUT_OF_ORDER
+
+    def _pay(self, sender: _Sender) -> bool:
+        """Whether the sender had the tokens. Anything a player sends costs, else a flood of repeats would be free."""
+        if sender.refilled != self._ticks:
+            tokens = sender.tokens + COMMAND_RATE * (self._ticks - sender.refilled)
+            sender.tokens = tokens if tokens < self._full else self._full  # noqa: FURB136 - per command; min() is a call
+            sender.refilled = self._ticks
+        if sender.tokens < self._tick_rate:
+            return False
+        sender.tokens -= self._tick_rate
+        return True
 
     def take(self) -> list[tuple[str, Command]]:
         """The commands of the next tick in the order they came, at most ``PER_TICK`` of a player; the rest wait."""
-        for sender in self._senders.values():
-            sender.tokens = min(self._full, sender.tokens + RATE)
+        self._ticks += 1
         taken: list[tuple[str, Command]] = []
         waiting: deque[tuple[str, Command]] = deque()
-        applied: Counter[str] = Counter()
-        for player, command in self._queue:
-            if applied[player] < PER_TICK:
-                applied[player] += 1
-                taken.append((player, command))
+        applied: dict[str, int] = {}
+        for entry in self._queue:
+            player = entry[0]
+            count = applied.get(player, 0)
+            if count < PER_TICK:
+                applied[player] = count + 1
+                taken.append(entry)
             else:
-                waiting.append((player, command))
+                waiting.append(entry)
         self._queue = waiting
         return taken
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from services.events import BattleEnded, Frame
+from services.events import BATTLE, BattleEnded
 from services.game_room.battle import Battle
 from services.game_room.commands import Intake, Ruling
 
@@ -42,10 +42,10 @@ class Room:
         self.room = room
         self.epoch = epoch
         self.phase = Phase.RUNNING
-        self.frames = 0
         self.tick_number = -1
         self.intake = Intake(players, tick_rate=tick_rate)
         self._players = tuple(players)
+        self._tick_rate = tick_rate
         self._random = random.Random(f"{seed}/{room}")
         self._battle_ticks = battle_ticks
         self._battles = 0
@@ -97,21 +97,16 @@ class Room:
         """End the running battle with the next tick and start no other."""
         self._last = True
 
-    def frame(self, *, now_ns: int) -> Frame:
-        """The next frame: one more ``seq`` each time."""
-        self.frames += 1
-        phase: Literal["running", "finishing"] = "running" if self.phase is Phase.RUNNING else "finishing"
-        return Frame(
-            room=self.room,
-            epoch=self.epoch,
-            seq=self.frames,
-            tick=self.tick_number,
-            ts_pub=now_ns,
-            battle_id=self.battle_id,
-            phase=phase,
-            players=self._battle.state(),
-            ack=self.intake.acks,
-        )
+    def state(self, *, began: int) -> dict[str, dict[str, Any]]:
+        """What everyone sees, entity -> fields (see ``View``); ``began`` is when tick 0 was due, in nanoseconds."""
+        state = self._battle.state(self.intake.acks)
+        state[BATTLE] = {
+            "id": self.battle_id,
+            "phase": "running" if self.phase is Phase.RUNNING else "finishing",
+            "began": began,
+            "tick_rate": self._tick_rate,
+        }
+        return state
 
     def _begin(self) -> None:
         self._battles += 1

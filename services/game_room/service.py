@@ -6,23 +6,20 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from broker import ConnectionLost, DecodeError, RequestError, StreamError
-from services.events import (
-    BATTLE_SETTLE,
-    BattleEnded,
-    Command,
-    battle_commands,
-    battle_state,
-    commanding_player,
-)
-from services.game_room.pacing import Lateness, Pacer, drive
+from broker import ConnectionLost, RequestError, StreamError
+from services.events import BATTLE_COMMANDS, BATTLE_SETTLE, BattleEnded, battle_state
+from services.game_room.desk import Desk
 from services.game_room.room import Phase, Room
+from services.pacing import Lateness, Pacer, drive
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from broker import Message, Receipt, StreamBroker
-    from services.game_room.history import History
+    from services.history import History
 
 log = logging.getLogger("services.game_room")
 
@@ -32,44 +29,45 @@ _LONGEST_PAUSE: Final = 2.0
 
 
 class RoomHost:
-    """Runs one room on a broker until it is told to finish."""
+    """Runs one room on a broker until it is told to finish; its first tick is at ``start`` of ``time.monotonic``."""
 
     def __init__(
-        self, broker: StreamBroker, room: Room, *, tick_rate: float, history: History, lateness: Lateness
+        self,
+        broker: StreamBroker,
+        room: Room,
+        *,
+        start: float,
+        tick_rate: float,
+        history: History,
+        lateness: Lateness,
     ) -> None:
         self.room = room
-        # A random phase: rooms of one machine do not all wake at the same moment.
-        start = asyncio.get_running_loop().time() + random.uniform(0, 1 / tick_rate)
         self.pacer = Pacer(tick_rate, start)
+        self._began = time.time_ns() + round((start - time.monotonic()) * 1e9)
         self.retries = 0
         self._broker = broker
         self._history = history
         self._lateness = lateness
-        self._state_subject = battle_state(room.room)
+        self._publisher = broker.state(battle_state(room.room), epoch=room.epoch)
         self._storing: asyncio.Task[Receipt] | None = None
+
+    @property
+    def frames(self) -> int:
+        """How many were sent."""
+        return self._publisher.seq
 
     async def run(self) -> None:
         """Play battles; returns when the last one is stored after ``finish``."""
-        commands = await self._broker.subscribe(battle_commands(self.room.room), self._take_command)
         try:
-            clock = asyncio.get_running_loop().time
-            await drive(self.pacer, self._step, lateness=self._lateness, clock=clock)
+            await drive(self.pacer, self._step, lateness=self._lateness, clock=time.monotonic)
         finally:
             if self._storing is not None:
                 self._storing.cancel()
-            await commands.unsubscribe()
+            await self._publisher.aclose()
 
     def finish(self) -> None:
         """End the running battle with the next tick, have it stored, and stop."""
         self.room.finish()
-
-    def _take_command(self, message: Message) -> None:
-        try:
-            command = message.decode(Command)
-        except DecodeError:
-            self.room.intake.reject_malformed()
-            return
-        self.room.offer(commanding_player(message.subject), command)
 
     def _step(self, tick: int) -> bool:
         if self._storing is not None and self._storing.done():
@@ -81,7 +79,7 @@ class RoomHost:
             # Written down before it is sent: the record of what ended must not depend on the broker.
             self._history.write("ended", battle_id=ended.battle_id, room=ended.room)
             self._storing = asyncio.ensure_future(self._store(ended))
-        self._broker.publish_nowait(self._state_subject, self.room.frame(now_ns=time.time_ns()))
+        self._publisher.tick(self.room.state(began=self._began), number=tick)
         return self.room.phase is not Phase.CLOSED
 
     async def _store(self, ended: BattleEnded) -> Receipt:
@@ -104,40 +102,60 @@ class RoomHost:
                 return receipt
 
 
-async def host_rooms(hosts: list[RoomHost], stop: asyncio.Event, *, grace: float) -> None:
-    """Run the rooms until ``stop``, then let each end its battle and have it stored.
+class RoomService:
+    """All rooms of a process: one subscription for their commands, one record of what they did."""
 
-    Raises:
-        TimeoutError: some battle was still not stored ``grace`` seconds after ``stop``.
-        ExceptionGroup: a room failed; the others were ended with it.
-    """
-    async with asyncio.TaskGroup() as group:
-        running = [group.create_task(host.run(), name=f"room {host.room.room}") for host in hosts]
-        await stop.wait()
-        for host in hosts:
-            host.finish()
-        _, unfinished = await asyncio.wait(running, timeout=grace)
-        for task in unfinished:
-            task.cancel()
-    if unfinished:
-        raise TimeoutError(f"{len(unfinished)} rooms could not have their last battle stored in {grace:g} s")
+    def __init__(self, broker: StreamBroker, hosts: Sequence[RoomHost], lateness: Lateness) -> None:
+        self.desk = Desk(host.room for host in hosts)
+        self._broker = broker
+        self._hosts = hosts
+        self._lateness = lateness
 
+    async def run(self, stop: asyncio.Event, *, grace: float) -> None:
+        """Run the rooms until ``stop``, then let each end its battle and have it stored.
 
-def totals(hosts: list[RoomHost], lateness: Lateness) -> dict[str, object]:
-    """What the rooms of this process did so far, for their record."""
-    rulings: dict[str, int] = {}
-    for host in hosts:
-        for ruling, count in host.room.intake.counts.items():
-            rulings[ruling.value] = rulings.get(ruling.value, 0) + count
-    return {
-        "rooms": len(hosts),
-        "planned": sum(host.pacer.planned for host in hosts),
-        "run": sum(host.pacer.run for host in hosts),
-        "skipped": sum(host.pacer.skipped for host in hosts),
-        "frames": sum(host.room.frames for host in hosts),
-        "retries": sum(host.retries for host in hosts),
-        "commands": rulings,
-        "late_p50": lateness.quantile(0.5),
-        "late_p99": lateness.quantile(0.99),
-        "late_max": lateness.max,
-    }
+        Raises:
+            TimeoutError: some battle was still not stored ``grace`` seconds after ``stop``.
+            ExceptionGroup: a room failed; the others were ended with it.
+        """
+        commands = await self._broker.subscribe(BATTLE_COMMANDS, self._take)
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = [group.create_task(host.run(), name=f"room {host.room.room}") for host in self._hosts]
+                await stop.wait()
+                for host in self._hosts:
+                    host.finish()
+                _, unfinished = await asyncio.wait(running, timeout=grace)
+                for task in unfinished:
+                    task.cancel()
+        finally:
+            await commands.unsubscribe()
+        if unfinished:
+            raise TimeoutError(f"{len(unfinished)} rooms could not have their last battle stored in {grace:g} s")
+
+    def totals(self) -> dict[str, object]:
+        """What was done so far, for the record."""
+        rulings: Counter[str] = Counter()
+        for host in self._hosts:
+            rulings.update({ruling.value: count for ruling, count in host.room.intake.counts.items()})
+        desk, hosts = self.desk, self._hosts
+        return {
+            "rooms": len(hosts),
+            "planned": sum(host.pacer.planned for host in hosts),
+            "run": sum(host.pacer.run for host in hosts),
+            "skipped": sum(host.pacer.skipped for host in hosts),
+            "frames": sum(host.frames for host in hosts),
+            "retries": sum(host.retries for host in hosts),
+            "commands": dict(rulings),
+            "batches": desk.batches,
+            "direct": desk.direct,
+            "elsewhere": desk.elsewhere,
+            "late_p50": self._lateness.quantile(0.5),
+            "late_p99": self._lateness.quantile(0.99),
+            "late_max": self._lateness.max,
+            "late_counts": self._lateness.counts(),
+            "batch_hop_counts": desk.hops.counts(),
+        }
+
+    def _take(self, message: Message) -> None:
+        self.desk.take(message.subject, message.data, now_ns=time.time_ns())

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.events import Command
-from services.game_room.commands import BURST, OLDEST, PER_TICK, QUEUE_LIMIT, RATE, WINDOW, Intake, Ruling
+from services.events import COMMAND_BURST, COMMAND_RATE, COMMAND_WINDOW, Command, CommandNumbers
+from services.game_room.commands import OLDEST, PER_TICK, QUEUE_LIMIT, Intake, Ruling
 
 TICK_RATE = 30
 PLAYERS = [f"p{n}" for n in range(20)]
@@ -27,18 +27,49 @@ def test_only_growing_numbers_are_taken_and_gaps_are_fine():
         Ruling.ACCEPTED,
         Ruling.DUPLICATE,
         Ruling.DUPLICATE,
-        Ruling.LATE,
+        Ruling.OUT_OF_ORDER,
         Ruling.ACCEPTED,
     ]
     assert desk.acks == {"p0": 6}
     assert [taken.cmd_seq for _, taken in desk.take()] == [1, 2, 5, 6]
 
 
-def test_a_repeat_from_beyond_the_window_is_late():
+def test_a_repeat_from_beyond_the_window_cannot_be_told_from_one_out_of_order():
     desk = intake()
     desk.offer("p0", command(1), tick=0)
-    desk.offer("p0", command(1 + WINDOW), tick=0)
-    assert desk.offer("p0", command(1), tick=0) is Ruling.LATE
+    desk.offer("p0", command(1 + COMMAND_WINDOW), tick=0)
+    assert desk.offer("p0", command(1), tick=0) is Ruling.OUT_OF_ORDER
+
+
+def test_a_number_too_far_ahead_is_over_the_window_and_does_not_lock_its_player_out():
+    desk = intake()
+    assert desk.offer("p0", command(COMMAND_WINDOW + 1), tick=0) is Ruling.OVER_WINDOW
+    assert desk.offer("p0", command(2**53), tick=0) is Ruling.OVER_WINDOW
+    assert desk.offer("p0", command(COMMAND_WINDOW), tick=0) is Ruling.ACCEPTED
+    assert desk.counts == {Ruling.OVER_WINDOW: 2, Ruling.ACCEPTED: 1}
+
+
+def test_a_client_that_lost_more_than_a_window_is_heard_again():
+    desk, numbers = intake(), CommandNumbers()
+    numbers.seen(1, 0)
+    assert desk.offer("p0", command(numbers.next()), tick=0) is Ruling.ACCEPTED
+    numbers.seen(1, desk.acks["p0"])
+    lost = [numbers.next() for _ in range(COMMAND_WINDOW)]
+    assert lost == list(range(2, COMMAND_WINDOW + 2))
+    assert desk.offer("p0", command(numbers.next()), tick=0) is Ruling.ACCEPTED
+
+
+def test_a_new_owner_of_the_room_knows_no_old_numbers():
+    numbers = CommandNumbers()
+    numbers.seen(1, 0)
+    for _ in range(10):
+        numbers.next()
+    numbers.seen(1, 500)
+    assert numbers.next() == 501
+    numbers.seen(2, 0)
+    assert numbers.next() == 1
+    numbers.seen(1, 600)  # a frame of the old owner, late
+    assert numbers.next() == 2
 
 
 def test_a_view_older_than_ten_ticks_is_late():
@@ -57,21 +88,21 @@ def test_a_command_for_someone_else_or_from_a_stranger_is_forged_and_costs_the_v
 
 def test_a_burst_is_allowed_then_sixty_a_second():
     desk = intake()
-    rulings = [desk.offer("p0", command(seq), tick=0) for seq in range(1, BURST + 3)]
-    assert rulings == [Ruling.ACCEPTED] * BURST + [Ruling.OVER_RATE] * 2
-    accepted, seq = 0, 100
+    rulings = [desk.offer("p0", command(seq), tick=0) for seq in range(1, COMMAND_BURST + 3)]
+    assert rulings == [Ruling.ACCEPTED] * COMMAND_BURST + [Ruling.OVER_RATE] * 2
+    accepted, seq = 0, COMMAND_BURST
     for _ in range(TICK_RATE):
         desk.take()
         for _ in range(5):
             seq += 1
             accepted += desk.offer("p0", command(seq), tick=0) is Ruling.ACCEPTED
-    assert accepted == RATE
+    assert accepted == COMMAND_RATE
 
 
 def test_repeats_cost_as_much_as_commands():
     desk = intake()
     desk.offer("p0", command(1), tick=0)
-    rulings = [desk.offer("p0", command(1), tick=0) for _ in range(BURST)]
+    rulings = [desk.offer("p0", command(1), tick=0) for _ in range(COMMAND_BURST)]
     assert rulings[-1] is Ruling.OVER_RATE
 
 
@@ -94,10 +125,14 @@ def test_a_tick_applies_four_of_a_player_and_the_rest_wait_in_order():
     assert desk.take() == []
 
 
-def test_malformed_bodies_are_counted():
+def test_tokens_come_back_with_every_tick_also_for_who_was_quiet_but_no_more_than_a_burst():
     desk = intake()
-    desk.reject_malformed()
-    assert desk.counts == {Ruling.MALFORMED: 1}
+    for seq in range(1, COMMAND_BURST + 1):
+        desk.offer("p0", command(seq), tick=0)
+    for _ in range(1000):
+        desk.take()
+    rulings = [desk.offer("p0", command(seq), tick=0) for seq in range(100 - 40, 100)]
+    assert rulings == [Ruling.ACCEPTED] * COMMAND_BURST + [Ruling.OVER_RATE] * 20
 
 
 @given(st.lists(st.tuples(st.sampled_from(PLAYERS[:3]), st.integers(1, 90)), max_size=300))

@@ -4,26 +4,24 @@ import asyncio
 import io
 import random
 import sys
+import time
 
-from services.demo.crowd import Player, Spectator, quantile
+from services.demo.crowd import Crowd, Player, quantile
 from services.demo.mischief import Mischief
 from services.demo.progress import Progress, Snapshot
 from services.demo.report import table
 from services.demo.screen import PlainScreen, open_screen
-from services.events import BATTLE_SETTLE, SETTLEMENTS, FrameHeader
+from services.events import BATTLE_SETTLE, SETTLEMENTS, View
+from services.gateway.gateway import Gateway
 
 
-def header(seq: int, *, epoch: int = 1) -> FrameHeader:
-    return FrameHeader(room="r", epoch=epoch, seq=seq, tick=seq, ts_pub=0)
-
-
-def test_a_spectator_counts_gaps_as_lost_from_the_first_frame_on():
-    spectator = Spectator()
-    for seq in (2, 3, 6, 5, 7):
-        spectator.see(header(seq))
-    assert (spectator.received, spectator.lost, spectator.out_of_order) == (5, 3, 1)
-    spectator.see(header(1, epoch=2))
-    assert spectator.lost == 3
+def view(tick: int, *, epoch: int = 1, acks: tuple[int, int] = (0, 0)) -> View:
+    state = {
+        "battle": {"began": 0, "tick_rate": 30},
+        "player.p1": {"ack": acks[0]},
+        "player.p2": {"ack": acks[1]},
+    }
+    return View(room="r", epoch=epoch, tick=tick, sent=time.time_ns(), state=state)
 
 
 def test_quantiles_of_what_was_measured():
@@ -33,15 +31,30 @@ def test_quantiles_of_what_was_measured():
 
 
 def test_a_player_sends_at_its_rate_with_growing_numbers_some_twice_and_some_forged():
-    player = Player("r", "p1", ["p2", "p3"], 50.0, random.Random(3))
-    sent = [each for second in range(1, 101) for each in player.due(float(second), tick=9)]
-    commands = [command for _, command in sent]
-    assert {subject for subject, _ in sent} == {"battle.r.cmd.p1"}
+    player, commands = Player("p1", ["p2", "p3"], 50.0, random.Random(3)), []
+    for half in range(1, 201):
+        commands += player.due(half / 2)
+        player.see(view(half, acks=(commands[-1].cmd_seq, 0)))
     assert sorted({command.cmd_seq for command in commands}) == list(range(1, commands[-1].cmd_seq + 1))
     assert 4500 < commands[-1].cmd_seq < 5500
     twice = len(commands) - commands[-1].cmd_seq
     assert 0.01 < twice / len(commands) < 0.04
     assert 0.001 < sum(command.player != "p1" for command in commands) / len(commands) < 0.02
+    assert [command.client_tick for command in commands] == sorted(command.client_tick for command in commands)
+
+
+async def test_a_crowd_joins_what_it_sees_and_sends_through_its_gateway(sb):
+    gateway = Gateway(sb, "crowd")
+    crowd = Crowd(gateway, ["r"], rate=1000.0, dice=random.Random(1))
+    crowd.play()
+    assert crowd.sent == 0
+    crowd._see(view(1))
+    await asyncio.sleep(0.02)
+    crowd.play()
+    told = crowd.totals()
+    assert told["gateway"]["sessions"] == 3  # two players and the spectator
+    assert sum(told["gateway"]["passings"].values()) == told["commands"] > 0
+    assert 0 < told["hop_max"] < 10
 
 
 async def test_mischief_repeats_with_the_same_and_with_other_keys(sb, make_battle, eventually):

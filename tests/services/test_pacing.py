@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.game_room.pacing import CATCH_UP, EARLY, Lateness, Pacer, drive
+from services.pacing import CATCH_UP, EARLY, PHASES, Lateness, Pacer, drive, spread
 
 RATE = 30
 
@@ -123,3 +123,28 @@ def test_lateness_knows_its_quantiles_within_a_tenth_of_a_millisecond():
     lateness.record(-1.0)
     lateness.record(3.0)
     assert lateness.quantile(1.0) == lateness.max == 3.0
+
+
+def test_loops_of_a_process_share_few_moments_evenly_within_one_tick():
+    starts = spread(100, rate=RATE, now=50.0)
+    assert len(starts) == 100
+    moments = sorted(set(starts))
+    assert len(moments) == PHASES
+    assert {starts.count(moment) for moment in moments} <= {100 // PHASES, 100 // PHASES + 1}
+    assert 50.0 <= moments[0] <= 50.0 + 1 / RATE
+    assert moments[-1] - moments[0] < 1 / RATE
+    assert spread(1, rate=RATE, now=50.0) != spread(1, rate=RATE, now=50.0)
+
+
+def test_counts_tell_where_things_lie_and_add_up():
+    lateness = Lateness()
+    for seconds in (-1.0, 0.00005, 0.00015, 0.00015, 0.5):
+        lateness.record(seconds)
+    lateness.record(0.01, times=3)
+    assert lateness.counts() == {0: 2, 1: 2, 100: 3, 2000: 1}
+
+
+async def test_a_loop_that_may_catch_up_more_skips_less():
+    pacer = Pacer(RATE, 0.0, catch_up=8)
+    assert pacer.due(9.5 / RATE) == range(2, 10)
+    assert (pacer.run, pacer.skipped) == (8, 2)

@@ -13,7 +13,7 @@ import pytest
 
 from broker import Entry, StreamBroker
 from broker.server import NatsServer
-from services.demo.children import Children
+from services.children import Children
 from services.demo.evidence import ended_battles, records, rows, stored_copies
 from services.demo.verdict import OK
 from services.events import (

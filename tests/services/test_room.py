@@ -4,7 +4,7 @@ import random
 
 import msgspec
 
-from services.events import BattleEnded, Command, Frame, FrameHeader
+from services.events import BattleEnded, BattleState, Command, PlayerState, View
 from services.game_room.commands import Ruling
 from services.game_room.room import Phase, Room
 
@@ -83,7 +83,7 @@ def test_the_next_battle_begins_only_when_the_result_is_stored():
     while not (ended := each.tick(each.tick_number + 1, now_ns=1)):
         pass
     assert each.battle_id == ended.battle_id
-    assert each.frame(now_ns=2).phase == "finishing"
+    assert each.state(began=2)["battle"]["phase"] == "finishing"
     each.stored()
     assert each.phase is Phase.RUNNING
     assert each.battle_id != ended.battle_id
@@ -101,17 +101,19 @@ def test_finish_ends_the_battle_with_the_next_tick_and_closes_when_stored():
     assert each.tick(2, now_ns=6) is None
 
 
-def test_frames_count_on_and_carry_what_was_taken():
+def test_the_state_is_what_a_view_says_it_is():
     each = room()
     each.tick(0, now_ns=1)
     assert each.offer("p1", Command(player="p1", cmd_seq=4, client_tick=0, kind="move")) is Ruling.ACCEPTED
-    frames = [each.frame(now_ns=now) for now in (10, 20)]
-    assert [frame.seq for frame in frames] == [1, 2]
-    assert frames[0].ack == {"p1": 4}
-    wire = msgspec.json.encode(frames[1])
-    assert msgspec.json.decode(wire, type=Frame) == frames[1]
-    header = msgspec.json.decode(wire, type=FrameHeader)
-    assert (header.v, header.room, header.epoch, header.seq, header.tick, header.ts_pub) == (1, "r1", 3, 2, 0, 20)
+    wire = msgspec.json.encode(each.state(began=1_000))
+    view = View(room="r1", epoch=3, tick=60, sent=0, state=msgspec.json.decode(wire))
+    assert view.players == PLAYERS
+    assert [view.acked(player) for player in (*PLAYERS, "stranger")] == [4, 0, 0, 0, 0, 0]
+    assert view.due == 1_000 + 2_000_000_000
+    assert msgspec.convert(view.battle, BattleState) == BattleState(
+        id="r1-3-1", phase="running", began=1_000, tick_rate=30
+    )
+    assert msgspec.convert(view.state["player.p1"], PlayerState).ack == 4
     assert len(wire) < 1000
 
 
@@ -120,5 +122,5 @@ def test_moving_stays_in_the_arena():
     each.offer("p1", Command(player="p1", cmd_seq=1, client_tick=0, kind="move", dx=1, dy=-1))
     for tick in range(400):
         each.tick(tick, now_ns=tick)
-    walker = each.frame(now_ns=1).players[0]
-    assert (walker.x, walker.y) == (1000, 0)
+    walker = each.state(began=0)["player.p1"]
+    assert (walker["x"], walker["y"]) == (1000, 0)

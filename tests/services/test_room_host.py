@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import msgspec
 import pytest
 
 from broker import EnqueueUnknown, PermissionDenied
 from services.demo.evidence import records
-from services.events import BATTLE_SETTLE, BattleEnded, Command, Frame, battle_command, battle_state
+from services.events import BATTLE_SETTLE, BattleEnded, Command, battle_command, battle_state
 from services.game_room.commands import Ruling
-from services.game_room.history import History
-from services.game_room.pacing import Lateness
 from services.game_room.room import Room
-from services.game_room.service import RoomHost, host_rooms, totals
+from services.game_room.service import RoomHost, RoomService
+from services.history import History
+from services.pacing import Lateness
 
 RATE = 200
 """Ticks per second: tests have no time for thirty."""
@@ -26,7 +27,11 @@ def history(tmp_path):
 
 def make_host(sb, history, *, room: str = "r1", battle_ticks: int = 20) -> RoomHost:
     rules = Room(room, ["p1", "p2"], seed=1, epoch=9, tick_rate=RATE, battle_ticks=battle_ticks)
-    return RoomHost(sb, rules, tick_rate=RATE, history=history, lateness=Lateness())
+    return RoomHost(sb, rules, start=time.monotonic(), tick_rate=RATE, history=history, lateness=Lateness())
+
+
+def service(sb, *hosts: RoomHost) -> RoomService:
+    return RoomService(sb, hosts, Lateness())
 
 
 async def results(sb) -> list[BattleEnded]:
@@ -34,54 +39,83 @@ async def results(sb) -> list[BattleEnded]:
         return [msgspec.json.decode(message.data, type=BattleEnded) async for message in messages]
 
 
-async def test_battles_follow_each_other_and_every_end_is_recorded_and_stored(sb, history, tmp_path):
-    frames: list[Frame] = []
-    await sb.subscribe(battle_state("r1"), lambda message: frames.append(message.decode(Frame)))
+async def test_battles_follow_each_other_and_every_end_is_recorded_and_stored(sb, history, tmp_path, eventually):
+    battles: set[str] = set()
     stop = asyncio.Event()
     host = make_host(sb, history)
-    running = asyncio.ensure_future(host_rooms([host], stop, grace=5.0))
-    await asyncio.sleep(0.5)
-    stop.set()
-    await running
+    async with sb.watch_state(battle_state("r1")) as reader:
+
+        async def watch() -> None:
+            async for update in reader:
+                battles.add(update.state["battle"]["id"])
+
+        watching = asyncio.ensure_future(watch())
+        running = asyncio.ensure_future(service(sb, host).run(stop, grace=5.0))
+        await eventually(lambda: len(battles) >= 4)
+        stop.set()
+        await running
+        await eventually(lambda: reader.room.seq == host.frames)
+        watching.cancel()
+        await asyncio.wait({watching})
+        assert (reader.stats.received, reader.stats.lost) == (host.frames, 0)
     stored = await results(sb)
-    assert len(stored) >= 3
     written = records(tmp_path / "rooms.jsonl")
     assert [line["battle_id"] for line in written if line["op"] == "ended"] == [each.battle_id for each in stored]
     assert [line["op"] for line in written] == ["ended", "stored"] * len(stored)
-    assert [frame.seq for frame in frames] == list(range(1, host.room.frames + 1))
-    assert {frame.battle_id for frame in frames} == {each.battle_id for each in stored}
+    assert battles == {each.battle_id for each in stored}
     assert host.pacer.planned == host.pacer.run + host.pacer.skipped
 
 
 async def test_commands_are_ruled_on_and_shown_in_the_frames(sb, history):
     stop = asyncio.Event()
     host = make_host(sb, history, battle_ticks=10_000)
-    running = asyncio.ensure_future(host_rooms([host], stop, grace=5.0))
-    subscription = await sb.subscribe(battle_state("r1"), overflow="latest")
-    await anext(subscription)
-    good = Command(player="p1", cmd_seq=3, client_tick=0, kind="move", dx=1)
-    for subject, body in (
-        (battle_command("r1", "p1"), good),
-        (battle_command("r1", "p1"), good),
-        (battle_command("r1", "p2"), good),
-        (battle_command("r1", "p1"), b"garbage"),
-        (battle_command("r1", "p1"), {"player": "p1", "cmd_seq": -1, "client_tick": 0, "kind": "move"}),
-        (battle_command("r2", "p1"), good),
-    ):
-        sb.publish_nowait(subject, body)
-    await sb.flush()
-    async with asyncio.timeout(5):
-        while (await anext(subscription)).decode(Frame).ack != {"p1": 3}:
-            pass
-    stop.set()
-    await running
+    process = service(sb, host)
+    running = asyncio.ensure_future(process.run(stop, grace=5.0))
+    async with sb.watch_state(battle_state("r1")) as reader:
+        first = await anext(reader)
+        good = Command(player="p1", cmd_seq=3, client_tick=first.tick, kind="move", dx=1)
+        for subject, body in (
+            (battle_command("r1", "p1"), good),
+            (battle_command("r1", "p1"), good),
+            (battle_command("r1", "p2"), good),
+            (battle_command("r1", "p1"), b"garbage"),
+            (battle_command("r1", "p1"), {"player": "p1", "cmd_seq": -1, "client_tick": 0, "kind": "move"}),
+            (battle_command("r1", "p1"), b" " * 1000),
+            (battle_command("r2", "p1"), good),
+        ):
+            sb.publish_nowait(subject, body)
+        async with asyncio.timeout(5):
+            while (await anext(reader)).state["player.p1"]["ack"] != 3:
+                pass
+        stop.set()
+        await running
     assert host.room.intake.counts == {
         Ruling.ACCEPTED: 1,
         Ruling.DUPLICATE: 1,
         Ruling.FORGED: 1,
         Ruling.MALFORMED: 2,
+        Ruling.OVERSIZED: 1,
     }
-    assert totals([host], Lateness())["commands"] == {"accepted": 1, "duplicate": 1, "forged": 1, "malformed": 2}
+    told = process.totals()
+    assert told["commands"] == {"accepted": 1, "duplicate": 1, "forged": 1, "malformed": 2, "oversized": 1}
+    assert (told["direct"], told["batches"], told["elsewhere"]) == (6, 0, 1)
+
+
+async def test_one_subscription_serves_all_rooms_of_the_process(sb, history, monkeypatch):
+    subscribe, patterns = sb.subscribe, []
+
+    async def noted(subject, *given, **options):
+        patterns.append(subject)
+        return await subscribe(subject, *given, **options)
+
+    monkeypatch.setattr(sb, "subscribe", noted)
+    stop = asyncio.Event()
+    hosts = [make_host(sb, history, room=f"r{n}", battle_ticks=10_000) for n in range(5)]
+    running = asyncio.ensure_future(service(sb, *hosts).run(stop, grace=5.0))
+    await asyncio.sleep(0.05)
+    stop.set()
+    await running
+    assert patterns == ["battle.*.cmd.*"]
 
 
 async def test_an_unknown_outcome_is_tried_again_with_the_same_key_and_the_loop_goes_on(
@@ -99,7 +133,7 @@ async def test_an_unknown_outcome_is_tried_again_with_the_same_key_and_the_loop_
     monkeypatch.setattr(sb, "enqueue", unsure)
     stop = asyncio.Event()
     host = make_host(sb, history, battle_ticks=10_000)
-    running = asyncio.ensure_future(host_rooms([host], stop, grace=10.0))
+    running = asyncio.ensure_future(service(sb, host).run(stop, grace=10.0))
     await asyncio.sleep(0.1)
     stop.set()
     await running
@@ -117,7 +151,7 @@ async def test_a_result_that_may_not_be_stored_ends_the_process(sb, history, mon
 
     monkeypatch.setattr(sb, "enqueue", refused)
     with pytest.raises(ExceptionGroup) as raised:
-        await host_rooms([make_host(sb, history)], asyncio.Event(), grace=1.0)
+        await service(sb, make_host(sb, history)).run(asyncio.Event(), grace=1.0)
     assert raised.group_contains(PermissionDenied)
 
 
@@ -129,4 +163,4 @@ async def test_a_room_that_cannot_finish_in_time_says_so(sb, history, monkeypatc
     stop = asyncio.Event()
     stop.set()
     with pytest.raises(TimeoutError, match="1 rooms could not"):
-        await host_rooms([make_host(sb, history)], stop, grace=0.2)
+        await service(sb, make_host(sb, history)).run(stop, grace=0.2)

@@ -89,11 +89,22 @@ def test_a_late_generator_measures_itself_and_the_step_is_void(changes, reason):
     late = step(skipped=7, **changes)
     assert late.void == reason
     assert not late.held
+    assert not late.kept
     assert late.verdict == f"void: {reason}"
 
 
+def test_a_void_step_that_kept_every_limit_leads_upwards_and_is_not_held():
+    late = step(16, lag=2.5)
+    assert (late.kept, late.held) == (True, False)
+    assert late.verdict.endswith("more than 2; every limit was kept")
+    assert report.bend([step(8), late, step(32, skipped=1)]) == (
+        "8 rooms held; up to 16 every limit was kept, but the generator was late, so that these steps are void; "
+        "it bends at 32: 1 ticks skipped."
+    )
+
+
 def test_the_bend_says_which_limit_was_met():
-    held, broken, void = step(8), step(16, skipped=3), step(16, lag=9.0)
+    held, broken, void = step(8), step(16, skipped=3), step(16, lag=9.0, skipped=1)
     assert report.bend([held]) == "8 rooms held; more were not tried, so the curve does not bend here."
     assert report.bend([held, void, broken]) == "8 rooms held; it bends at 16: 3 ticks skipped."
     assert "the generator was the limit, not the room or the server" in report.bend([held, void, void])

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 
@@ -249,6 +250,12 @@ def test_a_page_without_marks_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="needs the lines"):
         evidence.publish(outcome_of(GOOD), tmp_path)
     assert not (tmp_path / "evidence").exists()
+
+
+def test_the_page_of_the_documentation_has_its_marks():
+    told = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
+    assert told.count(evidence.BEGIN) == told.count(evidence.END) == 1
+    assert told.index(evidence.BEGIN) < told.index(evidence.END)
 
 
 def test_the_order_is_reversed_every_second_round():

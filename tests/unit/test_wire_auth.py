@@ -113,5 +113,5 @@ class TestFile:
         file = tmp_path / "ann.creds"
         file.write_text(creds_text(seed))
         monkeypatch.setitem(sys.modules, "nkeys", None)
-        with pytest.raises(ConnectError, match="pip install .gamebroker.nkeys"):
+        with pytest.raises(ConnectError, match=r"pip install .gamebroker\[nkeys\]"):
             await identity(creds=str(file)).fields(ASKED)

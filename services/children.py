@@ -1,4 +1,4 @@
-"""The demo's processes: started with a lifeline, so that none outlives the demo, however it ends."""
+"""Services started by another process, with a lifeline, so that none outlives it, however it ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _POLL: Final = 0.02
 _LAST_LINES: Final = 3
-_ROOT: Final = Path(__file__).resolve().parents[2]
+_ROOT: Final = Path(__file__).resolve().parents[1]
 
 
 class ChildFailed(Exception):
@@ -73,7 +73,7 @@ class Child:
 
 
 class Children:
-    """Every process of the demo. Leaving the ``with`` block kills what still runs."""
+    """Processes on one server. Leaving the ``with`` block kills what still runs."""
 
     def __init__(self, directory: Path, url: str) -> None:
         self._directory = directory
@@ -87,13 +87,13 @@ class Children:
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603 - this interpreter and this package's modules
                 command,
-                # The only other end of this pipe is here: it closes when the demo ends, and the child with it.
+                # The only other end of this pipe is here: it closes when this process ends, and the child with it.
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=_ROOT,
-                # A group of its own, so that Ctrl-C reaches the demo alone; in the demo's session, so that the system
-                # wakes a stopped child when the demo is gone.
+                # A group of its own, so that Ctrl-C reaches the starter alone; in the starter's session, so that the
+                # system wakes a stopped child when the starter is gone.
                 process_group=0,
             )
         child = Child(name, process, log)

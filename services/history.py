@@ -1,4 +1,4 @@
-"""A room process's own record of what it did, one JSON object per line: evidence that no broker or database made."""
+"""A process's own record of what it did, one JSON object per line: evidence that no broker or database made."""
 
 from __future__ import annotations
 
