@@ -203,7 +203,6 @@ class TestServerKilled:
         with pytest.raises(BrokerClosed):
             backend.publish("room.1", b"", None)
 
-
     async def test_closing_at_any_moment_of_the_search_leaves_nothing(self, server, connect):
         """Cancelling a connect in the moment it is refused must not start the search anew."""
         backends = [await connect(server) for _ in range(100)]

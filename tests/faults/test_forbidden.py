@@ -1,0 +1,90 @@
+"""What the server forbids: the call in flight hears of it at once, by name, and the connection lives."""
+
+import asyncio
+import logging
+from time import monotonic
+
+import pytest
+import pytest_asyncio
+
+from broker import PermissionDenied, StreamBroker, StreamOptions
+from broker.server import NatsServer
+from broker.testing.waiting import eventually
+
+pytestmark = [pytest.mark.nats, pytest.mark.fault]
+
+USERS = """
+accounts { GAME {
+  jetstream: enabled
+  users: [
+    { user: admin, password: p }
+    { user: role, password: p, permissions: {
+        publish: { deny: ["Secret.>"] }, subscribe: { deny: ["Secret.>"] } } }
+  ] } }
+"""
+AT_ONCE = 1.0
+"""Seconds; ten times what is promised, for a busy machine. Every time-out below is far longer."""
+
+
+@pytest_asyncio.fixture
+async def sb(link):
+    async with NatsServer(sync_interval=None, config=USERS, login={"user": "admin", "pass": "p"}) as server:
+        async with StreamBroker.connect(server.url, link=link, user="admin", password="p") as admin:
+            await admin.declare(StreamOptions("SECRETS", ["Secret.Orders.>"]))
+        async with StreamBroker.connect(server.url, link=link, user="role", password="p") as sb:
+            yield sb
+
+
+CALLS = {
+    "request": ("publish", lambda sb: sb.request("Secret.Room", 1, timeout=15)),
+    "enqueue": ("publish", lambda sb: sb.enqueue("Secret.Orders.New", 1)),
+    "subscribe": ("subscribe", lambda sb: sb.subscribe("Secret.Room", print)),
+    "subscribe in a queue": ("subscribe", lambda sb: sb.subscribe("Secret.Room", print, queue="Crew")),
+    "respond": ("subscribe", lambda sb: sb.respond("Secret.Room", print)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_the_call_in_flight_fails_at_once_with_verb_and_subject(sb, name):
+    verb, call = CALLS[name]
+    for _ in range(2):
+        began = monotonic()
+        with pytest.raises(PermissionDenied) as caught:
+            await call(sb)
+        assert monotonic() - began < AT_ONCE
+        assert (caught.value.verb, caught.value.subject) in {(verb, "Secret.Room"), (verb, "Secret.Orders.New")}
+    await still_there(sb)
+
+
+async def test_other_calls_in_flight_go_on(sb):
+    async def slow(msg):
+        await asyncio.sleep(0.3)
+        return msg.json()
+
+    await sb.respond("open", slow)
+    fine = asyncio.create_task(sb.request("open", 1, timeout=15))
+    with pytest.raises(PermissionDenied):
+        await sb.request("Secret.Room", 1, timeout=15)
+    assert (await fine).json() == 1
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+async def test_publishing_is_counted_and_logged_in_its_own_case(sb, caplog, awaited):
+    logging.getLogger("broker").setLevel(logging.WARNING)
+    for _ in range(3):
+        if awaited:
+            await sb.publish("Secret.Room", 1)
+        else:
+            sb.publish_nowait("Secret.Room", 1)
+    await eventually(lambda: sb.stats.protocol_errors == 3)
+    assert sum('Publish to "Secret.Room"' in each.getMessage() for each in caplog.records) == 3
+    await still_there(sb)
+
+
+async def still_there(sb):
+    seen = []
+    subscription = await sb.subscribe("open.room", lambda msg: seen.append(msg.json()))
+    await sb.publish("open.room", 1)
+    await eventually(lambda: seen == [1])
+    await subscription.unsubscribe()
+    assert (sb.status, sb.stats.reconnects) == ("connected", 0)
