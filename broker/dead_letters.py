@@ -84,12 +84,12 @@ class DeadLetterWriter:
     async def _store(self, record: Record, source_stream: str) -> None:
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
         try:
-            await self._enqueuer.store(record, record.message_id, deadline=deadline)
+            await self._enqueuer.store(record, deadline=deadline)
         except NoStream:
             if not self._create:
                 raise
             await self.prepare(source_stream)
-            await self._enqueuer.store(record, record.message_id, deadline=deadline)
+            await self._enqueuer.store(record, deadline=deadline)
 
 
 class DeadLetters:
@@ -190,7 +190,7 @@ class DeadLetters:
                 raise StreamError(f"the original of dead letter {letter.sequence} is gone", stream=letter.stream)
         record = revived(letter, original)
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
-        await self._enqueuer.store(record, record.message_id, deadline=deadline)
+        await self._enqueuer.store(record, deadline=deadline)
         await self._backend.delete_message(DEAD_STREAM, letter.sequence)
 
     async def _read(self, sequence: int) -> DeadLetter | None:

@@ -25,22 +25,21 @@ class Flight:
     """The state of one ``enqueue_many``: what is in flight, and what came of the rest.
 
     Args:
-        record: what makes a record and its key of an entry; its errors are that entry's alone.
+        record: what makes a record of an entry; its errors are that entry's alone.
         backend: where to.
         window: records in flight at most.
         timeout: seconds for everything.
     """
 
-    def __init__(
-        self, record: Callable[[Entry], tuple[Record, str]], backend: StreamBackend, window: int, timeout: float
-    ) -> None:
+    def __init__(self, record: Callable[[Entry], Record], backend: StreamBackend, window: int, timeout: float) -> None:
         self._record = record
         self._backend = backend
         self._window = window
         self._refill = max(1, window // _REFILL)
         self._clock = asyncio.get_running_loop().time
         self._deadline = self._clock() + timeout
-        self._flying: deque[tuple[int, Record, str, asyncio.Future[Receipt]]] = deque()
+        self._records: deque[Record | None] = deque()
+        self._answers: deque[asyncio.Future[Receipt]] = deque()
         self._receipts: list[Receipt | None] = []
         self._errors: dict[int, BrokerError] = {}
 
@@ -48,13 +47,13 @@ class Flight:
         """Send each entry as soon as the window has room; returns when it is known what became of all of them."""
         remaining = iter(entries)
         while self._send(remaining):
-            if len(self._flying) < self._window:
+            if len(self._answers) < self._window:
                 await asyncio.sleep(0)
             else:
                 await self._land(self._refill)
             while self._backend.congested:
                 await self._backend.writable()
-        while self._flying:
+        while self._answers:
             await self._land(1)
 
     def receipts(self) -> list[Receipt]:
@@ -63,34 +62,35 @@ class Flight:
         Raises:
             EnqueueManyError: there is not one for each.
         """
-        stored = {index: receipt for index, receipt in enumerate(self._receipts) if receipt is not None}
         if self._errors:
+            stored = {index: receipt for index, receipt in enumerate(self._receipts) if receipt is not None}
             raise EnqueueManyError(stored, self._errors)
-        return list(stored.values())
+        return [receipt for receipt in self._receipts if receipt is not None]
 
     def abandon(self) -> None:
         """Forget what is in flight (the caller was cancelled or gave up)."""
-        for _, _, _, answer in self._flying:
+        for answer in self._answers:
             answer.cancel()
-        self._flying.clear()
+        self._answers.clear()
+        self._records.clear()
 
     def _send(self, entries: Iterable[Entry]) -> bool:
         """Send until the window is full or the burst is over; ``False`` when there are no more entries."""
-        flying, receipts = self._flying, self._receipts
         record, append, check_open = self._record, self._backend.append, self._backend.board.check_open
+        records, answers = self._records.append, self._answers.append
         attempt = max(0.001, min(ATTEMPT, self._deadline - self._clock()))
-        room = min(self._window - len(flying), _BURST)
+        room = min(self._window - len(self._answers), _BURST)
         for entry in entries:
-            index = len(receipts)
-            receipts.append(None)
             try:
                 if not isinstance(entry, Entry):
-                    raise InvalidOption(f"entry {index} is {entry!r}, not an Entry", option="entries")
-                made, key = record(entry)
+                    raise InvalidOption(f"{entry!r} is not an Entry", option="entries")
+                made = record(entry)
                 check_open()
-                flying.append((index, made, key, append(made, timeout=attempt)))
+                answers(append(made, timeout=attempt))
+                records(made)
             except BrokerError as exc:
-                self._errors[index] = exc
+                answers(_refused(exc))
+                records(None)
             room -= 1
             if not room:
                 return True
@@ -98,27 +98,38 @@ class Flight:
 
     async def _land(self, count: int) -> None:
         """Wait for the ``count`` oldest in flight, then take every answer that is there."""
-        flying = self._flying
-        await _done(flying[min(count, len(flying)) - 1][3])
-        receipts, stats = self._receipts, self._backend.stats
-        while flying and flying[0][3].done():
-            index, record, key, answer = flying.popleft()
+        answers, records, receipts, stats = self._answers, self._records, self._receipts, self._backend.stats
+        await _done(answers[min(count, len(answers)) - 1])
+        while answers and answers[0].done():
+            answer, record = answers.popleft(), records.popleft()
             try:
                 receipt = answer.result()
-            except BrokerError:
-                await self._again(index, record, key, answer)
+            except BrokerError as exc:
+                await self._again(record, answer, exc)
                 continue
-            receipts[index] = receipt
+            receipts.append(receipt)
             stats.enqueued += 1
             if receipt.duplicate:
                 stats.duplicates += 1
 
-    async def _again(self, index: int, record: Record, key: str, answer: asyncio.Future[Receipt]) -> None:
+    async def _again(self, record: Record | None, answer: asyncio.Future[Receipt], error: BrokerError) -> None:
         """Whatever went wrong, the patient way decides: it retries the same id or finds the right error."""
+        index = len(self._receipts)
+        self._receipts.append(None)
+        if record is None:
+            self._errors[index] = error
+            return
         try:
-            self._receipts[index] = await Storing(self._backend, record, key, self._deadline).receipt(answer)
+            self._receipts[index] = await Storing(self._backend, record, self._deadline).receipt(answer)
         except BrokerError as exc:
             self._errors[index] = exc
+
+
+def _refused(error: BrokerError) -> asyncio.Future[Receipt]:
+    """An answer that is there already."""
+    answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+    answer.set_exception(error)
+    return answer
 
 
 async def _done(future: asyncio.Future[Receipt]) -> None:

@@ -19,6 +19,7 @@ from broker.contracts.errors import (
     SequenceConflict,
     Unauthorized,
 )
+from broker.keys import key_of
 
 if TYPE_CHECKING:
     from broker.contracts.backend import StreamBackend
@@ -33,15 +34,11 @@ _UNSURE: Final = 2.0
 
 
 class Storing:
-    """One record on its way into a stream.
+    """One record on its way into a stream."""
 
-    ``key`` is what the caller may use to enqueue the same message again.
-    """
-
-    def __init__(self, backend: StreamBackend, record: Record, key: str, deadline: float) -> None:
+    def __init__(self, backend: StreamBackend, record: Record, deadline: float) -> None:
         self._backend = backend
         self._record = record
-        self._key = key
         self._deadline = deadline
         self._clock = asyncio.get_running_loop().time
         self._pause = _PAUSE[0]
@@ -126,10 +123,9 @@ class Storing:
             return
 
     def _unknown(self) -> EnqueueUnknown:
-        subject = self._record.subject
+        subject, key = self._record.subject, key_of(self._record)
         return EnqueueUnknown(
-            f"no word from the server on {subject!r}: it may be stored; enqueue it again with "
-            f"idempotency_key={self._key!r}",
-            idempotency_key=self._key,
+            f"no word from the server on {subject!r}: it may be stored; enqueue it again with idempotency_key={key!r}",
+            idempotency_key=key,
             subject=subject,
         )

@@ -1,20 +1,22 @@
-"""The data that crosses the seam. No behaviour: replying, decoding and settling live in ``broker.messages``."""
+"""The data that crosses the seam. No behaviour: replying, decoding and settling live in ``broker.messages``.
+
+What is built once per message is a Struct, which takes a third of a dataclass's time to build, or a named tuple where
+users take it apart. They hold no cycles, so the garbage collector need not look at them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from broker.contracts.headers import Headers, HeadersLike
 
 
-@dataclass(slots=True)
-class Envelope:
-    """A message that just arrived.
-
-    Not frozen: one is built per message on the hot path, and a frozen one costs three times as much to build.
-    """
+class Envelope(Struct, gc=False):
+    """A message that just arrived."""
 
     subject: str
     data: bytes
@@ -22,9 +24,8 @@ class Envelope:
     reply_to: str | None = None
 
 
-@dataclass(slots=True)
-class Delivery:
-    """A stored message on loan from a consumer. Not frozen for the reason ``Envelope`` is not.
+class Delivery(Struct, gc=False):
+    """A stored message on loan from a consumer.
 
     Attributes:
         stream: the stream that stores it.
@@ -51,7 +52,7 @@ class Delivery:
 
 
 class Receipt(NamedTuple):
-    """The server's word that a message is stored. A named tuple: one is built per stored message.
+    """The server's word that a message is stored.
 
     Attributes:
         stream: where.
@@ -95,8 +96,7 @@ class Entry(NamedTuple):
     expect: Expect | None = None
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct, gc=False):
     """A message on its way into a stream, as the backend takes it.
 
     Attributes:

@@ -6,6 +6,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from broker.contracts.backend import DeliverySource, StreamBackend
 from broker.telemetry import naming
 from broker.telemetry.appending import Appending
@@ -38,7 +40,7 @@ class TracedStreams(TracedCore, StreamBackend):
         """Store inside a span that ends with the receipt."""
         send = self._probe.enqueue(record)
         appending = Appending(self._streams, record, timeout, send)
-        appending.start(replace(record, headers=send.headers) if send.injected else record)
+        appending.start(structs.replace(record, headers=send.headers) if send.injected else record)
         return appending.receipt
 
     async def open_consumer(self, options: ConsumerOptions) -> DeliverySource:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import orjson
+from msgspec import MsgspecError, Struct
+from msgspec.json import Decoder
 
 from broker.backends.nats import errors, frames
-from broker.backends.nats.replies import NO_RESPONDERS, Call
+from broker.backends.nats.replies import NO_RESPONDERS
 from broker.contracts.envelopes import Receipt
 from broker.contracts.errors import (
     ApiError,
@@ -38,34 +39,31 @@ class Appender:
     """Stores messages, one attempt each."""
 
     def __init__(self, session: Session) -> None:
+        loop = asyncio.get_running_loop()
         self._session = session
         self._link = session.link
-        self._replies = session.replies
-        self._loop = asyncio.get_running_loop()
-        self._clock = self._loop.time
+        self._send = session.link.send_stream
+        self._expect, self._abandon = session.replies.expect, session.replies.abandon
+        self._future, self._clock = loop.create_future, loop.time
         self._targets: dict[str, bytes] = {}
 
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
         """Send at once; the future always completes (see ``StreamBackend.append``)."""
-        future: asyncio.Future[Receipt] = self._loop.create_future()
+        future: asyncio.Future[Receipt] = self._future()
+        subject, data, block = record.subject, record.data, block_of(record)
+        head = len(block)
+        size = head + len(data)
         try:
-            self._send(record, timeout, future)
+            if size > self._link.max_payload:
+                raise PayloadTooLarge(size=size, limit=self._link.max_payload, subject=subject)
+            target = self._targets.get(subject) or self._target(subject)
+            reply = self._expect(_Append(subject, self._clock() + timeout, timeout, future, size))
+            if not self._send(b"%b%b %d %d\r\n%b%b\r\n" % (target, reply, head, size, block, data)):
+                self._abandon(reply)
+                raise self._session.ended() or ConnectionLost("not connected", subject=subject)
         except BrokerError as exc:
             future.set_exception(exc)
         return future
-
-    def _send(self, record: Record, timeout: float, future: asyncio.Future[Receipt]) -> None:
-        link, subject, data = self._link, record.subject, record.data
-        block = block_of(record)
-        head = len(block)
-        size = head + len(data)
-        if size > link.max_payload:
-            raise PayloadTooLarge(size=size, limit=link.max_payload, subject=subject)
-        target = self._targets.get(subject) or self._target(subject)
-        reply = self._replies.expect(_Append(subject, self._clock() + timeout, timeout, future, size))
-        if not link.send_stream(b"%b%b %d %d\r\n%b%b\r\n" % (target, reply, head, size, block, data)):
-            self._replies.abandon(reply)
-            raise self._session.ended() or ConnectionLost("not connected", subject=subject)
 
     def _target(self, subject: str) -> bytes:
         if len(self._targets) >= _KEPT_TARGETS:
@@ -102,15 +100,28 @@ def _expected(expect: Expect) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in given if value is not None]
 
 
-class _Append(Call):
-    """One append in flight."""
+class _Ack(Struct, gc=False):
+    """What the server answers, as it writes it."""
 
-    __slots__ = ("deadline", "future", "size", "subject", "timeout")
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: dict[str, Any] | None = None
 
-    def __init__(
-        self, subject: str, deadline: float, timeout: float, future: asyncio.Future[Receipt], size: int
-    ) -> None:
-        self.subject, self.deadline, self.timeout, self.future, self.size = subject, deadline, timeout, future, size
+
+_decode: Final = Decoder(_Ack).decode
+_tuple: Final = tuple.__new__
+"""Makes a named tuple in half the time its own constructor takes."""
+
+
+class _Append(Struct, gc=False):
+    """One append in flight; a ``Call``."""
+
+    subject: str
+    deadline: float
+    timeout: float
+    future: asyncio.Future[Receipt]
+    size: int
 
     def answer(self, data: bytes, block: bytes | None) -> None:
         future = self.future
@@ -120,17 +131,19 @@ class _Append(Call):
             future.set_exception(_unanswered(frames.parse_status(block)[0], self.subject))
             return
         try:
-            ack = orjson.loads(data)
-            # A refusal carries "seq": 0 as well, so the error is looked for first.
-            refusal = ack.get("error")
-            if refusal is None:
-                future.set_result(Receipt(ack["stream"], ack["seq"], ack.get("duplicate", False)))
-                return
-        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+            ack = _decode(data)
+        except MsgspecError:
             future.set_exception(ApiError("not a publish acknowledgement", subject=self.subject))
             return
-        stream = ack.get("stream") or None
-        future.set_exception(errors.from_api(refusal, subject=self.subject, stream=stream, size=self.size))
+        # A refusal carries "seq": 0 as well.
+        if ack.seq and ack.error is None:
+            future.set_result(_tuple(Receipt, (ack.stream, ack.seq, ack.duplicate)))
+        elif ack.error is not None:
+            future.set_exception(
+                errors.from_api(ack.error, subject=self.subject, stream=ack.stream or None, size=self.size)
+            )
+        else:
+            future.set_exception(ApiError("not a publish acknowledgement", subject=self.subject))
 
     def fail(self, error: BrokerError) -> None:
         if not self.future.done():

@@ -10,11 +10,20 @@ from broker.backends.nats.outbound import Pipe
 
 
 class SocketPipe(Pipe):
-    """A socket's own transport."""
+    """A socket's own transport.
+
+    Between the end of a socket and the moment its reader hears of it, frames are lost like those that were on it:
+    asyncio's transports take no notice of them, uvloop's would raise, and that in whoever publishes.
+    """
 
     def __init__(self, transport: asyncio.WriteTransport) -> None:
-        self.write = transport.write
+        self._transport = transport
+        self.write = self._write
         self.buffered = transport.get_write_buffer_size
+
+    def _write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
 
 class WebPipe(Pipe):

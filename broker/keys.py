@@ -1,0 +1,64 @@
+"""Keys: the caller's name for an effect that happens once, and the id the server knows it by."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Final
+
+from broker.contracts.errors import InvalidKey
+from broker.contracts.headers import KEY
+
+if TYPE_CHECKING:
+    from broker.contracts.envelopes import Record
+
+GENERATED: Final = "gamebroker~"
+"""Begins every key that we make because the caller gave none."""
+_MAX_KEY_BYTES: Final = 255
+_BAD_KEY: Final = re.compile(r"[\x00-\x1f\x7f]")
+_ID_BYTES: Final = 16
+_GENERATED_KEY: Final = re.compile(rf"{GENERATED}[0-9a-f]{{16}}-\d+\Z")
+
+
+def generated_id(subject: str, key: str) -> str:
+    """The wire id of a key that we made: unique already, and short."""
+    return f"{key}@{subject}"
+
+
+def wire_id(subject: str, key: str) -> str:
+    """The id the server deduplicates by: of the subject and the key, so that two message types never collide.
+
+    The server's window is per stream, not per subject; the digest keeps it short whatever the key. A generated key
+    needs none, and comes back to the same id when the caller uses what ``EnqueueUnknown`` carries.
+    """
+    if key.startswith(GENERATED) and _GENERATED_KEY.match(key):
+        return generated_id(subject, key)
+    return hashlib.blake2b(f"{subject}\0{key}".encode(), digest_size=_ID_BYTES).hexdigest()
+
+
+def check_key(key: object, option: str = "idempotency_key") -> str:
+    """The key itself when it is one.
+
+    Raises:
+        InvalidKey: not text, empty, over 255 bytes, blank at an end, or with control characters.
+    """
+    if isinstance(key, str) and 0 < len(key) <= _MAX_KEY_BYTES and key.isascii() and key.isprintable():
+        if key[0] != " " != key[-1]:
+            return key
+    elif not isinstance(key, str):
+        raise InvalidKey(f"{option} must be text, not {type(key).__name__}")
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError as exc:
+        raise InvalidKey(f"{option} {key!r} is not encodable as UTF-8") from exc
+    if not 1 <= size <= _MAX_KEY_BYTES:
+        raise InvalidKey(f"{option} has {size} bytes: must be 1 to {_MAX_KEY_BYTES}")
+    if key != key.strip() or _BAD_KEY.search(key):
+        raise InvalidKey(f"{option} {key!r} has blanks at an end or control characters")
+    return key
+
+
+def key_of(record: Record) -> str:
+    """What its sender may use as ``idempotency_key=`` to enqueue the same message again."""
+    own = record.headers.get(KEY) if record.headers is not None else None
+    return own or record.message_id.removesuffix(generated_id(record.subject, ""))
