@@ -216,9 +216,9 @@ class Broker:
         """
         in_range("timeout", timeout, 0)
         self._lifetime.check_loop()
-        envelope = await self._backend.request(
-            publish_subject(subject), encode_body(self._codec, body), Headers.checked(headers), timeout=timeout
-        )
+        data = body if type(body) is bytes else encode_body(self._codec, body)
+        sent = None if headers is None else Headers.checked(headers)
+        envelope = await self._backend.request(publish_subject(subject), data, sent, timeout=timeout)
         return Message(checked_reply(envelope, subject), self._codec, self._backend)
 
     @final

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from broker.contracts.status import Stats
+from broker.contracts.status import Stats, Status
 from loadtest.soak import __main__ as command
 from loadtest.soak import faults
 from loadtest.soak.ledger import Frames, Marks, Settlements
@@ -98,8 +98,8 @@ def test_each_promise_that_did_not_hold_is_told(change, words):
 
 
 def a_pair():
-    room, worker = SimpleNamespace(stats=Stats()), SimpleNamespace(stats=Stats())
-    return room.stats, worker.stats, Frames(100, 2, 32, room, worker)
+    room, worker = (SimpleNamespace(stats=Stats(), status=Status.CONNECTED) for _ in range(2))
+    return room, worker, Frames(100, 2, 32, room, worker)
 
 
 def test_a_gap_needs_a_break_or_a_counted_drop_since_the_frame_before_it():
@@ -113,16 +113,20 @@ def test_a_gap_needs_a_break_or_a_counted_drop_since_the_frame_before_it():
 
     assert missing_but_the_last(1) == (0, 0)
     assert missing_but_the_last(2) == (1, 1)
-    room.reconnects += 1
+    room.stats.reconnects += 1
     assert missing_but_the_last(2) == (2, 1)
     assert missing_but_the_last(3) == (4, 3)
-    worker.reconnects += 1
+    worker.stats.reconnects += 1
     assert missing_but_the_last(2) == (5, 3)
-    room.dropped_outbound += 1
+    room.stats.dropped_outbound += 1
     assert missing_but_the_last(2) == (6, 3)
-    worker.dropped_inbound += 1
+    worker.stats.dropped_inbound += 1
     assert missing_but_the_last(2) == (7, 3)
     assert missing_but_the_last(2) == (8, 4)
+    worker.status = Status.RECONNECTING
+    assert missing_but_the_last(2) == (9, 4)  # the first words on the new connection, before it is told
+    worker.status, worker.stats.reconnects = Status.CONNECTED, worker.stats.reconnects + 1
+    assert missing_but_the_last(2) == (10, 5)
 
 
 def test_what_comes_behind_a_newer_one_is_late_and_what_comes_twice_a_repeat():

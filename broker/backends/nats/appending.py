@@ -123,7 +123,7 @@ class _Append(Struct, gc=False):
     future: asyncio.Future[Receipt]
     size: int
 
-    def answer(self, data: bytes, block: bytes | None) -> None:
+    def answer(self, _inbox: bytes, data: bytes, block: bytes | None) -> None:
         future = self.future
         if future.done():
             return

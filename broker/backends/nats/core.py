@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from broker.backends.nats import complaints, frames
 from broker.backends.nats.frames import CRLF, KEPT_SIZES, SIZES, WireHeaders
-from broker.backends.nats.replies import Request
 from broker.backends.nats.session import Listener
 from broker.contracts.backend import Capabilities, CoreBackend, Interest
 from broker.contracts.envelopes import Envelope
@@ -47,6 +46,7 @@ class NatsCore(CoreBackend):
         self.stats = session.stats
         self._link: Link = session.link
         self._send = session.link.send
+        self._replies = session.replies
         self._heads: dict[str, bytes] = {}
 
     # -- out ----------------------------------------------------------------------------------------------------------
@@ -110,9 +110,10 @@ class NatsCore(CoreBackend):
 
     async def request(self, subject: str, data: bytes, headers: Headers | None, *, timeout: float) -> Envelope:
         """See ``CoreBackend``."""
-        self.board.check_open()
-        publish_subject(subject)
+        if subject not in self._heads:
+            self._head(subject)
         if not self._session.connected:
+            self.board.check_open()
             self.frame(subject, b"", data, headers)  # what can never be sent is refused at once
             timeout = await self._session.connected_within(timeout)
         self.stats.requests += 1
@@ -124,17 +125,21 @@ class NatsCore(CoreBackend):
 
     async def call(self, subject: str, data: bytes, headers: Headers | None, timeout: float) -> Envelope:
         """Send at once and wait for the reply; errors as ``request``."""
-        replies = self._session.replies
-        request = Request(subject, timeout)
-        reply = replies.expect(request)
-        request.inbox = reply.decode()
+        reply, answer = self._replies.request(subject, timeout)
         try:
-            if not self._link.send_stream(self.frame(subject, reply, data, headers)):
-                raise self._session.ended() or ConnectionLost("not connected", subject=subject)
-            return await request.future
-        finally:
-            replies.abandon(reply)
-            request.future.cancel()
+            if self._ask(subject, reply, data, headers):
+                return await answer
+        except BaseException:
+            self._replies.abandon(reply)
+            raise
+        self._replies.abandon(reply)
+        raise self._session.ended() or ConnectionLost("not connected", subject=subject)
+
+    def _ask(self, subject: str, reply: bytes, data: bytes, headers: Headers | None) -> bool:
+        size, head = len(data), self._heads.get(subject)
+        if headers is not None or head is None or size > self._link.max_payload:
+            return self._link.send_stream(self.frame(subject, reply, data, headers))
+        return self._link.send_stream(b"%b%b %d\r\n%b\r\n" % (head, reply, size, data))
 
     def new_inbox(self) -> str:
         """See ``CoreBackend``."""

@@ -7,6 +7,8 @@ from abc import abstractmethod
 from copy import copy
 from typing import TYPE_CHECKING, Final, Protocol
 
+from msgspec import Struct
+
 from broker.backends.nats.frames import WireHeaders
 from broker.contracts.envelopes import Envelope
 from broker.contracts.errors import ConnectionLost, NoResponders, PermissionDenied, RequestTimeout
@@ -25,8 +27,8 @@ class Call(Protocol):
     deadline: float
 
     @abstractmethod
-    def answer(self, data: bytes, block: bytes | None) -> None:
-        """The reply is here."""
+    def answer(self, inbox: bytes, data: bytes, block: bytes | None) -> None:
+        """The reply is here, on this inbox."""
 
     @abstractmethod
     def fail(self, error: BrokerError) -> None:
@@ -63,6 +65,11 @@ class Replies:
             self._wake_at(call.deadline)
         return self._prefix + token
 
+    def request(self, subject: str, timeout: float) -> tuple[bytes, asyncio.Future[Envelope]]:
+        """Expect one reply to what is sent to the subject: the reply subject to send with it, and the reply."""
+        answer: asyncio.Future[Envelope] = self._loop.create_future()
+        return self.expect(Request(subject, timeout, self._loop.time() + timeout, answer)), answer
+
     def abandon(self, reply: bytes) -> None:
         """The caller went away; a late reply is nobody's."""
         self._calls.pop(reply[self._skip :], None)
@@ -70,7 +77,7 @@ class Replies:
     def _receive(self, subject: bytes, _reply: bytes, data: bytes, block: bytes | None) -> None:
         call = self._calls.pop(subject[self._skip :], None)
         if call is not None:
-            call.answer(data, block)
+            call.answer(subject, data, block)
 
     def _wake_at(self, deadline: float) -> None:
         if self._timer is not None:
@@ -126,20 +133,15 @@ class Replies:
         """Not about a call."""
 
 
-class Request(Call):
-    """A request for one reply."""
+class Request(Struct, gc=False):
+    """A request for one reply; a ``Call``."""
 
-    __slots__ = ("deadline", "future", "inbox", "subject", "timeout")
+    subject: str
+    timeout: float
+    deadline: float
+    future: asyncio.Future[Envelope]
 
-    def __init__(self, subject: str, timeout: float) -> None:
-        loop = asyncio.get_running_loop()
-        self.subject = subject
-        self.inbox = ""
-        self.timeout = timeout
-        self.deadline = loop.time() + timeout
-        self.future: asyncio.Future[Envelope] = loop.create_future()
-
-    def answer(self, data: bytes, block: bytes | None) -> None:
+    def answer(self, inbox: bytes, data: bytes, block: bytes | None) -> None:
         """See ``Call``."""
         if self.future.done():
             return
@@ -147,7 +149,7 @@ class Request(Call):
         if headers is not None and headers.status == NO_RESPONDERS and not data:
             self.future.set_exception(NoResponders(f"nobody listens on {self.subject!r}", subject=self.subject))
         else:
-            self.future.set_result(Envelope(self.inbox, data, headers))
+            self.future.set_result(Envelope(inbox.decode(), data, headers))
 
     def fail(self, error: BrokerError) -> None:
         """See ``Call``."""

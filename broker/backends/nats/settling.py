@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker.backends.nats import frames
 from broker.backends.nats.convert import nanoseconds
-from broker.backends.nats.replies import Request
 from broker.contracts.errors import AckUnknown, BrokerError, ConnectionLost
 
 if TYPE_CHECKING:
@@ -61,15 +60,13 @@ class Settling:
 
     async def _confirmed(self, delivery: Delivery, timeout: float) -> None:
         token: Any = delivery.token
-        request = Request(token.decode(), timeout)
-        reply = self._replies.expect(request)
+        reply, answer = self._replies.request(token.decode(), timeout)
         try:
             if not self._link.send_stream(frames.pub(frames.pub_head(token, reply), _CONFIRMED_ACK)):
                 raise ConnectionLost("not connected")
-            await request.future
+            await answer
         finally:
             self._replies.abandon(reply)
-            request.future.cancel()
 
     def _all(self, deliveries: Collection[Delivery], word: bytes) -> None:
         if not deliveries:
