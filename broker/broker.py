@@ -149,8 +149,10 @@ class Broker:
         """
         data = body if type(body) is bytes else encode_body(self._codec, body)
         sent = None if headers is None else Headers.checked(headers)
-        self._backend.publish(publish_subject(subject), data, sent)
-        self._backend.stats.published += 1
+        backend = self._backend
+        # The backend checks the subject as well, and remembers it; here twice would be felt.
+        backend.publish(subject if type(subject) is str else publish_subject(subject), data, sent)
+        backend.stats.published += 1
 
     @final
     async def publish(self, subject: str, body: Any, *, headers: HeadersLike | None = None) -> None:

@@ -79,6 +79,7 @@ class CoreBackend(Protocol):
         and counted. Stream traffic is never dropped here.
 
         Raises:
+            InvalidSubject: it cannot be published to.
             PayloadTooLarge: body and headers (as on the wire) exceed ``max_payload``.
             BrokerClosed, Unauthorized: it will never be sent.
         """

@@ -82,14 +82,16 @@ class WireHeaders(Headers):
 
     def __init__(self, block: bytes) -> None:
         self._block = block
-        # Nearly every block has no status; this is looked at for each message.
-        self.status, self.status_text = parse_status(block) if block[len(VERSION)] == _BLANK else (0, "")
 
-    def __getattr__(self, name: str) -> tuple[tuple[str, str], ...]:
-        if name != "_pairs":
+    def __getattr__(self, name: str) -> object:
+        """What was not looked at before."""
+        if name == "_pairs":
+            self._pairs = parse_pairs(self._block)
+        elif name in {"status", "status_text"}:
+            self.status, self.status_text = parse_status(self._block)
+        else:
             raise AttributeError(name)
-        self._pairs = parse_pairs(self._block)
-        return self._pairs
+        return object.__getattribute__(self, name)
 
     def __reduce__(self) -> tuple[type[WireHeaders], tuple[bytes]]:
         return WireHeaders, (self._block,)

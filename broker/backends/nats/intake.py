@@ -199,26 +199,17 @@ class Intake:
         at = self._numbers_at
         if not at:
             at = self._numbers_at = ack_subject.numbers_at(reply)
-        tokens = reply.split(b".")
+        attempt, sequence, number, stored, pending = map(int, reply.split(b".")[at : at + 5])
         pulls.delivered()
         self.received += 1
-        self.buffer.append(
-            Delivery(
-                # The server takes any bytes; a subject we could not read would come again for ever.
-                subject.decode("utf-8", "replace"),
-                data,
-                None if block is None else WireHeaders(block),
-                self.stream,
-                self.consumer,
-                int(tokens[at + 1]),
-                int(tokens[at]),
-                int(tokens[at + 3]),
-                int(tokens[at + 4]),
-                reply,
-                int(tokens[at + 2]),
-            )
+        # The server takes any bytes; a subject we could not read would come again for ever.
+        name = subject.decode("utf-8", "replace")
+        headers = None if block is None else WireHeaders(block)
+        buffer, stream, consumer = self.buffer, self.stream, self.consumer
+        buffer.append(
+            Delivery(name, data, headers, stream, consumer, sequence, attempt, stored, pending, reply, number)
         )
-        if self._waiters and len(self.buffer) == 1:
+        if self._waiters and len(buffer) == 1:
             self._wake()
 
     def _wake(self) -> None:
