@@ -76,7 +76,7 @@ class Enqueuer:
         try:
             await flight.take(entries)
         finally:
-            flight.abandon()
+            await flight.abandon()
         return flight.receipts()
 
 

@@ -22,6 +22,8 @@ from broker.contracts.errors import (
 from broker.keys import key_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from broker.contracts.backend import StreamBackend
     from broker.contracts.envelopes import Receipt, Record
 
@@ -34,10 +36,24 @@ _UNSURE: Final = 2.0
 
 
 class Storing:
-    """One record on its way into a stream."""
+    """One record on its way into a stream.
 
-    def __init__(self, backend: StreamBackend, record: Record, deadline: float) -> None:
+    Args:
+        backend: where to.
+        record: what.
+        deadline: by the event loop's clock.
+        find_stream: which stream captures a subject, when many ask at once; the backend by default.
+    """
+
+    def __init__(
+        self,
+        backend: StreamBackend,
+        record: Record,
+        deadline: float,
+        find_stream: Callable[[str], Awaitable[str | None]] | None = None,
+    ) -> None:
         self._backend = backend
+        self._find_stream = find_stream or backend.find_stream
         self._record = record
         self._deadline = deadline
         self._clock = asyncio.get_running_loop().time
@@ -101,7 +117,7 @@ class Storing:
         subject = self._record.subject
         try:
             async with asyncio.timeout_at(self._deadline):
-                captured = await self._backend.find_stream(subject)
+                captured = await self._find_stream(subject)
         except PermissionDenied:
             captured = None if self._clock() >= believe_at else subject
         except (TimeoutError, NoResponders, ConnectionLost):  # RequestTimeout is a TimeoutError

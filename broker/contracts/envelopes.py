@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
+from broker.contracts.errors import InvalidOption
+from broker.contracts.options import in_range
+from broker.contracts.subjects import resource_name, subscribe_pattern
+
 if TYPE_CHECKING:
     from broker.contracts.headers import Headers, HeadersLike
 
@@ -75,6 +79,9 @@ class Expect:
         subject_filter: count ``last_subject_sequence`` over this pattern instead of the subject itself.
         last_msg_id: the wire id of the stream's last message.
         stream: the name of the stream that captures the subject.
+
+    Raises:
+        InvalidOption, InvalidSubject: one of them cannot hold of any stream.
     """
 
     last_sequence: int | None = None
@@ -82,6 +89,19 @@ class Expect:
     subject_filter: str | None = None
     last_msg_id: str | None = None
     stream: str | None = None
+
+    def __post_init__(self) -> None:
+        for option in ("last_sequence", "last_subject_sequence"):
+            if getattr(self, option) is not None:
+                in_range(option, getattr(self, option), 0, whole=True)
+        if self.stream is not None:
+            resource_name(self.stream, "stream")
+        if self.subject_filter is not None:
+            subscribe_pattern(self.subject_filter)
+        if self.last_msg_id is not None and not (
+            isinstance(self.last_msg_id, str) and self.last_msg_id.isascii() and self.last_msg_id.isprintable()
+        ):
+            raise InvalidOption(f"last_msg_id={self.last_msg_id!r}: must be printable ASCII", option="last_msg_id")
 
 
 class Entry(NamedTuple):

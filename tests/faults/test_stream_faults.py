@@ -7,8 +7,10 @@ import pytest
 from broker import (
     ConnectionLost,
     ConsumerGone,
+    EnqueueManyError,
     EnqueueUnknown,
     Entry,
+    Status,
     StreamOptions,
 )
 from broker.testing.waiting import eventually
@@ -52,6 +54,32 @@ async def test_many_in_flight_at_a_kill_are_each_stored_once(server, sb):
     assert len({receipt.sequence for receipt in receipts}) == 1_500
     assert (await sb.streams.info("S")).messages == 1_500
     assert sb.stats.enqueue_retries > 0
+
+
+async def test_a_whole_window_is_retried_at_once_and_in_its_order(server, sb):
+    await sb.declare(S)
+    many = asyncio.create_task(sb.enqueue_many((Entry("s.a", n) for n in range(6_000)), window=1024, timeout=19))
+    await eventually(lambda: sb.stats.enqueued > 200, within=10)
+    await server.kill()
+    await server.restart()
+    receipts = await many
+    assert [receipt.sequence for receipt in receipts] == sorted(receipt.sequence for receipt in receipts)
+    assert sb.stats.enqueue_retries > 100
+
+
+@pytest.mark.parametrize("congested", [False, True])
+async def test_enqueue_many_is_over_at_its_deadline_and_says_of_each_what_is_known(server, sb, congested):
+    await sb.declare(S)
+    await server.kill()
+    await eventually(lambda: sb.status is Status.RECONNECTING, within=10)
+    if congested:
+        for _ in range(40):
+            sb.publish_nowait("core", b"x" * 20_000)
+    async with asyncio.timeout(10):
+        with pytest.raises(EnqueueManyError) as failed:
+            await sb.enqueue_many([Entry("s.a", n) for n in range(2_000)], window=64, timeout=0.5)
+    assert set(failed.value.errors) == set(range(2_000))
+    assert {type(error) for error in failed.value.errors.values()} == {EnqueueUnknown}
 
 
 async def test_a_consumer_deleted_under_a_running_consume_is_made_again_within_five_seconds(sb):

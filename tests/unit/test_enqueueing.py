@@ -16,6 +16,7 @@ from broker import (
     Expect,
     InvalidKey,
     InvalidOption,
+    InvalidSubject,
     NoResponders,
     NoStream,
     PermissionDenied,
@@ -270,3 +271,21 @@ def test_a_malformed_key_is_refused(key):
 @pytest.mark.parametrize("key", ["a", "battle-42", "a b", "x" * 255, "🎮", "*", ">"])
 def test_a_sound_key_is_kept(key):
     assert check_key(key) == key
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"last_sequence": "abc"},
+        {"last_sequence": -1},
+        {"last_sequence": True},
+        {"last_subject_sequence": 5.0},
+        {"stream": "S\r\nNats-TTL: 1s"},
+        {"last_msg_id": "a\r\nNats-Rollup: all"},
+        {"last_msg_id": "\ud800"},
+        {"subject_filter": "a b"},
+    ],
+)
+def test_an_expectation_that_cannot_hold_is_refused_where_it_is_made(given):
+    with pytest.raises((InvalidOption, InvalidSubject)):
+        Expect(**given)

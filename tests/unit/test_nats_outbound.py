@@ -42,22 +42,24 @@ async def turn():
 
 
 class TestOutbound:
-    async def test_one_write_per_turn_in_order(self, pipe):
+    async def test_the_first_goes_at_once_the_rest_of_the_turn_together_in_order(self, pipe):
         out, _ = outbound()
         out.attach(pipe)
         out.put(b"1")
+        assert pipe.data == b"1"
         out.put_stream(b"2")
         out.put(b"3")
-        assert pipe.data == b""
+        out.put(b"4")
+        assert pipe.data == b"1"
         await turn()
-        assert (pipe.data, pipe.writes) == (b"123", 1)
+        assert (pipe.data, pipe.writes) == (b"1234", 2)
 
     async def test_much_is_written_before_the_turn_ends(self, pipe):
         out, _ = outbound(10 << 20)
         out.attach(pipe)
         for _ in range(3):
             out.put(b"x" * 40_000)
-        assert pipe.writes == 1
+        assert pipe.writes == 2
 
     async def test_a_turn_does_not_flood_the_transport(self, pipe):
         out, stats = outbound(4 << 20)

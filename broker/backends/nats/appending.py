@@ -50,10 +50,11 @@ class Appender:
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
         """Send at once; the future always completes (see ``StreamBackend.append``)."""
         future: asyncio.Future[Receipt] = self._future()
-        subject, data, block = record.subject, record.data, block_of(record)
-        head = len(block)
-        size = head + len(data)
+        subject, data = record.subject, record.data
         try:
+            block = block_of(record)
+            head = len(block)
+            size = head + len(data)
             if size > self._link.max_payload:
                 raise PayloadTooLarge(size=size, limit=self._link.max_payload, subject=subject)
             target = self._targets.get(subject) or self._target(subject)

@@ -31,7 +31,6 @@ CAPABILITIES: Final = Capabilities(
 )
 _KEPT_HEADS: Final = 8192
 _SUBSCRIBE_TIMEOUT: Final = 5.0
-_STOP_TIMEOUT: Final = 2.0
 
 
 class NatsCore(CoreBackend):

@@ -16,7 +16,6 @@ VERSION: Final = b"NATS/1.0"
 KEPT_SIZES: Final = 4096
 SIZES: Final = tuple(b"%d\r\n" % size for size in range(KEPT_SIZES))
 """The end of a PUB line for small bodies."""
-_BLANK: Final = ord(" ")
 _STATUS: Final = slice(len(VERSION) + 1, len(VERSION) + 4)
 
 
@@ -68,7 +67,7 @@ def parse_pairs(block: bytes) -> tuple[tuple[str, str], ...]:
 
 def parse_status(block: bytes) -> tuple[int, str]:
     """The status and its words when the header part carries one, otherwise ``(0, "")``."""
-    if block[len(VERSION)] != _BLANK:
+    if block[len(VERSION) : len(VERSION) + 1] != b" ":
         return 0, ""
     line, _, _ = block.partition(CRLF)
     code = line[_STATUS]

@@ -60,10 +60,11 @@ class Outbound:
         self._core_size = 0
         self._gone = 0
         self._stream: deque[bytes] = deque()
+        self._stream_gone = 0
         self._retry: asyncio.Handle | None = None
         self._delay = 0.0
-        self._writable: dict[asyncio.Future[None], int] = {}
-        self._passed: dict[asyncio.Future[None], int] = {}
+        self._writable: set[asyncio.Future[None]] = set()
+        self._passed: dict[asyncio.Future[None], tuple[int, int]] = {}
 
     @property
     def held(self) -> int:
@@ -79,11 +80,9 @@ class Outbound:
         """Take a core frame."""
         self._turn.append(frame)
         size = self._turn_size = self._turn_size + len(frame)
-        if size >= self._chunk:
+        # The first of a turn goes at once: most are alone, and a turn later is a turn late.
+        if size >= self._chunk or not self._scheduled:
             self.push()
-        elif not self._scheduled:
-            self._scheduled = True
-            self._call_soon(self._turn_over)
 
     def put_stream(self, frame: bytes) -> bool:
         """Take a stream frame; ``False`` when there is no connection to send it on."""
@@ -93,11 +92,8 @@ class Outbound:
         self._stream_at.append(len(turn))
         turn.append(frame)
         size = self._turn_size = self._turn_size + len(frame)
-        if size >= self._chunk:
+        if size >= self._chunk or not self._scheduled:
             self.push()
-        elif not self._scheduled:
-            self._scheduled = True
-            self._call_soon(self._turn_over)
         return True
 
     def attach(self, pipe: Pipe) -> None:
@@ -130,7 +126,12 @@ class Outbound:
     async def writable(self) -> None:
         """Wait until congestion is over; returns at once when there is none."""
         if self.congested:
-            await self._wait(self._writable)
+            future = asyncio.get_running_loop().create_future()
+            self._writable.add(future)
+            try:
+                await future
+            finally:
+                self._writable.discard(future)
 
     async def passed(self) -> None:
         """Wait until every frame taken so far was handed to the transport or dropped.
@@ -139,19 +140,13 @@ class Outbound:
             ConnectionLost: the connection broke meanwhile.
         """
         self.push()
-        target = self._gone + len(self._core)
         if self._core or self._stream:
-            await self._wait(self._passed, target)
-
-    @staticmethod
-    async def _wait(waiting: dict[asyncio.Future[None], int], target: int = 0) -> None:
-        """Whoever is cancelled leaves no trace: callers may come again every tick for as long as a server is frozen."""
-        future = asyncio.get_running_loop().create_future()
-        waiting[future] = target
-        try:
-            await future
-        finally:
-            waiting.pop(future, None)
+            future = asyncio.get_running_loop().create_future()
+            self._passed[future] = self._gone + len(self._core), self._stream_gone + len(self._stream)
+            try:
+                await future
+            finally:
+                self._passed.pop(future, None)
 
     def _turn_over(self) -> None:
         self._scheduled = False
@@ -210,7 +205,7 @@ class Outbound:
             self._stats.dropped_outbound += 1
 
     def _drain(self) -> None:
-        """Hand held frames over as far as the transport takes them, stream frames first."""
+        """Hand held frames over as far as the transport takes them."""
         pipe = self._pipe
         if pipe is None:
             return
@@ -227,8 +222,10 @@ class Outbound:
     def _some(self) -> list[bytes]:
         frames: list[bytes] = []
         size = 0
-        while self._stream and size < _CHUNK:
+        # Half for each, the rest for who has more: a flood of one kind does not hold up the other.
+        while self._stream and size < (_CHUNK >> 1 if self._core else _CHUNK):
             frames.append(self._stream.popleft())
+            self._stream_gone += 1
             size += len(frames[-1])
         while self._core and size < _CHUNK:
             frames.append(self._core.popleft())
@@ -247,10 +244,10 @@ class Outbound:
     def _try_again(self) -> None:
         self._retry = None
         self._handed = 0
-        before = self._gone + len(self._stream)
+        before = self._gone + self._stream_gone
         self._hold()
         self._drain()
-        moved = self._gone + len(self._stream) != before
+        moved = self._gone + self._stream_gone != before
         self._delay = 0.0 if moved else min(max(self._delay * 2, _RETRY), _SLOW_RETRY)
 
     def _stop_retry(self) -> None:
@@ -265,7 +262,6 @@ class Outbound:
                 if not future.done():
                     future.set_result(None)
             self._writable.clear()
-        if self._passed and not self._stream:
-            for future, target in self._passed.items():
-                if self._gone >= target and not future.done():
-                    future.set_result(None)
+        for future, (core, stream) in self._passed.items():
+            if self._gone >= core and self._stream_gone >= stream and not future.done():
+                future.set_result(None)
