@@ -7,6 +7,7 @@ from services.events.bodies import (
     LeaderboardUpdate,
     PlayerResult,
 )
+from services.events.buckets import TokenBucket
 from services.events.limits import (
     BATCH_BYTES,
     BATCH_COMMANDS,
@@ -14,6 +15,7 @@ from services.events.limits import (
     COMMAND_BYTES,
     COMMAND_RATE,
     COMMAND_WINDOW,
+    PER_TICK,
 )
 from services.events.numbering import CommandNumbers
 from services.events.streams import LEADERBOARD, SETTLE_QUEUE, SETTLE_WORKER, SETTLEMENTS, STANDINGS_WORKER
@@ -45,6 +47,7 @@ __all__ = [
     "COMMAND_WINDOW",
     "LEADERBOARD",
     "LEADERBOARD_UPDATE",
+    "PER_TICK",
     "PLAYER",
     "SETTLEMENTS",
     "SETTLE_QUEUE",
@@ -58,6 +61,7 @@ __all__ = [
     "LeaderboardUpdate",
     "PlayerResult",
     "PlayerState",
+    "TokenBucket",
     "View",
     "battle_batch",
     "battle_command",

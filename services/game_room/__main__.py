@@ -20,6 +20,7 @@ from services.process import add_process_options, run_process
 
 _OUTBOUND_LIMIT: Final = 512 << 10
 """A few seconds of frames: older ones are worthless when the connection comes back."""
+_LEAVING: Final = 2.0
 
 
 def _options() -> argparse.Namespace:
@@ -69,7 +70,6 @@ async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
             ]
             service = RoomService(broker, hosts, lateness)
             reporter = asyncio.ensure_future(_report(history, service))
-            print(f"game_room ready: {len(hosts)} rooms", flush=True)
             try:
                 await service.run(stop, grace=options.grace)
             finally:
@@ -77,10 +77,13 @@ async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
                 with suppress(asyncio.CancelledError):
                     await reporter
                 history.write("final", **service.totals())
-            await broker.drain()
+            # Every battle is stored: what is left to send is worth no long wait.
+            await broker.drain(timeout=_LEAVING)
 
 
 async def _report(history: History, service: RoomService) -> None:
+    await service.ready.wait()
+    print(f"game_room ready: {service.totals()['rooms']} rooms", flush=True)
     while True:
         await asyncio.sleep(1.0)
         history.write("totals", at=time.monotonic(), **service.totals())

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from services.events import BATCH_COMMANDS, COMMAND_BURST, COMMAND_RATE, COMMAND_WINDOW
+from services.events import BATCH_COMMANDS, COMMAND_WINDOW, PER_TICK, TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 QUEUE_LIMIT: Final = BATCH_COMMANDS
 """Commands a room holds for its next ticks."""
-PER_TICK: Final = 4
-"""Commands of one player applied in one tick."""
 OLDEST: Final = 10
 """Ticks a client's view may be behind."""
 
@@ -46,15 +44,13 @@ class Ruling(StrEnum):
 
 
 class _Sender:
-    __slots__ = ("last", "refilled", "seen", "tokens")
+    __slots__ = ("bucket", "last", "seen")
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, bucket: TokenBucket) -> None:
+        self.bucket = bucket
         self.last = 0
         self.seen = 0
         """Bit n: ``last - n`` was taken."""
-        self.tokens = tokens
-        self.refilled = 0
-        """The tick up to which ``tokens`` were brought."""
 
 
 class Intake:
@@ -65,10 +61,7 @@ class Intake:
     """
 
     def __init__(self, players: Iterable[str], *, tick_rate: int) -> None:
-        self._tick_rate = tick_rate
-        # One command costs ``tick_rate`` tokens and a tick brings ``COMMAND_RATE``: a rate without fractions.
-        self._full = COMMAND_BURST * tick_rate
-        self._senders = {player: _Sender(self._full) for player in players}
+        self._senders = {player: _Sender(TokenBucket(tick_rate)) for player in players}
         self._queue: deque[tuple[str, Command]] = deque()
         self._ticks = 0
         self._accepted = 0
@@ -87,7 +80,8 @@ class Intake:
         sender = self._senders.get(player)
         if sender is None or command.player != player:
             return self.reject(Ruling.FORGED)
-        if not self._pay(sender):
+        # Anything a player sends costs, else a flood of repeats would be free.
+        if not sender.bucket.pay(self._ticks):
             return self.reject(Ruling.OVER_RATE)
         ahead = command.cmd_seq - sender.last
         if not 0 < ahead <= COMMAND_WINDOW:
@@ -113,17 +107,6 @@ class Intake:
             return Ruling.OVER_WINDOW
         taken = -ahead < COMMAND_WINDOW and sender.seen >> -ahead & 1
         return Ruling.DUPLICATE if taken else Ruling.OUT_OF_ORDER
-
-    def _pay(self, sender: _Sender) -> bool:
-        """Whether the sender had the tokens. Anything a player sends costs, else a flood of repeats would be free."""
-        if sender.refilled != self._ticks:
-            tokens = sender.tokens + COMMAND_RATE * (self._ticks - sender.refilled)
-            sender.tokens = tokens if tokens < self._full else self._full  # noqa: FURB136 - per command; min() is a call
-            sender.refilled = self._ticks
-        if sender.tokens < self._tick_rate:
-            return False
-        sender.tokens -= self._tick_rate
-        return True
 
     def take(self) -> list[tuple[str, Command]]:
         """The commands of the next tick in the order they came, at most ``PER_TICK`` of a player; the rest wait."""

@@ -103,25 +103,32 @@ class RoomHost:
 
 
 class RoomService:
-    """All rooms of a process: one subscription for their commands, one record of what they did."""
+    """All rooms of a process: one subscription for their commands, one record of what they did.
+
+    Attributes:
+        ready: set when commands reach the rooms.
+    """
 
     def __init__(self, broker: StreamBroker, hosts: Sequence[RoomHost], lateness: Lateness) -> None:
         self.desk = Desk(host.room for host in hosts)
         self._broker = broker
         self._hosts = hosts
         self._lateness = lateness
+        self.ready = asyncio.Event()
 
     async def run(self, stop: asyncio.Event, *, grace: float) -> None:
         """Run the rooms until ``stop``, then let each end its battle and have it stored.
 
         Raises:
-            TimeoutError: some battle was still not stored ``grace`` seconds after ``stop``.
+            TimeoutError: some battle was still not stored ``grace`` seconds after ``stop``. It waits that long for a
+                server that is away: a battle that ended is worth more than a quick exit.
             ExceptionGroup: a room failed; the others were ended with it.
         """
         commands = await self._broker.subscribe(BATTLE_COMMANDS, self._take)
         try:
             async with asyncio.TaskGroup() as group:
                 running = [group.create_task(host.run(), name=f"room {host.room.room}") for host in self._hosts]
+                self.ready.set()
                 await stop.wait()
                 for host in self._hosts:
                     host.finish()

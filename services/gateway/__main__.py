@@ -43,10 +43,9 @@ async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
         ) as broker:
             gateway = Gateway(broker, options.name, tick_rate=options.tick_rate, most_players=options.most_players)
             entrance = Entrance(broker, gateway, options.name)
-            reporter = asyncio.ensure_future(_report(history, gateway, entrance))
+            reporter = asyncio.ensure_future(_report(options.name, history, gateway, entrance))
             try:
                 async with entrance.opened():
-                    print(f"gateway ready: {options.name}", flush=True)
                     await gateway.run(stop)
             finally:
                 reporter.cancel()
@@ -56,7 +55,9 @@ async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
             await broker.drain(timeout=options.grace)
 
 
-async def _report(history: History, gateway: Gateway, entrance: Entrance) -> None:
+async def _report(name: str, history: History, gateway: Gateway, entrance: Entrance) -> None:
+    await gateway.ready.wait()
+    print(f"gateway ready: {name}", flush=True)
     while True:
         await asyncio.sleep(1.0)
         history.write("totals", at=time.monotonic(), **_totals(gateway, entrance))

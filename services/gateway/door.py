@@ -6,6 +6,7 @@ a message that carries other players' commands; whether a command comes in time 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from enum import StrEnum
 from typing import Final
@@ -13,7 +14,15 @@ from zlib import crc32
 
 import msgspec
 
-from services.events import BATCH_COMMANDS, COMMAND_BURST, COMMAND_BYTES, Command
+from services.events import (
+    BATCH_COMMANDS,
+    COMMAND_BURST,
+    COMMAND_BYTES,
+    COMMAND_RATE,
+    PER_TICK,
+    Command,
+    TokenBucket,
+)
 
 TURNS: Final = 8
 """Parts of a tick over which rooms are spread, so that a gateway does not send to all of them at one moment."""
@@ -28,59 +37,138 @@ class Passing(StrEnum):
     FORGED = "forged"
     """It names another player than the one at the other end."""
     FLOODED = "flooded"
-    """More of one player since the last tick than a room could take at once."""
+    """More of one player than a room would take from them; anything they send costs, also what is no command."""
     OVERFLOW = "overflow"
-    """More for one room since the last tick than a message holds."""
+    """More for one room than a message holds, or than may wait for the messages after it."""
 
 
 class _Bin:
-    __slots__ = ("commands", "per_player")
+    """What one room gets next, and what waits for later because its player has their share of that."""
+
+    __slots__ = ("coming", "per_player", "waiting")
 
     def __init__(self) -> None:
-        self.commands: list[tuple[str, msgspec.Raw]] = []
+        self.coming: list[tuple[str, msgspec.Raw]] = []
+        self.waiting: list[tuple[str, msgspec.Raw]] = []
         self.per_player: dict[str, int] = {}
+
+    def put(self, player: str, data: msgspec.Raw) -> bool:
+        """Whether there was a place. A player's commands keep their order: over their share, all that follow wait."""
+        count = self.per_player.get(player, 0)
+        if count < PER_TICK:
+            lane = self.coming
+            if len(lane) >= BATCH_COMMANDS:
+                return False
+            self.per_player[player] = count + 1
+        else:
+            lane = self.waiting
+            if len(lane) >= BATCH_COMMANDS:
+                return False
+        lane.append((player, data))
+        return True
 
 
 class Door:
-    """Players' commands by room, in the order they came. Every one is counted, none silently dropped."""
+    """Players' commands by room, in the order they came. Every one is counted, none silently dropped.
 
-    def __init__(self) -> None:
+    No player has more than ``PER_TICK`` commands in a message, nor sends faster than a room takes: whoever floods,
+    the others have their places. The rest of a burst waits for the messages after it.
+
+    Args:
+        tick_rate: messages per room and second.
+    """
+
+    def __init__(self, *, tick_rate: float = 30.0) -> None:
         self.counts: Counter[Passing] = Counter()
         self._decode = msgspec.json.Decoder(Command).decode
         self._bins: tuple[dict[str, _Bin], ...] = tuple({} for _ in range(TURNS))
+        self._buckets = _Buckets(tick_rate * TURNS)
+        self._turn = 0
+
+    def __len__(self) -> int:
+        """Commands that are still to be taken."""
+        return sum(len(each.coming) + len(each.waiting) for bins in self._bins for each in bins.values())
+
+    def admits(self, player: str, data: bytes) -> bool:
+        """Whether it is a command of ``player``'s. One that is not is counted, as if it had been offered."""
+        passing = self._judge(player, data)
+        if passing is not Passing.PASSED:
+            self.counts[passing] += 1
+        return passing is Passing.PASSED
 
     def offer(self, room: str, player: str, data: bytes) -> Passing:
         """Take a command as it came from ``player``'s own connection, or not."""
-        passing = self._look(room, player, data)
+        passing = self._pass(room, player, data)
         self.counts[passing] += 1
         return passing
 
     def take(self, turn: int) -> list[tuple[str, list[tuple[str, msgspec.Raw]]]]:
-        """What waits for each of the rooms whose turn it is; every room has one in ``TURNS``."""
+        """What goes to each of the rooms whose turn it is; every room has one in ``TURNS``.
+
+        Turns are also the time by which players may send again; those left out count.
+        """
+        self._buckets.advance(max(1, turn - self._turn))
+        self._turn = turn
         bins = self._bins[turn % TURNS]
-        taken = [(room, each.commands) for room, each in bins.items()]
+        taken = [(room, each.coming) for room, each in bins.items()]
+        left = [(room, each.waiting) for room, each in bins.items() if each.waiting]
         bins.clear()
+        for room, waiting in left:
+            following = bins[room] = _Bin()
+            for player, data in waiting:
+                following.put(player, data)
         return taken
 
-    def _look(self, room: str, player: str, data: bytes) -> Passing:
+    def _pass(self, room: str, player: str, data: bytes) -> Passing:
+        if not self._buckets.pay(room, player):
+            return Passing.FLOODED
+        passing = self._judge(player, data)
+        if passing is not Passing.PASSED:
+            return passing
+        bins = self._bins[crc32(room.encode()) % TURNS]
+        waiting = bins.get(room)
+        if waiting is None:
+            waiting = bins[room] = _Bin()
+        # The client's own bytes, now known to be one command: they are not encoded a second time.
+        return Passing.PASSED if waiting.put(player, msgspec.Raw(data)) else Passing.OVERFLOW
+
+    def _judge(self, player: str, data: bytes) -> Passing:
         if len(data) > COMMAND_BYTES:
             return Passing.OVERSIZED
         try:
             command = self._decode(data)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return Passing.MALFORMED
-        if command.player != player:
-            return Passing.FORGED
-        bins = self._bins[crc32(room.encode()) % TURNS]
-        waiting = bins.get(room)
-        if waiting is None:
-            waiting = bins[room] = _Bin()
-        if len(waiting.commands) >= BATCH_COMMANDS:
-            return Passing.OVERFLOW
-        sent = waiting.per_player.get(player, 0)
-        if sent >= COMMAND_BURST:
-            return Passing.FLOODED
-        waiting.per_player[player] = sent + 1
-        # The client's own bytes, now known to be one command: they are not encoded a second time.
-        waiting.commands.append((player, msgspec.Raw(data)))
-        return Passing.PASSED
+        return Passing.PASSED if command.player == player else Passing.FORGED
+
+
+class _Buckets:
+    """A bucket for each player in each room. Those who are quiet until theirs is full again are forgotten."""
+
+    def __init__(self, turns_per_second: float) -> None:
+        self._turns_per_second = turns_per_second
+        self._now = 0
+        self._refill = math.ceil(COMMAND_BURST / COMMAND_RATE * turns_per_second)
+        self._recent: dict[tuple[str, str], TokenBucket] = {}
+        self._before: dict[tuple[str, str], TokenBucket] = {}
+        self._next = self._refill
+
+    def __len__(self) -> int:
+        return len(self._recent) + len(self._before)
+
+    def advance(self, turns: int) -> None:
+        """Let that many turns pass."""
+        self._now += turns
+        if self._now >= self._next:
+            # Nobody in ``before`` has paid for a whole refill: a new bucket is as good as theirs.
+            self._before, self._recent = self._recent, {}
+            self._next = self._now + self._refill
+
+    def pay(self, room: str, player: str) -> bool:
+        """Whether the player had a command's tokens in the room."""
+        key = room, player
+        bucket = self._recent.get(key)
+        if bucket is None:
+            bucket = self._before.pop(key, None) or TokenBucket(self._turns_per_second, self._now)
+            self._recent[key] = bucket
+        return bucket.pay(self._now)

@@ -43,7 +43,7 @@ class Gateway:
     """
 
     def __init__(self, broker: Broker, name: str, *, tick_rate: float = 30.0, most_players: int = MOST_PLAYERS) -> None:
-        self.door = Door()
+        self.door = Door(tick_rate=tick_rate)
         self.batches = 0
         self.unsent = 0
         self.shown = 0
@@ -95,8 +95,9 @@ class Gateway:
                     lateness=self.lateness,
                     clock=time.monotonic,
                 )
-                for turn in range(TURNS):
-                    self._send(turn, time.time_ns())
+                while len(self.door):  # a burst takes several messages
+                    for turn in range(TURNS):
+                        self._send(turn, time.time_ns())
                 if following.done():
                     following.result()
             finally:

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.events import COMMAND_BURST, COMMAND_RATE, COMMAND_WINDOW, Command, CommandNumbers
-from services.game_room.commands import OLDEST, PER_TICK, QUEUE_LIMIT, Intake, Ruling
+from services.events import COMMAND_BURST, COMMAND_RATE, COMMAND_WINDOW, PER_TICK, Command, CommandNumbers
+from services.game_room.commands import OLDEST, QUEUE_LIMIT, Intake, Ruling
 
 TICK_RATE = 30
 PLAYERS = [f"p{n}" for n in range(20)]

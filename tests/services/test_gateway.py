@@ -18,6 +18,7 @@ from services.children import Children
 from services.demo.evidence import records
 from services.events import (
     BATTLE_COMMANDS,
+    COMMAND_BURST,
     SETTLEMENTS,
     CommandBatch,
     battle_state,
@@ -28,7 +29,7 @@ from services.events import (
 from services.game_room.commands import Ruling
 from services.game_room.room import Room
 from services.game_room.service import RoomHost, RoomService
-from services.gateway.entrance import Entrance
+from services.gateway.entrance import ROOMS_EACH, Entrance
 from services.gateway.gateway import Gateway
 from services.gateway.newest import Newest
 from services.history import History
@@ -201,13 +202,59 @@ async def test_a_nats_client_s_player_joins_with_a_first_command_and_leaves_by_s
     async with entrance.opened():
         live.publish_nowait(gateway_input("g1", "r1", "p1"), raw(1, "p1"))
         live.publish_nowait(gateway_input("g1", "r1", "p2"), raw(1, "p1"))
-        live.publish_nowait("gateway.g1.in.r1.@g1", raw(1, "p1"))
+        live.publish_nowait("gateway.g1.in.r1.@g1", raw(1, "@g1"))
         await eventually(lambda: seen and seen[-1]["state"]["player.p1"]["ack"] == 1, WAIT)
         assert entrance.turned_away == 1
         assert gateway.totals()["passings"] == {"passed": 1, "forged": 1}
-        await eventually(lambda: entrance.quiet == 2, WAIT)
+        await eventually(lambda: entrance.quiet == 1, WAIT)
         assert gateway.totals()["sessions"] == 0
     assert rooms[0].room.intake.counts == {Ruling.ACCEPTED: 1}
+
+
+async def test_junk_brings_nobody_in_and_one_player_is_in_two_rooms_at_most(live, gateway):
+    entrance = Entrance(live, gateway, "g1")
+    async with entrance.opened():
+        for n in range(50):
+            live.publish_nowait(gateway_input("g1", f"junk{n}", "eve"), b"junk")
+        for n in range(50):
+            live.publish_nowait(gateway_input("g1", f"real{n}", "eve"), raw(1, "eve"))
+        live.publish_nowait(gateway_input("g1", "r1", "alice"), raw(1, "alice"))
+        await eventually(lambda: gateway.totals()["passings"].get("passed") == ROOMS_EACH + 1, WAIT)
+        assert gateway.totals()["passings"] == {"malformed": 50, "passed": ROOMS_EACH + 1}
+        assert entrance.turned_away == 50 - ROOMS_EACH
+        assert gateway.totals()["sessions"] == ROOMS_EACH + 1
+
+
+async def test_junk_keeps_nobody_in_and_a_room_left_makes_way_for_another(live, gateway):
+    entrance = Entrance(live, gateway, "g1", quiet_after=1.0)
+    async with entrance.opened():
+        for n in range(ROOMS_EACH):
+            live.publish_nowait(gateway_input("g1", f"r{n}", "eve"), raw(1, "eve"))
+        async with asyncio.timeout(WAIT):
+            while entrance.quiet < ROOMS_EACH:
+                live.publish_nowait(gateway_input("g1", "r0", "eve"), b"junk")
+                await asyncio.sleep(0.05)
+        live.publish_nowait(gateway_input("g1", "r9", "eve"), raw(1, "eve"))
+        await eventually(lambda: gateway.totals()["passings"]["passed"] == ROOMS_EACH + 1, WAIT)
+    assert gateway.totals()["passings"]["malformed"] > 0
+
+
+async def test_a_burst_in_hand_is_sent_before_a_gateway_ends(live, server):
+    numbers: list[int] = []
+
+    def note(message: Message) -> None:
+        numbers.extend(command.cmd_seq for _, command in message.decode(CommandBatch).commands)
+
+    await live.subscribe(BATTLE_COMMANDS, note)
+    async with Broker.connect(server.url) as own:
+        ending, stop = Gateway(own, "g2", tick_rate=1.0), asyncio.Event()
+        session = ending.join("r1", "p1", id)
+        for seq in range(1, COMMAND_BURST + 1):
+            session.command(raw(seq, "p1"))
+        stop.set()
+        await asyncio.wait_for(ending.run(stop), WAIT)
+    await eventually(lambda: len(numbers) == COMMAND_BURST, WAIT)
+    assert numbers == list(range(1, COMMAND_BURST + 1))
 
 
 async def test_who_speaks_again_takes_the_place_back_from_the_player_s_other_connection(live, gateway, rooms):

@@ -1,13 +1,24 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.events import BATCH_BYTES, BATCH_COMMANDS, COMMAND_BURST, COMMAND_BYTES, Command, CommandBatch, View
+from services.events import (
+    BATCH_BYTES,
+    BATCH_COMMANDS,
+    COMMAND_BURST,
+    COMMAND_BYTES,
+    COMMAND_RATE,
+    PER_TICK,
+    Command,
+    CommandBatch,
+    View,
+)
 from services.gateway.door import TURNS, Door, Passing
 from services.gateway.newest import Newest
 from services.gateway.sessions import GatewayFull, Session, Sessions
@@ -44,11 +55,16 @@ def test_whatever_is_offered_passes_once_and_in_order_or_is_counted(offers):
     door, passed = Door(), []
     for seq, (room, player) in enumerate(offers, 1):
         if door.offer(f"r{room}", f"p{player}", raw(seq, f"p{player}")) is Passing.PASSED:
-            passed.append((f"r{room}", seq))
-    taken = tick(door)
-    assert {room: [seq for _, seq in lot] for room, lot in taken.items()} == {
-        room: [seq for name, seq in passed if name == room] for room, _ in passed
-    }
+            passed.append((f"r{room}", f"p{player}", seq))
+    taken = []
+    while len(door):
+        lots = tick(door)
+        assert max(Counter((room, name) for room, lot in lots.items() for name, _ in lot).values()) <= PER_TICK
+        taken += [(room, name, seq) for room, lot in lots.items() for name, seq in lot]
+    assert sorted(taken) == sorted(passed)
+    for room, name, _ in passed:
+        numbers = [seq for each, whose, seq in taken if (each, whose) == (room, name)]
+        assert numbers == sorted(numbers)
     assert sum(door.counts.values()) == len(offers)
 
 
@@ -83,6 +99,65 @@ def test_one_player_cannot_take_the_room_of_all():
         door.offer("r1", "p1", raw(seq))
     assert door.offer("r1", "p2", raw(player="p2")) is Passing.PASSED
     assert door.counts == {Passing.PASSED: COMMAND_BURST + 1, Passing.FLOODED: 999 - COMMAND_BURST}
+
+
+def test_players_who_flood_do_not_shut_the_others_out():
+    door = Door()
+    for n in range(90):
+        for bot in range(7):
+            for seq in range(20):
+                door.offer("r1", f"bot{bot}", raw(20 * n + seq + 1, f"bot{bot}"))
+        assert door.offer("r1", "alice", raw(n + 1, "alice")) is Passing.PASSED
+        [lot] = tick(door).values()
+        assert ("alice", n + 1) in lot
+        assert max(Counter(player for player, _ in lot).values()) <= PER_TICK
+
+
+def test_a_burst_waits_for_the_messages_after_it_and_then_sixty_a_second_pass():
+    door = Door(tick_rate=30)
+    for seq in range(1, COMMAND_BURST + 1):
+        assert door.offer("r1", "p1", raw(seq)) is Passing.PASSED
+    assert door.offer("r1", "p1", raw(99)) is Passing.FLOODED
+    lots = [tick(door).get("r1", []) for _ in range(6)]
+    assert [len(lot) for lot in lots] == [PER_TICK] * 5 + [0]
+    assert [seq for lot in lots for _, seq in lot] == list(range(1, COMMAND_BURST + 1))
+    for _ in range(30):
+        tick(door)
+    passed = 0
+    for _ in range(90):
+        passed += sum(door.offer("r1", "p1", raw(n + 1)) is Passing.PASSED for n in range(5))
+        tick(door)
+    assert passed == COMMAND_BURST + 3 * COMMAND_RATE - COMMAND_RATE // 30
+
+
+def test_who_is_forgotten_had_a_full_burst_and_memory_does_not_grow_with_the_names_seen():
+    door = Door(tick_rate=30)
+    most = 0
+    for n in range(3000):
+        door.offer(f"r{n}", "eve", raw(player="eve"))
+        door.offer("r1", "p1", b"junk")
+        tick(door)
+        most = max(most, len(door._buckets))
+    assert most <= 50
+    assert door.counts[Passing.MALFORMED] == 3000
+    for _ in range(COMMAND_BURST):
+        door.offer("r1", "p1", raw())
+    assert door.offer("r1", "p1", raw()) is Passing.FLOODED
+
+
+def test_turns_left_out_are_time_too():
+    door = Door(tick_rate=30)
+    for _ in range(COMMAND_BURST):
+        door.offer("r1", "p1", raw())
+    door.take(15 * TURNS)
+    assert [door.offer("r1", "p1", raw()) for _ in range(COMMAND_BURST + 1)][-2:] == [Passing.PASSED, Passing.FLOODED]
+
+
+def test_what_is_no_command_of_the_player_s_is_not_admitted_and_counted():
+    door = Door()
+    assert [door.admits("p1", body) for body in (raw(), b"junk", raw(player="p2"), b" " * 600)] == [True] + [False] * 3
+    assert door.counts == {Passing.MALFORMED: 1, Passing.FORGED: 1, Passing.OVERSIZED: 1}
+    assert len(door) == 0
 
 
 def test_a_message_holds_128_commands_and_the_rest_are_counted():

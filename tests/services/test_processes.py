@@ -168,6 +168,24 @@ async def test_sigterm_has_a_room_process_end_and_store_its_battles(live, childr
     assert final["run"] == final["frames"] > 0
 
 
+@pytest.mark.fault
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("how", ["frozen", "dead"])
+@pytest.mark.usefixtures("live")
+async def test_sigterm_ends_a_room_process_after_its_grace_though_the_server_answers_nothing(children, server, how):
+    rooms = children.start("rooms", "services.game_room", "--rooms", "a,b", "--grace", "4")
+    await rooms.ready(15)
+    await (server.freeze() if how == "frozen" else server.kill())
+    try:
+        assert rooms.signal(signal.SIGTERM)
+        assert await rooms.ended(20) == 1
+    finally:
+        if how == "frozen":
+            await server.thaw()
+    assert "2 rooms could not have their last battle stored" in rooms.log.read_text()
+    assert "Traceback" not in rooms.log.read_text()
+
+
 @pytest.mark.timeout(60)
 async def test_sigterm_drains_a_leaderboard_worker(live, children, tmp_path, eventually):
     standings = tmp_path / "standings.db"

@@ -164,3 +164,36 @@ async def test_a_room_that_cannot_finish_in_time_says_so(sb, history, monkeypatc
     stop.set()
     with pytest.raises(TimeoutError, match="1 rooms could not"):
         await service(sb, make_host(sb, history)).run(stop, grace=0.2)
+
+
+async def test_a_slow_server_is_waited_for(sb, history, monkeypatch):
+    enqueue = sb.enqueue
+
+    async def slow(*given, **options):
+        await asyncio.sleep(1.5)
+        return await enqueue(*given, **options)
+
+    monkeypatch.setattr(sb, "enqueue", slow)
+    stop = asyncio.Event()
+    stop.set()
+    await service(sb, make_host(sb, history)).run(stop, grace=15.0)
+    assert len(await results(sb)) == 1
+
+
+async def test_a_process_is_ready_when_its_subscription_is(sb, history, monkeypatch):
+    subscribe, gate = sb.subscribe, asyncio.Event()
+
+    async def held(*given, **options):
+        await gate.wait()
+        return await subscribe(*given, **options)
+
+    monkeypatch.setattr(sb, "subscribe", held)
+    stop = asyncio.Event()
+    process = service(sb, make_host(sb, history))
+    running = asyncio.ensure_future(process.run(stop, grace=5.0))
+    await asyncio.sleep(0.1)
+    assert not process.ready.is_set()
+    gate.set()
+    await asyncio.wait_for(process.ready.wait(), 5)
+    stop.set()
+    await running
