@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from broker.contracts.errors import InvalidOption
 from broker.contracts.options import in_range
-from broker.state.delta import Base, differences, fields_of, keep
+from broker.state.delta import Base, as_dicts, differences, fields_of, keep
 from broker.state.frames import DELTA, KEY, Frame, as_array
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from broker.contracts.codec import Codec
 
@@ -108,6 +108,7 @@ class Composer:
         entities = state if type(state) is dict else fields_of(state)
         base = self._base
         if entities is None or base is None or self._key_is_due(seq, now):
+            entities = None if entities is None else as_dicts(entities)
             base = None if entities is None else keep(entities, self._codec.encode)
             kind, on, body = KEY, seq, state if entities is None else entities
         else:
@@ -115,6 +116,19 @@ class Composer:
         carried = [ride.event for ride in rides]
         frame = Frame(kind, self.epoch, self.boot, seq, tick, on, sent, last_event, carried, body)
         return Draft(self._codec.encode(as_array(frame)), frame, base, rides)
+
+    def shorter(self, draft: Draft, state: Any) -> Iterator[Draft]:
+        """The same tick when it is too long: as a key frame, then without events that rode before."""
+        frame, entities = draft.frame, fields_of(state)
+        if frame.kind == DELTA and entities is not None:
+            entities = as_dicts(entities)
+            frame = frame._replace(kind=KEY, base=frame.seq, body=entities)
+            draft = Draft(self._codec.encode(as_array(frame)), frame, keep(entities, self._codec.encode), draft.rides)
+            yield draft
+        fresh = draft.rides[max(0, len(draft.rides) - (frame.last_event - self._last_event)) :]
+        if len(fresh) < len(draft.rides):
+            frame = frame._replace(events=[ride.event for ride in fresh])
+            yield Draft(self._codec.encode(as_array(frame)), frame, draft.base, fresh)
 
     def sent(self, draft: Draft, now: float) -> None:
         """The draft is on its way: the next one follows it."""
@@ -144,8 +158,12 @@ class Composer:
             rides = [ride for ride in rides if ride.until >= seq]
         if isinstance(events, str | bytes | Mapping):
             raise InvalidOption(f"events={events!r}: must be a sequence of events, not one event", option="events")
+        try:
+            given = iter(events)
+        except TypeError:
+            raise InvalidOption(f"events={events!r}: must be a sequence of events", option="events") from None
         # Encoded and decoded: what rides on for seconds must not change with the caller's own object.
-        fresh = [Ride(seq + EVENT_FRAMES - 1, [tick, self._codec.loads(self._codec.encode(each))]) for each in events]
+        fresh = [Ride(seq + EVENT_FRAMES - 1, [tick, self._codec.loads(self._codec.encode(each))]) for each in given]
         if fresh:
             rides = [*rides, *fresh]
             rides = rides[max(0, len(rides) - self._keep_events) :]

@@ -56,6 +56,16 @@ def fields_of(value: Any) -> dict[Any, Any] | None:
     return dict(value) if isinstance(value, Mapping) else None
 
 
+def as_dicts(state: dict[Any, Any]) -> dict[Any, Any]:
+    """The state as every codec takes it: an entity that is another mapping becomes a ``dict``."""
+    others = {
+        entity: dict(value)
+        for entity, value in state.items()
+        if type(value) is not dict and isinstance(value, Mapping) and not isinstance(value, dict)
+    }
+    return {**state, **others} if others else state
+
+
 def keep(state: dict[Any, Any], encode: Encode) -> Base:
     """The state as it is now, safe from later changes in place.
 
@@ -94,14 +104,17 @@ def differences(base: Base, state: dict[Any, Any], encode: Encode) -> list[Any]:
         known += held is not _MISSING
         fields = value if type(value) is dict else fields_of(value)
         if fields is None or type(held) is not dict:
-            if _unlike(held, value, encode):
-                whole[entity] = value
+            new = value if fields is None else fields
+            if _unlike(held, new, encode):
+                whole[entity] = new
             continue
         altered, added = {}, 0
         # A loop rather than a comprehension: this is most of a tick's cost, and here the loop is the faster one.
         for name, new in fields.items():
             old = held.get(name, _MISSING)
-            if old is not new and (type(old) is not type(new) or old != new):
+            if old is not new and (
+                type(old) is not type(new) or old != new or (not new and repr(old) != repr(new))  # 0.0 and -0.0
+            ):
                 altered[name] = new
                 added += old is _MISSING
         if len(fields) - added != len(held):
@@ -137,4 +150,4 @@ def _kept(value: Any, encode: Encode) -> Any:
 def _unlike(held: Any, value: Any, encode: Encode) -> bool:
     if type(held) is _Sealed:
         return type(value) in _PLAIN or held.data != encode(value)
-    return type(held) is not type(value) or bool(held != value)
+    return type(held) is not type(value) or bool(held != value) or (not value and repr(held) != repr(value))

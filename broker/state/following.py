@@ -17,6 +17,8 @@ TAKEOVER: Final = 2.0
 """Seconds of silence after which an earlier publisher of the same epoch is believed: its clock may merely be behind."""
 _UNREAD_EVENTS: Final = 256
 """Events kept per room for a reader who does not read."""
+_LEFT: Final = 4
+"""Publishers left whose last event is remembered per room, so that one that comes back repeats none."""
 
 
 class StateEvent(NamedTuple):
@@ -106,6 +108,7 @@ class Follower:
         self._placed = 0
         self._seen = 0
         self._last_event: int | None = None
+        self._left: dict[int, int | None] = {}
         self._events: deque[StateEvent] = deque()
         self._shown_on: Frame | None = None
         self._state: Any = None
@@ -189,7 +192,11 @@ class Follower:
             if frame.epoch < followed[0] or (came < followed and not silent):
                 return False
         if followed is None or frame.boot != followed[1]:
-            self._seen, self._last_event = 0, None
+            if followed is not None:
+                self._left[followed[1]] = self._last_event
+                while len(self._left) > _LEFT:
+                    del self._left[next(iter(self._left))]
+            self._seen, self._last_event = 0, self._left.pop(frame.boot, None)
         self._source = came
         self._base, self._placed = None, 0
         if self._waiting is not None:

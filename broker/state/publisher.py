@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from broker.contracts.errors import (
     BrokerClosed,
     BrokerError,
-    ConnectionLost,
     DecodeError,
     PayloadTooLarge,
     PermissionDenied,
+    Unauthorized,
 )
 from broker.contracts.subjects import publish_subject
 from broker.state import SNAPSHOT_SUFFIX
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from broker.contracts.backend import CoreBackend
     from broker.contracts.codec import Codec
     from broker.messages import Message
+    from broker.state.composing import Draft
 
 log = logging.getLogger("broker.state")
 
@@ -132,9 +133,23 @@ class StatePublisher:
             raise BrokerClosed("this state publisher is closed", subject=self.subject)
         now = time.monotonic()
         draft = self._composer.draft(state, events, tick=number, sent=time.time_ns() // _NS_PER_MICROSECOND, now=now)
-        self._backend.publish(self.subject, draft.data, None)
+        try:
+            self._backend.publish(self.subject, draft.data, None)
+        except PayloadTooLarge:
+            shorter = self._send_shorter(draft, state)
+            if shorter is None:
+                raise
+            draft = shorter
         self._backend.stats.published += 1
         self._composer.sent(draft, now)
+
+    def _send_shorter(self, draft: Draft, state: Any) -> Draft | None:
+        """Send the same tick in a shorter way; what was sent, ``None`` when no way is short enough."""
+        for shorter in self._composer.shorter(draft, state):
+            with suppress(PayloadTooLarge):
+                self._backend.publish(self.subject, shorter.data, None)
+                return shorter
+        return None
 
     async def aclose(self) -> None:
         """Stop answering readers. Idempotent. Frames that were sent stay sent."""
@@ -167,14 +182,15 @@ class StatePublisher:
         while True:
             try:
                 self._listening = await self._listen(self.snapshot_subject, self._answer)
-            except ConnectionLost:
-                await asyncio.sleep(_PAUSE)
             except PermissionDenied as exc:
                 log.warning("readers of %s get no snapshots, only key frames: %s", self.subject, exc)
                 return
-            except BrokerError as exc:  # closed, or not let in: ticks say so themselves
+            except (BrokerClosed, Unauthorized) as exc:  # for good: ticks say so themselves
                 log.debug("state %s does not listen: %s", self.subject, exc)
                 return
+            except BrokerError as exc:  # no connection, or a server too slow to confirm: as long as the room lives
+                log.debug("state %s does not listen yet: %s", self.subject, exc)
+                await asyncio.sleep(_PAUSE)
             else:
                 return
 

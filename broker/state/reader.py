@@ -230,7 +230,16 @@ class StateReader:
         return self
 
     async def __anext__(self) -> StateUpdate:
-        """The room that waits longest, in its newest state. Cancelling loses nothing."""
+        """The room that waits longest, in its newest state. Cancelling loses nothing.
+
+        Raises:
+            Unsupported: it was never entered, so that nothing would ever come.
+        """
+        if self._listening is None and not self._ended:
+            raise Unsupported(
+                f"the reader of {self.subject!r} was not entered: async with broker.watch_state(...) as reader",
+                subject=self.subject,
+            )
         while not self._unread:
             if self._ended:
                 raise StopAsyncIteration

@@ -11,7 +11,7 @@ from contextlib import aclosing
 import pytest
 import pytest_asyncio
 
-from broker import Broker, Status
+from broker import Broker, RequestError, Status
 from broker.server import NatsServer
 from broker.testing.cancelling import cancelled_everywhere
 from broker.testing.waiting import eventually
@@ -153,6 +153,30 @@ async def test_a_frozen_server_does_not_hold_up_a_tick(connect):
         assert worst < 0.5, f"worst tick {worst * 1000:.1f} ms"
         assert room.stats.dropped_outbound > 0
         await server.thaw()
+
+
+@pytest.mark.fault
+@pytest.mark.timeout(60)
+async def test_a_room_opened_while_the_server_is_frozen_answers_once_it_is_not(connect):
+    async with NatsServer(sync_interval=None) as server:
+        hosts = [await connect(server.url) for _ in range(4)]
+        await server.freeze()
+        rooms = [host.state(f"battle.{number}.state") for number, host in enumerate(hosts)]
+        # Until the subscription's confirmation has timed out for at least one: not long enough to lose the connection.
+        await asyncio.sleep(7)
+        await server.thaw()
+        for room in rooms:
+            room.tick({"ann": {"x": 1}})
+        player = await connect(server.url)
+
+        async def answered(room):
+            try:
+                return (await player.request(room.snapshot_subject, [1, 0], timeout=1)).json()
+            except RequestError:
+                return False
+
+        for room in rooms:
+            await eventually(lambda room=room: answered(room), within=20)
 
 
 async def test_an_owner_killed_and_started_again_under_its_epoch_is_followed(connect, nats_server):

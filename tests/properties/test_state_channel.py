@@ -16,7 +16,7 @@ from broker.state.frames import from_array, from_snapshot
 CODECS = {"json": JsonCodec(), "msgpack": MsgpackCodec()}
 names = st.sampled_from(["ann", "bob", "cid"])
 field_names = st.sampled_from(["x", "y", "hp"])
-scalars = st.sampled_from([0, 1, -1, True, False, None, 0.5, 1.0, "", "a", "b"])
+scalars = st.sampled_from([0, 1, -1, True, False, None, 0.5, 1.0, 0.0, -0.0, "", "a", "b"])
 values = scalars | st.lists(scalars, max_size=2) | st.dictionaries(field_names, scalars, max_size=2)
 entities = values | st.dictionaries(field_names, values, max_size=3)
 states = st.dictionaries(names, entities, max_size=3)

@@ -9,8 +9,18 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from broker import Broker, JsonCodec, PayloadTooLarge, PermissionDenied, RequestTimeout, StatePublisher, Unsupported
-from broker.contracts.errors import ConnectionLost, NoResponders
+from broker import (
+    Broker,
+    BrokerClosed,
+    JsonCodec,
+    PayloadTooLarge,
+    PermissionDenied,
+    RequestTimeout,
+    StatePublisher,
+    Unauthorized,
+    Unsupported,
+)
+from broker.contracts.errors import ApiError, ConnectionLost, NoResponders
 from broker.contracts.status import Stats
 from broker.state import asking, publisher
 from broker.state.asking import Asking
@@ -84,6 +94,24 @@ class TestPublisher:
             assert len(wire.sent) == wire.stats.published == 1
         assert door.left == 1
 
+    @pytest.mark.parametrize("error", [RequestTimeout(), ConnectionLost(), ApiError("busy", code=503, err_code=0)])
+    async def test_it_does_not_give_up_listening_because_a_server_is_slow(self, monkeypatch, error):
+        monkeypatch.setattr(publisher, "_PAUSE", 0.001)
+        door, wire = Door(*[error] * 20), Wire()
+        async with a_room(door, wire):
+            await eventually(lambda: door.knocks == 21)
+            door.handler(question())
+            assert wire.sent == [("inbox", b"[]")]
+        assert door.left == 1
+
+    @pytest.mark.parametrize("error", [BrokerClosed(), Unauthorized()])
+    async def test_it_stops_knocking_where_nobody_will_ever_let_it_in(self, monkeypatch, error):
+        monkeypatch.setattr(publisher, "_PAUSE", 0.001)
+        door = Door(*[error] * 2)
+        async with a_room(door) as room:
+            await eventually(room._opening.done)
+            assert door.knocks == 1
+
     async def test_without_permission_it_says_so_once_and_ticks_on(self, caplog):
         door, wire = Door(PermissionDenied(subject="x", verb="subscribe")), Wire()
         with caplog.at_level(logging.WARNING, "broker.state"):
@@ -126,6 +154,45 @@ class TestPublisher:
             room.tick({"ann": {"text": "c" * 300}})
             door.handler(question())
             assert wire.sent[-1][1] == b"[" + wire.sent[-2][1] + b"]"
+
+    async def test_a_delta_that_does_not_fit_goes_out_as_a_key_frame(self):
+        door, wire = Door(), Wire(limit=500)
+        async with a_room(door, wire) as room:
+            room.tick({f"old{number:02}": {"x": 1} for number in range(20)}, ["early"])
+            state = {f"new{number:02}": {"x": 1} for number in range(20)}
+            room.tick(state, (event for event in ["late"]))
+            room.tick(state)
+            frames = [JsonCodec().loads(data) for _, data in wire.sent]
+            assert [(frame[1], frame[4], frame[6]) for frame in frames] == [("K", 1, 1), ("K", 2, 2), ("D", 3, 2)]
+            assert (frames[1][-1], frames[1][-2]) == (state, [[1, "early"], [2, "late"]])
+            assert frames[2][-1] == [{}, {}, [], {}]
+            assert (room.seq, wire.stats.published) == (3, 3)
+
+    async def test_a_key_frame_that_does_not_fit_is_refused_until_it_does(self):
+        door, wire = Door(), Wire(limit=300)
+        async with a_room(door, wire) as room:
+            room.tick({"ann": {"x": 1}})
+            for _ in range(3):
+                with pytest.raises(PayloadTooLarge):
+                    room.tick({"ann": {"x": "x" * 400}}, ["kill"])
+            assert (room.seq, wire.stats.published) == (1, 1)
+            room.tick({"ann": {"x": 2}})
+            frame = JsonCodec().loads(wire.sent[-1][1])
+            assert (frame[1], frame[4], frame[-2:]) == ("D", 2, [[], [{}, {"ann": {"x": 2}}, [], {}]])
+
+    async def test_events_that_rode_before_make_room_for_a_key_frame(self):
+        door, wire = Door(), Wire(limit=500)
+        state = {"ann": {"x": "x" * 250}}
+        async with StatePublisher(
+            ROOM, keyframe_every=3, epoch=5, keep_events=30, backend=wire, codec=JsonCodec(), listen=door,
+            forget=[].append,
+        ) as room:  # fmt: skip
+            room.tick(state)
+            room.tick(state, ["e" * 250])
+            room.tick(state)
+            room.tick(state, ["fresh"])
+            frame = JsonCodec().loads(wire.sent[-1][1])
+            assert (frame[1], frame[4], frame[8:]) == ("K", 4, [2, [[4, "fresh"]], state])
 
     @pytest.mark.parametrize(
         ("asked", "answered"),
@@ -332,3 +399,9 @@ class TestReader:
         await sb.aclose()
         assert not sb._roster.drainables
         assert [update.seq async for update in reader] in ([1], [])
+
+
+async def test_a_reader_that_was_never_entered_says_so():
+    async with Broker.connect("memory://") as broker:
+        with pytest.raises(Unsupported, match="was not entered"):
+            await anext(broker.watch_state("battle.1.state"))

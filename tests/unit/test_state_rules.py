@@ -1,9 +1,12 @@
 """The state channel's rules, one by one, without a broker and without a clock."""
 
+from collections import OrderedDict, UserDict
+from types import MappingProxyType
+
 import pytest
 
-from broker.codecs import JsonCodec
-from broker.contracts.errors import DecodeError, EncodeError
+from broker.codecs import JsonCodec, MsgpackCodec
+from broker.contracts.errors import DecodeError, EncodeError, InvalidOption
 from broker.state.composing import EVENT_FRAMES, KEY_PAUSE, Composer
 from broker.state.delta import differences, keep
 from broker.state.following import TAKEOVER, Follower
@@ -51,6 +54,16 @@ class TestDifferences:
             [],
             {},
         ]
+
+    @pytest.mark.parametrize(("old", "new"), [(0.0, -0.0), (-0.0, 0.0)])
+    def test_a_zero_that_changes_its_sign_is_a_change(self, old, new):
+        sent = delta({"a": {"x": old}, "b": old}, {"a": {"x": new}, "b": new})
+        assert repr(sent) == repr([{"b": new}, {"a": {"x": new}}, [], {}])
+
+    def test_a_zero_that_is_only_another_object_is_none(self):
+        assert delta({"a": {"x": float("-0.0")}, "b": float("0")}, {"a": {"x": float("-0.0")}, "b": float("0")}) == [
+            {}, {}, [], {}
+        ]  # fmt: skip
 
     @pytest.mark.parametrize("shape", [[1], {"x": 1}, {"x": {"deep": [1]}}, 1])
     def test_an_entity_that_changes_its_kind_is_sent_whole(self, shape):
@@ -105,6 +118,25 @@ class TestComposing:
             room.draft({"ann": object()}, (), tick=None, sent=0, now=0.0)
         frame = ticked(room)
         assert (frame.seq, frame.tick, frame.last_event, frame.events) == (2, 2, 0, [])
+
+    @pytest.mark.parametrize("codec", [JsonCodec(), MsgpackCodec()], ids=["json", "msgpack"])
+    @pytest.mark.parametrize("kind", [MappingProxyType, UserDict, OrderedDict])
+    def test_entities_and_states_of_any_mapping(self, codec, kind):
+        room = Composer(codec, keyframe_every=30, keep_events=30, epoch=0, boot=10)
+        reader = Follower("a")
+        for state in ({"a": {"x": 1}, "b": [1]}, {"a": {"x": 2}, "b": {"y": 1}, "c": {"z": 1}, "d": 1}, {"a": {}}):
+            given = kind({name: kind(each) if isinstance(each, dict) else each for name, each in state.items()})
+            draft = room.draft(given, (), tick=None, sent=0, now=0.0)
+            room.sent(draft, 0.0)
+            reader.take(from_array(codec.loads(draft.data)), 0.0)
+            assert reader.state == state
+
+    @pytest.mark.parametrize("events", [5, None, object(), "kill", b"kill", {"kill": 1}])
+    def test_events_that_are_no_sequence_are_refused_by_name(self, events):
+        room = composer()
+        with pytest.raises(InvalidOption, match="events") as refused:
+            room.draft({}, events, tick=None, sent=0, now=0.0)
+        assert refused.value.option == "events"
 
     def test_an_event_rides_for_a_while_and_is_then_let_go(self):
         room = composer()
@@ -210,6 +242,27 @@ class TestFollowing:
         update = room.read()
         assert [event.body for event in update.events] == list(range(44, 300))
         assert (update.events_lost, room.read().events_lost) == (44, 0)
+
+    def test_events_are_read_once_also_when_a_second_publisher_came_and_went(self):
+        room, first = Follower("a"), composer(boot=10)
+        others = [composer(boot=boot) for boot in (20, 30)]
+        room.take(ticked(first, events=["kill"]), 0.0)
+        for other in others:
+            room.take(ticked(other, events=[f"of {other.boot}"]), 0.0)
+        missed = ticked(first, events=["meanwhile"])
+        assert not room.take(missed, TAKEOVER - 0.1)
+        for now in (TAKEOVER, TAKEOVER + 0.1):
+            room.take(ticked(first), now)
+        room.take(ticked(others[1], events=["again"]), TAKEOVER + 0.2)
+        update = room.read()
+        assert [event.body for event in update.events] == ["kill", "of 20", "of 30", "meanwhile", "again"]
+        assert update.events_lost == 0
+
+    def test_publishers_that_came_and_went_are_remembered_within_bounds(self):
+        room = Follower("a")
+        for boot in range(10, 1010):
+            room.take(ticked(composer(boot=boot), events=["kill"]), 0.0)
+        assert len(room._left) <= 4
 
     def test_what_was_before_joining_is_no_loss(self):
         source, room = composer(keep_events=2), Follower("a")

@@ -248,18 +248,35 @@ class StateConformance(Conformance):
         async with sb.watch_state(subject) as reader:
             publisher = sb.state(subject)
             publisher.tick(a_battle())
-            for state, events, error in (
+            cases: tuple[tuple[Any, Any, type[Exception]], ...] = (
                 ({"ann": {"x": object()}}, (), EncodeError),
                 (a_battle(), [object()], EncodeError),
                 ({"ann": {"x": "x" * (64 << 20)}}, (), PayloadTooLarge),
                 (a_battle(), "kill", InvalidOption),
                 (a_battle(), {"kill": 1}, InvalidOption),
-            ):
+                (a_battle(), 5, InvalidOption),
+                (a_battle(), None, InvalidOption),
+            )
+            for state, events, error in cases:
                 with pytest.raises(error):
                     publisher.tick(state, events)
             publisher.tick({"ann": {"x": 2}})
             await eventually(lambda: reader.room.seq == 2)
             assert (reader.state, reader.stats.lost, reader.stats.events_lost) == ({"ann": {"x": 2}}, 0, 0)
+
+    async def test_a_room_whose_entities_are_all_replaced_is_sent_even_when_the_delta_is_too_long(
+        self, connect: Connect
+    ) -> None:
+        room, player, subject = await connect(), await connect(), fresh("battle")
+        longest = (1 << 20) * 2 // 3  # of what a server takes, if it is not told otherwise
+        async with player.watch_state(subject) as reader:
+            publisher = room.state(subject)
+            publisher.tick({"a" * (longest // 2): {"x": "x" * (longest // 2)}})
+            for step in range(2, 5):
+                battle = {"b" * (longest // 2): {"x": "x" * (longest // 2), "step": step}}
+                publisher.tick(battle, [step])
+                await eventually(lambda: reader.state == battle)  # noqa: B023 - awaited within the turn of the loop
+            assert [event.body for event in (await update_of(reader)).events] == [2, 3, 4]
 
     async def test_bad_input_is_refused_at_once(self, connect: Connect) -> None:
         sb = await connect()
