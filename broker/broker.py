@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, final
+from typing import TYPE_CHECKING, Any, Self, cast, final
 
 from broker.codecs import checked_codec
 from broker.collecting import collected
 from broker.connecting import Connecting, connected_backend, leave, url_or_default
+from broker.contracts.errors import InvalidOption
 from broker.contracts.headers import Headers, HeadersLike
 from broker.contracts.options import ConnectOptions, LinkChoice, Overflow, in_range
 from broker.contracts.subjects import publish_subject
@@ -23,6 +24,7 @@ from broker.state.reader import StateReader
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Callable
+    from os import PathLike
     from types import TracebackType
 
     from broker.contracts.backend import Capabilities, CoreBackend
@@ -35,11 +37,15 @@ class Broker:
     """At-most-once messaging over one connection.
 
     Made by ``connect``; or directly from a backend, for tests and wrappers. Not thread-safe: use it from the event
-    loop it was connected in.
+    loop it was connected in. Verbs that wait raise ``Unsupported`` in another one; ``publish_nowait``, ``publish`` and
+    ``tick`` do not look: from a thread use ``loop.call_soon_threadsafe(broker.publish_nowait, subject, body)``.
     """
 
     def __init__(self, backend: CoreBackend, *, codec: Codec | None = None) -> None:
+        if isinstance(backend, str):
+            raise InvalidOption(f"{type(self).__name__} wants a backend: use Broker.connect(url)", option="backend")
         self._backend = backend
+        self._name: str | None = None
         self._codec = checked_codec(codec)
         self._roster = Roster()
         self._lifetime = Lifetime(backend, self._roster)
@@ -56,7 +62,7 @@ class Broker:
         user: str | None = None,
         password: str | None = None,
         token: str | None = None,
-        creds: str | None = None,
+        creds: str | PathLike[str] | None = None,
         inbox_prefix: str | None = None,
         connect_timeout: float = 5.0,
         outbound_limit: int = 8 << 20,
@@ -87,7 +93,8 @@ class Broker:
         Raises:
             ConnectError: no server answered in time.
             Unauthorized: a server refused the credentials.
-            InvalidOption: an unknown scheme or a limit out of range.
+            ServerError, InUse: ``embedded://`` alone; see ``broker.server``.
+            InvalidOption: an unknown scheme, a limit out of range, options that contradict.
         """
         options = ConnectOptions(
             url=url_or_default(url),
@@ -96,7 +103,7 @@ class Broker:
             user=user,
             password=password,
             token=token,
-            creds=creds,
+            creds=cast("str | None", creds),  # the options make text of a path
             inbox_prefix=inbox_prefix or "_INBOX",
             connect_timeout=connect_timeout,
             outbound_limit=outbound_limit,
@@ -108,9 +115,15 @@ class Broker:
         codec = checked_codec(codec)
 
         async def start() -> Self:
-            return cls(await connected_backend(options), codec=codec)
+            broker = cls(await connected_backend(options), codec=codec)
+            broker._name = options.name
+            return broker
 
         return Connecting(start)
+
+    def __repr__(self) -> str:
+        named = "" if self._name is None else f" {self._name!r}"
+        return f"<{type(self).__name__}{named} {self.status}>"
 
     # -- what the connection is doing
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NoReturn, Protocol, TypeVar
 
 from broker.backends import open_backend
 
@@ -29,6 +29,9 @@ class Endable(Protocol):
 
 B = TypeVar("B", bound=Endable)
 
+_NOT_YET: Final = (
+    "not connected yet: `broker = await Broker.connect(...)` or `async with Broker.connect(...) as broker`"
+)
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
 
 
@@ -61,6 +64,14 @@ class Connecting(Generic[B]):
     def __init__(self, start: Callable[[], Awaitable[B]]) -> None:
         self._start = start
         self._broker: B | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {_NOT_YET}>"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):  # copy and pickle ask for these, and must hear the usual answer
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        raise AttributeError(f"no {name!r} here: {_NOT_YET}", name=name, obj=self)
 
     def __await__(self) -> Generator[object, None, B]:
         return self._start().__await__()

@@ -26,22 +26,35 @@ def is_async(handler: Callable[..., Any]) -> bool:
     """Whether calling it makes a coroutine: ``async def``, partials of one, objects whose ``__call__`` is one."""
     while isinstance(handler, functools.partial):
         handler = handler.func
-    call = getattr(handler, "__call__", None)  # noqa: B004 - asking for the method itself, not whether it can be called
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+    return any(inspect.iscoroutinefunction(each) for each in (handler, _method(handler)))
+
+
+def _is_generator(handler: Callable[..., Any]) -> bool:
+    """Whether calling it only makes a generator: nothing in it runs until somebody iterates."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    kinds = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return any(kind(each) for kind in kinds for each in (handler, _method(handler)))
+
+
+def _method(handler: Callable[..., Any]) -> Any:
+    return getattr(handler, "__call__", None)  # noqa: B004 - asking for the method itself, not whether it can be called
 
 
 def check_handler(handler: Callable[..., Any]) -> None:
     """Refuse at once what would fail for every message.
 
     Raises:
-        InvalidOption: it cannot be called, or not with one message.
+        InvalidOption: it cannot be called, or not with one message, or is a generator.
     """
     if not callable(handler):
         raise InvalidOption(f"handler {handler!r} cannot be called", option="handler")
+    name = getattr(handler, "__qualname__", repr(handler))
+    if _is_generator(handler):
+        raise InvalidOption(f"handler {name} is a generator (it has a yield) and would never run", option="handler")
     try:
         inspect.signature(handler).bind(None)
     except TypeError as exc:
-        name = getattr(handler, "__qualname__", repr(handler))
         raise InvalidOption(f"handler {name} must take one message: {exc}", option="handler") from exc
     except ValueError:  # a builtin that does not tell
         return

@@ -52,9 +52,13 @@ class Lifetime:
         """Refuse another loop: the connection lives in one, and a future awaited in another never comes.
 
         Raises:
-            Unsupported: this is not the loop it began in.
+            Unsupported: this is not the loop it began in, or a thread without one.
         """
-        if asyncio.get_running_loop() is not self._loop:
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is not self._loop:
             raise Unsupported("this broker was connected in another event loop; connect one in the loop that uses it")
 
     async def drain(self, timeout: float) -> None:

@@ -6,6 +6,8 @@ from broker.codecs.msgpack_codec import MsgpackCodec
 from broker.contracts.codec import Codec
 from broker.contracts.errors import InvalidOption
 
+_METHODS = ("encode", "decode", "loads")
+
 __all__ = ["BytesCodec", "JsonCodec", "MsgpackCodec", "checked_codec"]
 
 
@@ -15,6 +17,10 @@ def checked_codec(codec: Codec | None) -> Codec:
     Raises:
         InvalidOption: it is no codec.
     """
-    if codec is not None and not callable(getattr(codec, "loads", None)):
-        raise InvalidOption(f"codec={codec!r}: must be a codec, such as JsonCodec()", option="codec")
-    return codec or JsonCodec()
+    if codec is None:
+        return JsonCodec()
+    missing = [method for method in _METHODS if not callable(getattr(codec, method, None))]
+    if missing or isinstance(codec, type):
+        lacks = f" (it has no {', '.join(missing)})" if missing else ""
+        raise InvalidOption(f"codec={codec!r}: must be a codec, such as JsonCodec(){lacks}", option="codec")
+    return codec

@@ -15,7 +15,7 @@ BrokerError
 │   ├── SequenceConflict              an expectation did not hold: nothing was stored
 │   ├── EnqueueUnknown                stored or not is unknown: enqueue again with the same key  (TimeoutError)
 │   ├── EnqueueManyError              some of many failed: receipts and errors by index
-│   ├── BatchRejected                 an atomic batch was refused as a whole
+│   ├── BatchRejected                 an atomic batch was refused as a whole (reserved)
 │   ├── ConsumerGone                  the consumer was deleted and may not be made again
 │   ├── ConsumerNotFound              no consumer of that name on the stream
 │   ├── StreamNotFound                no stream of that name
@@ -33,7 +33,10 @@ BrokerError
 ├── InvalidOption                     an option out of its range, or two that contradict    (ValueError)
 ├── PayloadTooLarge                   body and headers exceed what the server takes         (ValueError)
 ├── Unsupported                       this backend cannot do that
-└── QoSViolation                      a contract's guarantee would not hold
+└── QoSViolation                      a contract's guarantee would not hold (reserved)
+
+``embedded://`` may also raise ``broker.server``'s ``ServerError`` (a BrokerError: our own server did not start) and its
+kind ``InUse`` (its port or store is taken).
 
 Each carries what it knows (subject, stream, code ...) as attributes. The library below never leaks its own exceptions.
 """

@@ -5,13 +5,15 @@ Times are seconds as ``float``; ``None`` means unlimited.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from broker.contracts.errors import InvalidOption
-from broker.contracts.subjects import overlap, resource_name, subscribe_pattern
+from broker.contracts.errors import InvalidOption, InvalidSubject
+from broker.contracts.subjects import overlap, publish_subject, resource_name, subscribe_pattern
 
 if TYPE_CHECKING:
     import ssl
@@ -49,8 +51,14 @@ def in_range(option: str, value: Any, low: float, high: float | None = None, *, 
     most = high if high is not None else _MOST_WHOLE if whole else _MOST_SECONDS
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= most:
         number = "a whole number" if whole else "a number"
-        bound = f"of at least {low:g}" if high is None and value != float("inf") else f"from {low:g} to {most:,.10g}"
+        endless = high is None and value != float("inf")
+        bound = f"of at least {_written(low)}" if endless else f"from {_written(low)} to {_written(most)}"
         raise InvalidOption(f"{option}={value!r}: must be {number} {bound}", option=option)
+
+
+def _written(number: float) -> str:
+    """A bound as people write it: whole numbers whole, however large."""
+    return f"{int(number):,}" if float(number).is_integer() else f"{number:g}"
 
 
 def check_ensure(ensure: object) -> None:
@@ -259,3 +267,43 @@ class ConnectOptions:
             raise InvalidOption("url: must be text; several servers are separated by commas", option="url")
         in_range("connect_timeout", self.connect_timeout, 0.001)
         in_range("outbound_limit", self.outbound_limit, 1, whole=True)
+        for option in ("tls_first", "echo"):
+            _check_kind(option, getattr(self, option), bool, "True or False", shown=True)
+        if self.name is not None:
+            _check_kind("name", self.name, str, "text", shown=True)
+        for option in ("user", "password", "token"):
+            if getattr(self, option) is not None:
+                _check_kind(option, getattr(self, option), str, "text", shown=False)
+        if self.creds is not None:
+            _check_kind("creds", self.creds, (str, os.PathLike), "the path of a credentials file", shown=False)
+            object.__setattr__(self, "creds", os.fsdecode(self.creds))
+        if self.tls is not None and not _is_tls_context(self.tls):
+            raise InvalidOption(f"tls={self.tls!r}: must be an ssl.SSLContext or None", option="tls")
+        self._check_identity()
+        try:
+            publish_subject(self.inbox_prefix)
+        except InvalidSubject as exc:
+            told = f"inbox_prefix={self.inbox_prefix!r}: must be the first tokens of a subject: {exc}"
+            raise InvalidOption(told, option="inbox_prefix") from None
+
+    def _check_identity(self) -> None:
+        """One way to say who we are: whoever names two would not know as whom they are connected."""
+        if self.user is not None and self.password is None:
+            raise InvalidOption("user= needs password= (which may be empty)", option="password")
+        if self.token is not None and self.user is not None:
+            raise InvalidOption("token= and user= contradict: give one of them", option="token")
+        if self.creds is not None and (self.user is not None or self.token is not None):
+            raise InvalidOption("creds= stands instead of user= and token=: give one of them", option="creds")
+
+
+def _check_kind(option: str, value: object, kind: type | tuple[type, ...], must: str, *, shown: bool) -> None:
+    """Refuse a value of another type; what may be a secret is not shown."""
+    if not isinstance(value, kind):
+        told = f"{option}={value!r}" if shown else option
+        raise InvalidOption(f"{told}: must be {must}", option=option)
+
+
+def _is_tls_context(value: object) -> bool:
+    """Whether it is a TLS context. Nobody has one without having imported ssl, so we need not."""
+    module = sys.modules.get("ssl")
+    return module is not None and isinstance(value, module.SSLContext)

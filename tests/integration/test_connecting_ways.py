@@ -34,6 +34,18 @@ async def test_the_first_server_that_answers_of_several_is_taken(nats_server):
         await broker.flush()
 
 
+@pytest.mark.parametrize("link", ["wire", "nats-py"])
+@pytest.mark.parametrize("content", [None, "directory", "hello"])
+async def test_credentials_that_are_none_are_refused_by_a_server_without_auth_too(nats_server, tmp_path, link, content):
+    file = tmp_path / "ann.creds"
+    if content == "directory":
+        file.mkdir()
+    elif content is not None:
+        file.write_text(content)
+    with pytest.raises(ConnectError, match=r"ann\.creds: (No such file|Is a directory|no seed)"):
+        await Broker.connect(nats_server.url, creds=file, link=link)
+
+
 @pytest.mark.parametrize(
     ("module", "options", "extra"),
     [

@@ -1,11 +1,15 @@
 """What the facades refuse and how they end, whatever the backend."""
 
 import asyncio
+import copy
+import functools
+import json
 
 import pytest
 
 from broker import Broker, EnqueueManyError, InvalidOption, InvalidSubject, StreamBroker, StreamOptions, Unsupported
 from broker.backends.memory import MemoryBackend, MemoryHub
+from broker.codecs import JsonCodec
 from broker.testing.waiting import eventually
 
 
@@ -143,3 +147,53 @@ async def test_ended_responders_are_forgotten():
         for _ in range(20):
             await (await sb.respond("a", print)).unsubscribe()
         assert len(sb._roster.responders) <= 1
+
+
+def yields(_msg):
+    yield
+
+
+async def yields_later(_msg):
+    yield
+
+
+@pytest.mark.parametrize("handler", [yields, yields_later, functools.partial(yields)])
+async def test_a_generator_would_never_run(handler):
+    async with memory() as sb:
+        with pytest.raises(InvalidOption, match="is a generator"):
+            await sb.subscribe("a", handler)
+        with pytest.raises(InvalidOption, match="is a generator"):
+            await sb.respond("a", handler)
+
+
+@pytest.mark.parametrize("codec", [json, JsonCodec, object()])
+def test_a_codec_is_looked_at_whole(codec):
+    with pytest.raises(InvalidOption, match="codec"):
+        Broker.connect("memory://", codec=codec)
+
+
+async def test_a_thread_without_a_loop_is_told_so():
+    async with memory() as sb:
+        with pytest.raises(Unsupported, match="another event loop"):
+            await asyncio.to_thread(sb.state, "room")
+
+
+@pytest.mark.parametrize("kind", [Broker, StreamBroker])
+async def test_a_url_is_no_backend(kind):
+    with pytest.raises(InvalidOption, match="connect"):
+        kind("memory://")
+
+
+async def test_a_broker_shows_its_name_and_status():
+    async with Broker.connect("memory://", name="room-42") as broker:
+        assert repr(broker) == "<Broker 'room-42' connected>"
+    assert repr(broker) == "<Broker 'room-42' closed>"
+
+
+def test_what_is_not_connected_yet_says_so():
+    connecting = Broker.connect("memory://")
+    assert "not connected yet" in repr(connecting)
+    with pytest.raises(AttributeError, match="not connected yet"):
+        connecting.publish_nowait("a", 1)
+    assert not hasattr(connecting, "__deepcopy__")
+    assert type(copy.copy(connecting)) is type(connecting)

@@ -268,16 +268,34 @@ class TestAddresses:
     def test_options_win_over_the_url(self):
         address = parse(ConnectOptions(url="nats://a:b@one", user="c", password="d"))
         assert (address.user, address.password) == ("c", "d")
-        assert parse(ConnectOptions(url="nats://one", user="c")).password == ""
+        assert parse(ConnectOptions(url="nats://one", user="c", password="")).password == ""
 
     def test_websockets_and_addresses(self):
         assert parse(ConnectOptions(url="wss://host/path")).urls == ("wss://host/path",)
         assert parse(ConnectOptions(url="nats://[::1]:4333")).urls == ("nats://[::1]:4333",)
 
-    @pytest.mark.parametrize("url", ["nats://", "nats://one:port", "nats://one:70000", "nats://one,ws://two", ""])
+    @pytest.mark.parametrize(
+        "url",
+        ["nats://", "nats://one:port", "nats://one:70000", "nats://one,ws://two", "", "nats:/x", "nats://a/x?tls=1"],
+    )
     def test_what_is_none(self, url):
         with pytest.raises(InvalidOption):
             parse(ConnectOptions(url=url))
+
+    @pytest.mark.parametrize(
+        ("url", "told"), [("nats://a/x?tls=1", r"'/x\?tls=1' after the host"), ("nats://a,memory://", "memory://")]
+    )
+    def test_what_means_nothing_is_named(self, url, told):
+        with pytest.raises(InvalidOption, match=told):
+            parse(ConnectOptions(url=url))
+
+    def test_a_host_may_be_called_like_a_scheme(self):
+        assert parse(ConnectOptions(url="nats:4333,nats://b/")).urls == ("nats://nats:4333", "nats://b:4222")
+
+    def test_what_follows_a_slash_may_be_half_a_password(self):
+        with pytest.raises(InvalidOption) as caught:
+            parse(ConnectOptions(url="nats://me:1/secret,x@one"))
+        assert "secret" not in repr(caught.value)
 
     @pytest.mark.parametrize("url", ["nats://me:secret@one:port", "nats://me:secret,x@one", "nats://me:secret@[::1"])
     @pytest.mark.parametrize("mark", ["", "/x", "#x", "?x"])

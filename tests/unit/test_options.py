@@ -1,9 +1,11 @@
+import ssl
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
 from broker import ConsumeOptions, ConsumerOptions, InvalidOption, InvalidSubject, StreamOptions
-from broker.contracts.options import ConnectOptions
+from broker.contracts.options import ConnectOptions, in_range
 
 
 @pytest.mark.parametrize(
@@ -82,5 +84,57 @@ def test_a_consume_option_out_of_range_is_named(option, value):
 
 
 def test_secrets_stay_out_of_the_repr():
-    told = repr(ConnectOptions(url="nats://ann:secret1@h", password="secret2", token="secret3", creds="secret4"))
-    assert "secret" not in told
+    url = "nats://ann:secret1@h"
+    for options in ({"user": "ann", "password": "secret2"}, {"token": "secret3"}, {"creds": "secret4"}):
+        assert "secret" not in repr(ConnectOptions(url=url, **options))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("echo", "no"),
+        ("tls_first", 3),
+        ("name", 5),
+        ("user", 5),
+        ("password", b"p"),
+        ("token", 5),
+        ("creds", 5),
+        ("tls", True),
+        ("inbox_prefix", "a.*"),
+        ("inbox_prefix", "a b"),
+        ("inbox_prefix", "a."),
+        ("inbox_prefix", 5),
+    ],
+)
+def test_a_connect_option_of_another_kind_is_named(option, value):
+    with pytest.raises(InvalidOption, match=option) as caught:
+        ConnectOptions(url="nats://a", **{option: value})
+    assert caught.value.option == option
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"user": "ann"},
+        {"user": "ann", "password": "secret", "token": "secret"},
+        {"user": "ann", "password": "secret", "creds": "secret"},
+        {"token": "secret", "creds": "secret"},
+    ],
+)
+def test_two_ways_to_say_who_we_are_contradict(options):
+    with pytest.raises(InvalidOption) as caught:
+        ConnectOptions(url="nats://a", **options)
+    assert "secret" not in repr(caught.value)
+
+
+def test_credentials_may_be_a_path_and_tls_a_context():
+    context = ssl.create_default_context()
+    options = ConnectOptions(url="nats://a", creds=Path("ann.creds"), tls=context)
+    assert (options.creds, options.tls) == ("ann.creds", context)
+
+
+def test_a_large_bound_is_written_whole():
+    with pytest.raises(InvalidOption, match=r"of at least 1,795,233,473\Z"):
+        in_range("epoch", 1, 1_795_233_473, whole=True)
+    with pytest.raises(InvalidOption, match=r"from 0\.05 to 946,080,000\Z"):
+        in_range("ack_wait", float("inf"), 0.05)

@@ -45,7 +45,7 @@ class TestPlain:
     async def test_each_way(self):
         assert await identity().fields(OPEN) == {}
         assert await identity(user="ann", password="p").fields(OPEN) == {"user": "ann", "pass": "p"}
-        assert await identity(user="ann").fields(OPEN) == {"user": "ann", "pass": ""}
+        assert await identity(user="ann", password="").fields(OPEN) == {"user": "ann", "pass": ""}
         assert await identity(token="t").fields(OPEN) == {"auth_token": "t"}
         assert await identity(url="nats://ann:p%40@a:1").fields(OPEN) == {"user": "ann", "pass": "p@"}
         assert await identity(url="nats://t@a:1").fields(OPEN) == {"auth_token": "t"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -16,6 +17,8 @@ _PORT: Final = 4222
 _LAST_PORT: Final = 65_535
 _WEB: Final = frozenset({"ws", "wss"})
 _PLAIN: Final = frozenset({"nats", "tls"})
+_NO_SLASHES: Final = re.compile(r"(?:nats|tls|wss?):/?(?!/)(?!\d+\Z)", re.IGNORECASE)
+"""A scheme without its slashes; a host of that name with a port is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +49,21 @@ def parse(options: ConnectOptions) -> Address:
     """The servers of ``options.url``; credentials inside a URL count when no others are given.
 
     Raises:
-        InvalidOption: a URL without a host, or websocket and plain servers mixed.
+        InvalidOption: a URL without a host or with a path, or schemes mixed.
     """
     urls: list[str] = []
     user, password, token = options.user, options.password, options.token
     given = bool(user or password or token or options.creds)
     schemes: set[str] = set()
     for part in (each.strip() for each in options.url.split(",")):
+        if _NO_SLASHES.match(part):
+            raise InvalidOption("url: a scheme is followed by //, as in nats://host", option="url")
         split = _split(part if "://" in part else f"nats://{part}")
         schemes.add(split.scheme)
+        if split.scheme in _PLAIN:
+            _check_bare(split, shown="@" not in options.url)
+        elif split.scheme not in _WEB:
+            raise InvalidOption(f"url: a list of NATS servers cannot hold {split.scheme}://", option="url")
         urls.append(_bare(split.scheme, split.hostname, _port(split.netloc), split.path))
         if not given and split.username is not None:
             given = True
@@ -78,6 +87,14 @@ def _split(url: str) -> SplitResult:
     if "@" in url and "@" not in split.netloc:
         raise InvalidOption("url: write / ? and # in a password as %2F %3F and %23", option="url")
     return split
+
+
+def _check_bare(split: SplitResult, *, shown: bool) -> None:
+    """Refuse what nobody would read. Shown only where no piece of a password can be in it."""
+    rest = split._replace(scheme="", netloc="").geturl()
+    if rest not in {"", "/"}:
+        told = repr(rest) if shown else "what stands"
+        raise InvalidOption(f"url: {told} after the host means nothing; options are arguments of connect", option="url")
 
 
 def _port(netloc: str) -> int | None:

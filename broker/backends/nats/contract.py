@@ -1,4 +1,4 @@
-"""The link: what this backend needs from a NATS client. Whoever satisfies it can replace the one we have."""
+"""The link: what this backend needs from a NATS client. Two satisfy it: our own wire, and nats-py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The link we have: decides when to give up, what an error means, and what happens to frames around a reconnect."""
+"""The link over nats-py: when to give up, what an error means, what happens to frames around a reconnect."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from broker.backends.nats import complaints, frames
 from broker.backends.nats.contract import Link
 from broker.backends.nats.link import GiveUp, NatsPy, Steering
 from broker.backends.nats.outbound import Outbound
+from broker.backends.nats.wire.auth import Identity
+from broker.backends.nats.wire.info import parse_info
 from broker.contracts.errors import BrokerError, ConnectError, ConnectionLost, RequestTimeout, Unauthorized
 
 if TYPE_CHECKING:
@@ -86,6 +88,8 @@ class SteeredLink(Link, Steering):
 
     async def _attempt(self) -> None:
         try:
+            if self._options.creds is not None:  # nats-py looks at them only when a server asks
+                await Identity(self._address, self._options.creds).fields(parse_info(b"{}"))
             await self._driver.open(self._options, self._address)
         except GiveUp:
             return
