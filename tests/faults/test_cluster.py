@@ -61,7 +61,7 @@ async def test_a_lame_duck_is_left_before_it_goes_and_no_message_is_lost(cluster
     await answering.subscribe("battle.cmd", lambda msg: commands.append(msg.json()))
     ticker = Ticker(room, "battle.state")
     running = asyncio.create_task(ticker.run())
-    await eventually(lambda: len(seen) > 100)
+    await eventually(lambda: len(seen) > 100, within=20)
     first.lame_duck()
     await eventually(lambda: room.stats.reconnects == 1 and answering.stats.reconnects == 1, within=30)
     assert first.running
@@ -86,15 +86,15 @@ async def test_a_frozen_one_is_left_and_traffic_goes_on(cluster, at):
     await player.respond("battle.ask", lambda msg: msg.json())
     ticker = Ticker(room, "battle.state")
     running = asyncio.create_task(ticker.run())
-    await eventually(lambda: len(seen) > 100)
+    await eventually(lambda: len(seen) > 100, within=20)
     began = monotonic()
     await first.freeze()
     await eventually(lambda: room.status is Status.RECONNECTING, within=2 * LEFT_WITHIN)
     assert monotonic() - began > 2
-    await eventually(lambda: room.status is Status.CONNECTED, within=10)
+    await eventually(lambda: room.status is Status.CONNECTED, within=20)
     count = ticker.count
-    await eventually(lambda: seen[-1] > count, within=10)
-    await eventually(lambda: answered(room), within=10)
+    await eventually(lambda: seen[-1] > count, within=20)
+    await eventually(lambda: answered(room), within=20)
     assert player.stats.reconnects == 0
     running.cancel()
     await asyncio.wait({running})
