@@ -151,16 +151,24 @@ class TestParser:
 
 
 class TestAckSubject:
-    def test_both_versions(self):
-        expected = ack_subject.Position("ORDERS", "worker", 3, 17, 1795217600267703722, 5)
-        assert ack_subject.parse(b"$JS.ACK.ORDERS.worker.3.17.9.1795217600267703722.5") == expected
-        assert ack_subject.parse(b"$JS.ACK._.hash.ORDERS.worker.3.17.9.1795217600267703722.5") == expected
-        assert ack_subject.parse(b"$JS.ACK.hub.hash.ORDERS.worker.3.17.9.1795217600267703722.5.random") == expected
+    @pytest.mark.parametrize(
+        ("head", "tail"),
+        [
+            (b"$JS.ACK.ORDERS.worker.", b""),
+            (b"$JS.ACK._.hash.ORDERS.worker.", b""),
+            (b"$JS.ACK.hub.hash.ORDERS.worker.", b".random"),
+            (b"$JS.ACK.hub.hash.ORDERS.worker.", b".random.more"),
+        ],
+    )
+    def test_a_consumers_numbers_in_every_version(self, head, tail):
+        read = ack_subject.reader(head + b"1.1.1.1.0" + tail)
+        assert read(head + b"3.17.9.1795217600267703722.5" + tail) == (3, 17, 9, 1795217600267703722, 5)
+        assert read(head + b"1.18446744073709551615.9.1.0" + tail) == (1, 18446744073709551615, 9, 1, 0)
 
     @pytest.mark.parametrize("subject", [b"", b"_INBOX.a.b", b"$JS.ACK.a.b.1.2.3.4", b"$JS.ACK.a.b.1.2.3.4.5.6"])
     def test_anything_else_is_refused(self, subject):
         with pytest.raises(ValueError, match="not an ack subject"):
-            ack_subject.parse(subject)
+            ack_subject.reader(subject)
 
 
 class TestStatuses:

@@ -1,55 +1,45 @@
-"""The reply subject of a delivery: it settles the message, and its tokens say which one it is."""
+"""The reply subject of a delivery: it settles the message, and its tokens say which one it is.
+
+``$JS.ACK.<stream>.<consumer>.<attempt>.<sequence>.<consumer sequence>.<time>.<pending>``, newer servers with the domain
+and a hash of the account before the stream, and possibly more tokens at the end.
+"""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-PREFIX: Final = b"$JS.ACK."
+from msgspec.json import Decoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Numbers = tuple[int, int, int, int, int]
+    """Attempt, sequence, consumer sequence, time in nanoseconds since the epoch, pending."""
+
+_PREFIX: Final = b"$JS.ACK."
 _SHORT: Final = 9
 _LONG: Final = 11
-_SHORT_STREAM: Final = 2
-_LONG_STREAM: Final = 4
+_COUNT: Final = 5
+_as_array: Final = Decoder(tuple[int, int, int, int, int]).decode
 
 
-class Position(NamedTuple):
-    """Where a delivery stands."""
-
-    stream: str
-    consumer: str
-    attempt: int
-    sequence: int
-    timestamp_ns: int
-    pending: int
-
-
-def numbers_at(subject: bytes) -> int:
-    """The index of the first number in the subject's tokens: the same for every message of a consumer.
+def reader(subject: bytes) -> Callable[[bytes], Numbers]:
+    """What reads the numbers out of every ack subject of this one's consumer: they begin at the same place.
 
     Raises:
         ValueError: not the reply subject of a delivery.
     """
-    tokens = subject.count(b".") + 1
-    if not subject.startswith(PREFIX) or (tokens != _SHORT and tokens < _LONG):
-        raise ValueError(f"not an ack subject: {subject!r}")
-    return (_SHORT_STREAM if tokens == _SHORT else _LONG_STREAM) + 2
-
-
-def parse(subject: bytes) -> Position:
-    """All of it.
-
-    ``$JS.ACK.<stream>.<consumer>.<attempt>.<sequence>.<consumer sequence>.<time>.<pending>``, newer servers with the
-    domain and a hash of the account before the stream, and possibly more tokens at the end.
-
-    Raises:
-        ValueError: not the reply subject of a delivery.
-    """
-    first = numbers_at(subject)
     tokens = subject.split(b".")
-    return Position(
-        stream=tokens[first - 2].decode(),
-        consumer=tokens[first - 1].decode(),
-        attempt=int(tokens[first]),
-        sequence=int(tokens[first + 1]),
-        timestamp_ns=int(tokens[first + 3]),
-        pending=int(tokens[first + 4]),
-    )
+    if not subject.startswith(_PREFIX) or (len(tokens) != _SHORT and len(tokens) < _LONG):
+        raise ValueError(f"not an ack subject: {subject!r}")
+    first = _SHORT - _COUNT if len(tokens) == _SHORT else _LONG - _COUNT
+    begin = len(b".".join(tokens[:first])) + 1
+    if len(tokens) in {_SHORT, _LONG}:
+        # Read as a JSON array in half the time of as many calls of int(); this runs once per message.
+        return lambda each: _as_array(b"[%b]" % each[begin:].replace(b".", b","))
+    return lambda each: _first_numbers(each[begin:])
+
+
+def _first_numbers(rest: bytes) -> Numbers:
+    attempt, sequence, count, stored, pending = map(int, rest.split(b".", _COUNT)[:_COUNT])
+    return attempt, sequence, count, stored, pending

@@ -20,6 +20,7 @@ from broker.contracts.errors import ApiError, BrokerError, ConsumerNotFound
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.backends.nats.ack_subject import Numbers
     from broker.backends.nats.session import Session
 
 _GRACE: Final = 2
@@ -68,7 +69,7 @@ class Intake:
         self._retired = 0
         self._waiters: list[asyncio.Future[None]] = []
         self._wanted = 0
-        self._numbers_at = 0
+        self._numbers: Callable[[bytes], Numbers] | None = None
         self._pause = _FIRST_PAUSE
         self._again: asyncio.TimerHandle | None = None
 
@@ -196,10 +197,10 @@ class Intake:
             if block is not None:
                 self._status(pulls, subject[len(self._inbox) :], block)
             return
-        at = self._numbers_at
-        if not at:
-            at = self._numbers_at = ack_subject.numbers_at(reply)
-        attempt, sequence, number, stored, pending = map(int, reply.split(b".")[at : at + 5])
+        numbers = self._numbers
+        if numbers is None:
+            numbers = self._numbers = ack_subject.reader(reply)
+        attempt, sequence, number, stored, pending = numbers(reply)
         pulls.delivered()
         self.received += 1
         # The server takes any bytes; a subject we could not read would come again for ever.
