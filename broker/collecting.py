@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from copy import copy
 from typing import TYPE_CHECKING
 
 from broker.contracts.errors import BrokerClosed, ConnectionLost
@@ -13,8 +14,44 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from broker.contracts.backend import CoreBackend
+    from broker.contracts.errors import PermissionDenied
     from broker.messages import Message
     from broker.subscriptions import Subscription
+
+
+class _Patience:
+    """How long replies are waited for: until the deadline, or until the server forbids the question."""
+
+    def __init__(self, subjects: set[str], deadline: float) -> None:
+        self._subjects = subjects
+        self._deadline = deadline
+        self._denied: PermissionDenied | None = None
+        self._waiting: asyncio.Timeout | None = None
+
+    def deny(self, error: PermissionDenied) -> None:
+        """The server forbids something; when it is the question, no reply will come."""
+        if error.verb == "publish" and error.subject in self._subjects:
+            self._denied, self._deadline = error, 0.0
+            if self._waiting is not None and not self._waiting.expired():
+                self._waiting.reschedule(self._deadline)
+
+    async def next(self, replies: Subscription) -> Message:
+        """The next reply.
+
+        Raises:
+            TimeoutError: the deadline passed.
+            PermissionDenied: the question was forbidden.
+            StopAsyncIteration: the subscription ended.
+        """
+        try:
+            async with asyncio.timeout_at(self._deadline) as self._waiting:
+                return await anext(replies)
+        except TimeoutError:
+            if self._denied is not None:
+                raise copy(self._denied) from None
+            raise
+        finally:
+            self._waiting = None
 
 
 async def collected(
@@ -29,14 +66,14 @@ async def collected(
     """The replies to ``data``, as ``Broker.request_many`` promises them; ``listen`` subscribes to an inbox."""
     inbox, came = backend.new_inbox(), 0
     replies = await listen(inbox)
-    deadline = asyncio.get_running_loop().time() + timeout
+    patience = _Patience({subject, inbox}, asyncio.get_running_loop().time() + timeout)
+    unwatch = backend.board.denials.watch(patience.deny)
     try:
         backend.stats.requests += 1
         backend.publish(subject, data, None, inbox)
         while max_replies is None or came < max_replies:
             try:
-                async with asyncio.timeout_at(deadline):
-                    reply = await anext(replies)
+                reply = await patience.next(replies)
             except TimeoutError:
                 break
             except StopAsyncIteration:  # nobody ends this subscription but the broker that is being closed
@@ -46,6 +83,7 @@ async def collected(
             checked_reply(reply.envelope, subject)
             yield reply
     finally:
+        unwatch()
         await replies.unsubscribe()
     backend.board.check_open()
     if backend.board.status is not Status.CONNECTED:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from broker.contracts.envelopes import Entry, Receipt, Record
 from broker.contracts.errors import (
@@ -85,7 +86,7 @@ class Flight:
         """Forget what is in flight (the caller was cancelled or gave up)."""
         for answer in self._answers:
             if not answer.cancel():
-                answer.exception()  # nobody will ask any more, and an error never asked for is logged
+                _heed(answer)
         self._answers.clear()
         self._records.clear()
         asking = {*self._patient, *self._lookups.values()}
@@ -193,13 +194,21 @@ class Flight:
         """Asked once for all that wait for the same answer."""
         lookup = self._lookups.get(subject)
         if lookup is None:
-            lookup = asyncio.get_running_loop().create_task(self._lookup(subject))
+            lookup = asyncio.get_running_loop().create_task(self._backend.find_stream(subject))
             self._lookups[subject] = lookup
-            lookup.add_done_callback(lambda _: self._lookups.pop(subject, None))
-        return await asyncio.shield(lookup)
+            lookup.add_done_callback(partial(self._looked_up, subject))
+        await asyncio.wait({lookup})
+        return lookup.result()
 
-    async def _lookup(self, subject: str) -> str | None:
-        return await self._backend.find_stream(subject)
+    def _looked_up(self, subject: str, lookup: asyncio.Task[str | None]) -> None:
+        del self._lookups[subject]
+        _heed(lookup)
+
+
+def _heed(future: asyncio.Future[Any]) -> None:
+    """Look at its error, if it has one: nobody else may ask any more, and an error never asked for is logged."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _refused(error: BrokerError) -> asyncio.Future[Receipt]:

@@ -3,14 +3,14 @@
 The containers are found, not named, so that one that is added later is watched from its first day.
 """
 
-_UNCOUNTED = {"_heads", "_turn", "_stream_at", "_late"}
-"""Caches, and what is there only until the turn is over."""
+_UNCOUNTED = {"_heads", "_turn", "_stream_at", "_deadlines"}
+"""Caches, what is there only until the turn is over, and deadlines, which stay until they pass or are too many."""
 
 
 def accounts(sb):
     """How much is in each container, by owner and name; empty ones included."""
     backend = getattr(sb._backend, "_backend", sb._backend)  # inside what traces it
-    owners = {"roster": sb._roster, "board": backend.board}
+    owners = {"roster": sb._roster, "watchers": backend.board._watchers, "denials": backend.board.denials}
     if session := getattr(backend, "_session", None):
         owners |= {"session": session, "replies": session.replies}
         owners |= {"link": session.link, "outbound": session.link._outbound}

@@ -23,7 +23,7 @@ RULES = (
 
 HOMES = {
     # The hot paths below the client will be replaced; nothing else may know it.
-    "nats": ("broker/backends/nats/link.py", "loadtest/"),
+    "nats": ("broker/backends/nats/natspy/driver.py", "loadtest/"),
     # Not installed or not configured must cost nothing.
     "opentelemetry": ("broker/telemetry/",),
     # The loop is the program's choice, not the library's.
@@ -109,6 +109,15 @@ def test_rooms_below_the_facade_know_only_themselves_and_the_contracts(room):
         for module in imports_of(path):
             if module.split(".")[0] == "broker":
                 assert module.startswith((own, "broker.contracts", "broker.server")), f"{name_of(path)}: {module}"
+
+
+@pytest.mark.parametrize(("link", "other"), [("wire", "natspy"), ("natspy", "wire")])
+def test_the_links_do_not_know_each_other(link, other):
+    """Each is the other's second opinion; what they have in common lies beside them."""
+    room = "broker/backends/nats"
+    assert list((TOP / room / link).glob("*.py"))
+    for path in (TOP / room / link).rglob("*.py"):
+        assert not [m for m in imports_of(path) if m.startswith(f"broker.backends.nats.{other}")], name_of(path)
 
 
 def test_the_library_imports_no_service():

@@ -282,9 +282,10 @@ class PayloadTooLarge(BrokerError, ValueError):
         limit: the server's ``max_payload`` in bytes.
     """
 
-    def __init__(self, *, size: int, limit: int, subject: str | None = None) -> None:
+    def __init__(self, *, size: int, limit: int, subject: str | None = None, hint: str = "") -> None:
         super().__init__(
-            f"{size} bytes of body and headers for {subject!r} exceed the server's limit of {limit}", subject=subject
+            f"{size} bytes of body and headers for {subject!r} exceed the server's limit of {limit}{hint}",
+            subject=subject,
         )
         self.size = size
         self.limit = limit

@@ -7,12 +7,16 @@ import logging
 from collections import deque
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from broker.contracts.errors import BrokerClosed, ConnectionLost, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from broker.contracts.errors import PermissionDenied
+
+T = TypeVar("T")
 
 _log: Final = logging.getLogger("broker")
 _KEPT_CHANGES: Final = 64
@@ -86,12 +90,46 @@ class Stats:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
+class Watchers(Generic[T]):
+    """Who wants to be told of one kind of thing."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._callbacks: list[Callable[[T], None]] = []
+
+    def watch(self, callback: Callable[[T], None]) -> Callable[[], None]:
+        """Call back each time, from the event loop; returns how to stop.
+
+        The callback returns at once. What it raises is logged and keeps nobody else from hearing.
+        """
+        self._callbacks.append(callback)
+
+        def stop() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        return stop
+
+    def tell(self, what: T) -> None:
+        """Tell them all."""
+        for callback in tuple(self._callbacks):
+            try:
+                callback(what)
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the others, and the connection, go on; logged
+                _log.exception("telling of %s %s failed", self._kind, what)
+
+
 class StatusBoard:
-    """One connection's status: set by the backend, read and awaited by everyone else."""
+    """One connection's status: set by the backend, read and awaited by everyone else.
+
+    Attributes:
+        denials: what the server forbids, as it says so; for whoever sent something that has no answer of its own.
+    """
 
     def __init__(self) -> None:
         self._status = Status.CONNECTED
-        self._callbacks: list[Callable[[Status], None]] = []
+        self._watchers: Watchers[Status] = Watchers("status")
+        self.denials: Watchers[PermissionDenied] = Watchers("denial")
 
     @property
     def status(self) -> Status:
@@ -107,24 +145,11 @@ class StatusBoard:
 
     def announce(self, status: Status) -> None:
         """Tell watchers something that is not the connection's own state: that its broker is draining."""
-        for callback in tuple(self._callbacks):
-            try:
-                callback(status)
-            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the others, and the connection, go on; logged
-                _log.exception("telling of status %s failed", status)
+        self._watchers.tell(status)
 
     def watch(self, callback: Callable[[Status], None]) -> Callable[[], None]:
-        """Call back on every change, from the event loop; returns how to stop.
-
-        The callback returns at once. What it raises is logged and keeps nobody else from hearing.
-        """
-        self._callbacks.append(callback)
-
-        def stop() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
-
-        return stop
+        """Call back on every change; see ``Watchers``."""
+        return self._watchers.watch(callback)
 
     async def changes(self) -> AsyncIterator[Status]:
         """The status now, then every change; ends after a final one. Keeps at most the newest 64 unread."""

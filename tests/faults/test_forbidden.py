@@ -37,6 +37,7 @@ async def sb(link):
 
 CALLS = {
     "request": ("publish", lambda sb: sb.request("Secret.Room", 1, timeout=15)),
+    "request_many": ("publish", lambda sb: anext(sb.request_many("Secret.Room", 1, timeout=15))),
     "enqueue": ("publish", lambda sb: sb.enqueue("Secret.Orders.New", 1)),
     "subscribe": ("subscribe", lambda sb: sb.subscribe("Secret.Room", print)),
     "subscribe in a queue": ("subscribe", lambda sb: sb.subscribe("Secret.Room", print, queue="Crew")),

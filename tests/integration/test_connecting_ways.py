@@ -1,10 +1,14 @@
 """The ways to connect besides a plain address: websocket, several servers, what is missing said in one sentence."""
 
+import asyncio
 import sys
 
 import pytest
 
 from broker import Broker, ConnectError
+from broker.backends.nats import open_backend
+from broker.contracts.options import ConnectOptions
+from broker.contracts.status import Status
 from broker.server import NatsServer
 from broker.server.ports import free_ports
 from broker.testing.waiting import eventually
@@ -27,6 +31,55 @@ async def test_a_websocket_carries_both_ways_and_outlives_a_restart():
         await eventually(lambda: broker.stats.reconnects == 1, within=8)
         await broker.publish("a.b", 2)
         await eventually(lambda: seen == [1, 2])
+
+
+@pytest.mark.filterwarnings("ignore:parameter 'timeout' of type 'float'")  # how nats-py calls aiohttp
+@pytest.mark.parametrize("link", ["wire", "nats-py", None], ids=["wire", "nats-py", "websocket"])
+async def test_what_is_asked_for_around_a_reconnect_is_asked_for_once_and_after_the_credentials(link):
+    (port,) = free_ports(1, "127.0.0.1")
+    config = (
+        f'websocket {{ listen: "127.0.0.1:{port}", no_tls: true }}\n'
+        "authorization { users: [ { user: ann, password: p } ] }"
+    )
+    async with NatsServer(config=config) as server:
+        url = f"ws://127.0.0.1:{port}" if link is None else server.url
+        backend = await open_backend(ConnectOptions(url=url, user="ann", password="p", link=link))
+        connection, seen, patterns = backend._session.link, [], []
+
+        def ask():
+            pattern = f"a.{len(patterns)}"
+            patterns.append(pattern)
+            forgotten = connection.subscribe(pattern.encode(), None, lambda *_: seen.append("forgotten"))
+            connection.subscribe(pattern.encode(), None, lambda subject, *_: seen.append(subject.decode()))
+            connection.unsubscribe(forgotten)
+            connection.forget(forgotten)
+
+        ask()
+        restarting = asyncio.create_task(server.restart())
+        while not (restarting.done() and backend.stats.reconnects == 1):
+            ask()
+            await asyncio.sleep(0.002)
+        ask()
+        await backend.flush(timeout=10)
+        for pattern in patterns:
+            backend.publish(pattern, b"", None)
+        await backend.flush(timeout=10)
+        assert seen == patterns
+        assert (backend.stats.reconnects, backend.stats.protocol_errors) == (1, 0)
+        await backend.close()
+
+
+@pytest.mark.filterwarnings("ignore:parameter 'timeout' of type 'float'")  # how nats-py calls aiohttp
+async def test_without_a_websocket_nothing_is_left_in_its_queue_which_the_next_one_would_say_before_connect():
+    (port,) = free_ports(1, "127.0.0.1")
+    async with NatsServer(config=f'websocket {{ listen: "127.0.0.1:{port}", no_tls: true }}') as server:
+        backend = await open_backend(ConnectOptions(url=f"ws://127.0.0.1:{port}"))
+        await server.stop()
+        await eventually(lambda: backend.board.status is Status.RECONNECTING, within=15)
+        link = backend._session.link
+        link.unsubscribe(link.subscribe(b"a", None, lambda *_: None))
+        assert link._driver._transport._pending.empty()
+        await backend.close()
 
 
 async def test_the_first_server_that_answers_of_several_is_taken(nats_server):

@@ -35,9 +35,9 @@ async def server():
 async def link():
     opened = []
 
-    async def connect(url, *, heard=None, timeout=3, **how):
-        options = ConnectOptions(url=url, connect_timeout=timeout)
-        opened.append(WireLink(options, parse(options), heard or Heard(), Stats(), **how))
+    async def connect(url, *, heard=None, timeout=3, **more):
+        options = ConnectOptions(url=url, connect_timeout=timeout, **more)
+        opened.append(WireLink(options, parse(options), heard or Heard(), Stats()))
         await opened[-1].connect()
         return opened[-1]
 
@@ -206,10 +206,11 @@ class TestFrozen:
         await server.thaw()
         await eventually(lambda: [each[0] for each in seen] == [b"a.late"], within=15)
 
-    async def test_our_own_late_loop_proves_nothing(self, link, server):
+    async def test_our_own_late_loop_proves_nothing(self, link, server, monkeypatch):
         import time  # noqa: PLC0415 - the only test that may block the loop
 
-        connected = await link(server.url, ping_every=0.1)
+        monkeypatch.setattr("broker.backends.nats.wire.link.PING_EVERY", 0.1)
+        connected = await link(server.url)
         for _ in range(4):
             time.sleep(0.5)  # noqa: ASYNC251 - what a careless handler does
             await asyncio.sleep(0.12)

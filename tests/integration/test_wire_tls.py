@@ -90,9 +90,9 @@ async def serving(files, *, first):
 async def link():
     opened = []
 
-    async def connect(url, context=None, **how):
-        options = ConnectOptions(url=url, tls=context, connect_timeout=2)
-        opened.append(WireLink(options, parse(options), Heard(), Stats(), **how))
+    async def connect(url, context=None, **more):
+        options = ConnectOptions(url=url, tls=context, connect_timeout=2, **more)
+        opened.append(WireLink(options, parse(options), Heard(), Stats()))
         await opened[-1].connect()
         await opened[-1].ping(2)
         return opened[-1]
@@ -121,8 +121,8 @@ async def test_own_authority(link, authority, for_address):
 @pytest.mark.parametrize("first", [False, True])
 def test_on_both_loops_nothing_is_left_behind(authority, for_address, loop, first):
     async def everything(url):
-        options = ConnectOptions(url=url, tls=authority.context())
-        link = WireLink(options, parse(options), heard := Heard(), Stats(), tls_first=first)
+        options = ConnectOptions(url=url, tls=authority.context(), tls_first=first)
+        link = WireLink(options, parse(options), heard := Heard(), Stats())
         await link.connect()
         await traffic(link)
         await link.force_reconnect()

@@ -1,6 +1,7 @@
 """What `enqueue` makes of each answer a backend can give, and of none."""
 
 import asyncio
+import gc
 
 import pytest
 from hypothesis import given
@@ -29,6 +30,7 @@ from broker import (
 )
 from broker.backends.memory import MemoryBackend, MemoryHub
 from broker.enqueueing import check_key, wire_id
+from broker.testing.waiting import eventually
 
 
 class ScriptedBackend(MemoryBackend):
@@ -234,6 +236,78 @@ async def test_one_bad_entry_loses_no_other():
     assert sorted(caught.value.errors) == [1, 2, 3]
     assert isinstance(caught.value.errors[2], InvalidKey)
     assert isinstance(caught.value.errors[3], NoStream)
+
+
+class SilentBackend(MemoryBackend):
+    """A memory backend that answers to nothing; when it is asked for a stream, it takes its time and fails."""
+
+    def __init__(self, *, responds, delay=0.0):
+        super().__init__(MemoryHub())
+        self.answers = []
+        self.asked = 0
+        self._responds = responds
+        self._delay = delay
+
+    def append(self, _record, **_):
+        answer = asyncio.get_running_loop().create_future()
+        if not self._responds:
+            answer.set_exception(NoResponders())
+        self.answers.append(answer)
+        return answer
+
+    async def find_stream(self, _subject):
+        self.asked += 1
+        try:
+            await asyncio.sleep(self._delay)
+        finally:
+            raise ApiError("the cluster is shut down", err_code=1)
+
+
+@pytest.fixture
+async def reported():
+    """What the event loop reports because nobody else asked for it; each test fails when there is any."""
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    yield
+    gc.collect()
+    await asyncio.sleep(0)
+    assert told == []
+
+
+@pytest.mark.usefixtures("reported")
+async def test_cancelling_many_gives_up_every_answer_in_flight():
+    backend = SilentBackend(responds=True)
+    sb = StreamBroker(backend)
+    async with sb:
+        task = asyncio.create_task(sb.enqueue_many([Entry("s.a", n) for n in range(40)], window=32))
+        await eventually(lambda: len(backend.answers) == 32)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert [each.cancelled() for each in backend.answers] == [True] * 32
+
+
+@pytest.mark.usefixtures("reported")
+async def test_a_lookup_that_fails_is_the_error_of_all_that_wait_for_it():
+    backend = SilentBackend(responds=False, delay=0.01)
+    async with StreamBroker(backend) as sb:
+        with pytest.raises(EnqueueManyError) as caught:
+            await sb.enqueue_many([Entry("s.a", n) for n in range(5)])
+    assert [type(each) for each in caught.value.errors.values()] == [ApiError] * 5
+    assert backend.asked == 1
+
+
+@pytest.mark.usefixtures("reported")
+async def test_a_lookup_that_fails_when_nobody_waits_for_it_any_more_is_not_reported():
+    backend = SilentBackend(responds=False, delay=60)
+    async with StreamBroker(backend) as sb:
+        task = asyncio.create_task(sb.enqueue_many([Entry("s.a", n) for n in range(5)], timeout=60))
+        await eventually(lambda: backend.asked == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(EnqueueManyError):
+            await sb.enqueue_many([Entry("s.a", 1)], timeout=0.05)
 
 
 async def test_an_error_in_the_callers_iterable_is_the_callers():

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import uvloop
 
-from broker.backends.nats.pipes import SocketPipe
+from broker.backends.nats.natspy.pipes import SocketPipe
 
 
 async def a_pipe_whose_socket_was_reset():

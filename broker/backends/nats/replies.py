@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from copy import copy
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from broker.contracts.errors import BrokerError
 
 NO_RESPONDERS: Final = 503
+_MOST_ANSWERED: Final = 1024
+"""Deadlines of answered calls that are kept, beyond twice as many as calls wait."""
 
 
 class Call(Protocol):
@@ -50,6 +53,9 @@ class Replies:
         self._skip = len(self._prefix)
         self._calls: dict[bytes, Call] = {}
         self._next = 0
+        self._deadlines: list[tuple[float, bytes]] = []
+        """A heap of the calls up to number ``_known``; those that were answered leave it later."""
+        self._known = 0
         self._sid = 0
         self._timer: asyncio.TimerHandle | None = None
         self._due = float("inf")
@@ -86,15 +92,32 @@ class Replies:
         self._timer = self._loop.call_at(deadline, self._sweep)
 
     def _sweep(self) -> None:
-        """Expire what is due and sleep until the next deadline: about one scan per time-out, not per call."""
+        """Expire what is due and sleep until the next deadline.
+
+        A call that is answered soon never gets here; one that waits is looked at once when it is new and once at its
+        end, however many others wait.
+        """
         self._timer = None
         self._due = float("inf")
-        now = self._loop.time()
-        expired = [token for token, call in self._calls.items() if call.deadline <= now]
-        for token in expired:
-            self._calls.pop(token).expire()
-        if self._calls:
-            self._wake_at(min(call.deadline for call in self._calls.values()))
+        self._learn()
+        now, calls, deadlines = self._loop.time(), self._calls, self._deadlines
+        while deadlines and (deadlines[0][0] <= now or deadlines[0][1] not in calls):
+            call = calls.pop(heappop(deadlines)[1], None)
+            if call is not None:
+                call.expire()
+        if deadlines:
+            self._wake_at(deadlines[0][0])
+
+    def _learn(self) -> None:
+        """Put the calls that are new since the last time, the last ones of all, into the heap."""
+        if len(self._deadlines) > _MOST_ANSWERED + 2 * len(self._calls):
+            self._deadlines.clear()
+            self._known = 0
+        for token, call in reversed(self._calls.items()):
+            if int(token) <= self._known:
+                break
+            heappush(self._deadlines, (call.deadline, token))
+        self._known = self._next
 
     def _fail(self, error: BrokerError, subject: str | None = None) -> None:
         failed = [token for token, call in self._calls.items() if subject is None or call.subject == subject]

@@ -160,6 +160,7 @@ class Session(LinkEvents):
         error = PermissionDenied(verb=verb, subject=subject)
         for listener in tuple(self._listeners):
             listener.on_violation(error)
+        self.board.denials.tell(error)
 
     def on_complaint(self, text: str) -> None:
         """See ``LinkEvents``."""
@@ -172,6 +173,6 @@ class Session(LinkEvents):
 def _new_link(options: ConnectOptions, address: addresses.Address, events: LinkEvents, stats: Stats) -> Link:
     """Our own wire, or nats-py, which is imported only when it is asked for or alone can go there."""
     if options.link == "nats-py" or (options.link is None and address.web):
-        link: Link = import_module("broker.backends.nats.steering").SteeredLink(options, address, events, stats)
+        link: Link = import_module("broker.backends.nats.natspy").NatsPyLink(options, address, events, stats)
         return link
-    return WireLink(options, address, events, stats, tls_first=options.tls_first, echo=options.echo)
+    return WireLink(options, address, events, stats)

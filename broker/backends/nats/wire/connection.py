@@ -54,7 +54,8 @@ class Connection(asyncio.Protocol, Hearer):
 
     Attributes:
         server: the other end.
-        write: hands whole frames to the transport; returns at once, and does nothing when it is over.
+        write: hands whole frames to the transport; returns at once, and does nothing when it is over (uvloop's
+            transports raise from the moment they told us so).
         buffered: bytes the transport holds because the socket does not take them.
         last_words: what the server complained of last, unless it was one of our subjects.
         gone: why it is over; ``None`` while it is not.

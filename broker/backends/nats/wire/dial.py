@@ -9,8 +9,9 @@ import ssl
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Final, Protocol
 
+from broker.backends.nats.identity import Identity
 from broker.backends.nats.parser import ProtocolViolation
-from broker.backends.nats.wire.auth import Identity
+from broker.backends.nats.patience import ONE_SERVER, REFUSALS
 from broker.backends.nats.wire.connection import Connection, HungUp, Owner, Refused
 from broker.backends.nats.wire.pool import Pool
 from broker.backends.nats.wire.protocol import connect_frame
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from broker.contracts.options import ConnectOptions
 
 _log: Final = logging.getLogger("broker.nats")
-_ONE_SERVER: Final = 2.0
-"""Seconds one server gets to let us in before the next one has its turn; doubled when it failed before."""
-_REFUSALS: Final = 2
-"""Refusals in a row, while reconnecting, that are taken as final; one may be a server that is still starting."""
 
 
 class Host(Owner, Protocol):
@@ -42,15 +39,15 @@ class Host(Owner, Protocol):
 class Dialer:
     """Opens connections for one link."""
 
-    def __init__(self, options: ConnectOptions, address: Address, host: Host, *, tls_first: bool, echo: bool) -> None:
+    def __init__(self, options: ConnectOptions, address: Address, host: Host) -> None:
         self.pool = Pool(address.urls)
         self.identity = Identity(address, options.creds)
         self._host = host
         self._address = address
         self._name = options.name
-        self._echo = echo
+        self._echo = options.echo
         self._timeout = options.connect_timeout
-        self._security = Security(options.tls, required=address.tls, first=tls_first)
+        self._security = Security(options.tls, required=address.tls, first=options.tls_first)
 
     async def first(self) -> Connection:
         """Ask every server once, until one lets us in.
@@ -64,7 +61,7 @@ class Dialer:
             async with asyncio.timeout(self._timeout) as clock:
                 for turn, server in enumerate(self.pool.shuffled()):
                     left = (clock.when() or 0.0) - asyncio.get_running_loop().time()
-                    share = max(_ONE_SERVER, left / (len(self.pool) - turn))
+                    share = max(ONE_SERVER, left / (len(self.pool) - turn))
                     try:
                         return await self._open(server, share, self._host.opening)
                     except Refused as exc:
@@ -84,13 +81,13 @@ class Dialer:
         while True:
             server, wait = self.pool.choose()
             await asyncio.sleep(wait)
-            share = min(max(_ONE_SERVER, self._timeout), _ONE_SERVER * 2 ** min(server.failures, 8))
+            share = min(max(ONE_SERVER, self._timeout), ONE_SERVER * 2 ** min(server.failures, 8))
             try:
                 return await self._open(server, share, self._host.opening)
             except Refused as exc:
                 refusals += 1
                 _log.warning("%s refuses our credentials: %s", server, exc)
-                if refusals >= max(_REFUSALS, len(self.pool)):
+                if refusals >= max(REFUSALS, len(self.pool)):
                     return None
             except Exception as exc:  # noqa: BLE001 - whatever fails now may do later
                 refusals = 0
@@ -105,7 +102,7 @@ class Dialer:
             if server is used.server:
                 continue
             try:
-                return await self._open(server, _ONE_SERVER, _nothing_yet)
+                return await self._open(server, ONE_SERVER, _nothing_yet)
             except Exception as exc:  # noqa: BLE001 - whatever fails at one server, another may do
                 _log.debug("%s: %s", server, told(exc))
         return None
@@ -116,7 +113,7 @@ class Dialer:
             async with asyncio.timeout(timeout):
                 tls = await self._security.open(connection)
                 info = await connection.greeted()
-                identity = await self.identity.fields(info)
+                identity = await self.identity.fields(info.nonce)
                 connection.conversation.talk()
                 greeting = connect_frame(info, identity, name=self._name, echo=self._echo, tls=tls)
                 greeting += opening(connection)

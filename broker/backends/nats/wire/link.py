@@ -1,40 +1,34 @@
-"""The link on our own wire: what is subscribed to, what is on its way out, and what a break means for both."""
+"""The link on our own wire: which connection is in use, and how we come from one to the next."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from broker.backends.nats import complaints, frames
-from broker.backends.nats.contract import Link
-from broker.backends.nats.outbound import Outbound
+from broker.backends.nats import complaints
+from broker.backends.nats.lasting import LastingLink
+from broker.backends.nats.patience import LINGER, PARTING, PING_EVERY
 from broker.backends.nats.wire.dial import Dialer, Host, told
-from broker.contracts.errors import BrokerError, ConnectionLost, InvalidOption, RequestTimeout
+from broker.contracts.errors import ConnectionLost, InvalidOption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
     from broker.backends.nats.addresses import Address
-    from broker.backends.nats.contract import LinkEvents, Receive
+    from broker.backends.nats.contract import LinkEvents
     from broker.backends.nats.wire.connection import Connection
     from broker.backends.nats.wire.info import ServerInfo
     from broker.contracts.options import ConnectOptions
     from broker.contracts.status import Stats
 
 _log: Final = logging.getLogger("broker.nats")
-_PING_EVERY: Final = 2.0
-_LINGER: Final = 0.5
-_PARTING: Final = 1.0
 _SPREAD: Final = 0.2
 """Seconds over which the clients of a server that is about to stop move; the pause between tries, too."""
 _EXPIRED: Final = "expired"
 
 
-class WireLink(Link, Host):
+class WireLink(LastingLink, Host):
     """A link without a client library.
 
     Args:
@@ -42,53 +36,26 @@ class WireLink(Link, Host):
         address: the same, taken apart.
         events: who is told.
         stats: where dropped messages are counted.
-        tls_first: shake hands before the server's INFO (``handshake_first`` in its configuration).
-        echo: whether our own messages come back to our own subscriptions.
-        ping_every: seconds between pings; a server silent for less than three of them is left.
 
     Raises:
         InvalidOption: websockets are not for this link.
     """
 
-    def __init__(
-        self,
-        options: ConnectOptions,
-        address: Address,
-        events: LinkEvents,
-        stats: Stats,
-        *,
-        tls_first: bool = False,
-        echo: bool = True,
-        ping_every: float = _PING_EVERY,
-    ) -> None:
+    def __init__(self, options: ConnectOptions, address: Address, events: LinkEvents, stats: Stats) -> None:
         if address.web:
             raise InvalidOption("url: ws:// and wss:// need link='nats-py'", option="url")
-        self._events = events
-        self._outbound = Outbound(options.outbound_limit, stats)
-        self._dialer = Dialer(options, address, self, tls_first=tls_first, echo=echo)
-        self._ping_every = ping_every
+        super().__init__(options, events, stats)
+        self._dialer = Dialer(options, address, self)
         self._connection: Connection | None = None
-        self._up = False
-        self._next_sid = 0
-        self._wanted: dict[int, tuple[bytes, str | None]] = {}
-        self.receivers: dict[bytes, Receive] = {}
-        self._pings: set[asyncio.Future[bool]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._finding: asyncio.Task[None] | None = None
         self._moving: asyncio.Task[None] | None = None
-        self._closing: asyncio.Task[None] | None = None
-        self.closed = False
-        self.max_payload = 0
-        self.clustered = False
-        self.send = self._outbound.put
-        self.send_stream = self._outbound.put_stream
 
     @property
     def server(self) -> str:
-        """Host and port of the server of this moment, or of the last one."""
+        """See ``LastingLink``."""
         return "" if self._connection is None else str(self._connection.server)
 
-    # -- connecting ---------------------------------------------------------------------------------------------------
+    # -- from one connection to the next ------------------------------------------------------------------------------
 
     async def connect(self) -> None:
         """See ``Link``."""
@@ -105,16 +72,13 @@ class WireLink(Link, Host):
     def opening(self, connection: Connection) -> bytes:
         """See ``Host``."""
         self._connection = connection
-        return self._subscriptions()
-
-    def _subscriptions(self) -> bytes:
-        return b"".join([frames.sub(pattern, queue, sid) for sid, (pattern, queue) in self._wanted.items()])
+        return self.subscriptions()
 
     def _opened(self, connection: Connection) -> None:
         info = connection.conversation.info
         assert info is not None
         self._up = True
-        connection.beat(self._ping_every)
+        connection.beat(PING_EVERY)
         self._outbound.attach(connection)
         self._heed(connection, info)
 
@@ -124,8 +88,7 @@ class WireLink(Link, Host):
             self._refuse()
             return
         self._opened(connection)
-        _log.info("connected again, to %s", self.server)
-        self._tell(self._events.on_restored)
+        self._back()
 
     async def _move(self, leaving: Connection) -> None:
         """From a server that is about to stop to another: found first, so that hardly anything waits meanwhile."""
@@ -135,8 +98,7 @@ class WireLink(Link, Host):
             if found is None:
                 continue
             try:
-                with suppress(BrokerError):
-                    await self.ping(_LINGER)
+                await self._catch_up()
                 if self._uses(leaving) and found.gone is None:
                     await self._hand_over(leaving, found)
             finally:
@@ -149,12 +111,9 @@ class WireLink(Link, Host):
     async def _hand_over(self, leaving: Connection, found: Connection) -> None:
         """Nothing more goes to the old server; when it has processed what went before, the new one takes over."""
         self._outbound.detach()
-        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        leaving.conversation.ping(partial(_answer, answered))
         try:
-            await asyncio.wait({answered}, timeout=_LINGER)
+            await self._last_word()
         finally:
-            answered.cancel()
             if self._uses(leaving):
                 self._switch(leaving, leaving if found.gone else found)
 
@@ -164,11 +123,28 @@ class WireLink(Link, Host):
         self._tell(self._events.on_lost)
         if found is not leaving:
             self._connection = found
-            self._spawn(leaving.close(_LINGER, _PARTING))
-            found.write(self._subscriptions())
+            self._spawn(leaving.close(LINGER, PARTING))
+            found.write(self.subscriptions())
             _log.info("moved to %s", self.server)
         self._opened(found)
         self._tell(self._events.on_restored)
+
+    async def force_reconnect(self) -> None:
+        """See ``Link``."""
+        connection = self._connection
+        await self._catch_up()
+        if self._up and connection is not None and connection is self._connection:
+            connection.leave()
+
+    async def _part(self) -> None:
+        """See ``LastingLink``."""
+        looking = {each for each in (self._finding, self._moving) if each is not None and not each.done()}
+        for task in looking:
+            task.cancel()
+        if looking:
+            await asyncio.wait(looking, timeout=PARTING)
+        if self._connection is not None:
+            await self._connection.close(LINGER, PARTING)
 
     # -- what the connection tells ------------------------------------------------------------------------------------
 
@@ -186,137 +162,32 @@ class WireLink(Link, Host):
             self._moving = self._spawn(self._move(connection))
 
     def on_error(self, connection: Connection, text: str) -> None:
-        """See ``Owner``. The server hangs up by itself where it must, and then we reconnect."""
+        """See ``Owner``. What is said while a connection is being opened is the dialer's, but for our subscriptions."""
         if connection is not self._connection:
             return
-        violation = complaints.violation(text)
-        if violation is not None:
-            self._tell(self._events.on_violation, *violation, text)
-        elif not complaints.is_refusal(text):
+        if not complaints.is_refusal(text):
             if self._up or self._wanted:
-                self._tell(self._events.on_complaint, text)
+                self._complain(text)
         elif self._up and not (self._dialer.identity.renewable and _EXPIRED in text.lower()):
             self._refuse()
 
     def on_gone(self, connection: Connection) -> None:
         """See ``Owner``."""
-        if not self._uses(connection):
-            return
-        self._up = False
-        self._outbound.detach()
-        self._fail_pings("the connection broke")
-        why = "" if connection.gone is None else told(connection.gone)
-        _log.warning("the connection to %s is lost (%s), reconnecting", connection.server, why)
-        self._tell(self._events.on_lost)
-        self._finding = self._spawn(self._find())
+        if self._uses(connection):
+            self._lost("" if connection.gone is None else told(connection.gone))
+            self._finding = self._spawn(self._find())
 
-    def _refuse(self) -> None:
-        if self.closed:
-            return
-        self.closed = True
-        _log.error("%s refuses our credentials", self.server)
-        self._tell(self._events.on_refused)
-        self._spawn(self.close())
+    # -- what the connection is told ----------------------------------------------------------------------------------
 
-    def _tell(self, listener: Callable[..., None], *what: str) -> None:
-        try:
-            listener(*what)
-        except Exception:  # noqa: BLE001 - whoever listens must not raise; if it does, the connection goes on
-            _log.exception("telling of the connection failed")
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def _fail_pings(self, why: str) -> None:
-        for future in self._pings:
-            if not future.done():
-                future.set_exception(ConnectionLost(why))
-
-    # -- the link -----------------------------------------------------------------------------------------------------
-
-    @property
-    def congested(self) -> bool:
-        """See ``Link``."""
-        return self._outbound.congested
-
-    async def writable(self) -> None:
-        """See ``Link``."""
-        await self._outbound.writable()
-
-    def subscribe(self, pattern: bytes, queue: str | None, receive: Receive) -> int:
-        """See ``Link``."""
-        self._next_sid += 1
-        sid = self._next_sid
-        self._wanted[sid] = pattern, queue
-        self.receivers[b"%d" % sid] = receive
-        self._ask(frames.sub(pattern, queue, sid))
-        return sid
-
-    def unsubscribe(self, sid: int) -> None:
-        """See ``Link``."""
-        self._wanted.pop(sid, None)
-        self._ask(frames.unsub(sid))
-
-    def forget(self, sid: int) -> None:
-        """See ``Link``."""
-        self._wanted.pop(sid, None)
-        self.receivers.pop(b"%d" % sid, None)
-
-    def _ask(self, frame: bytes) -> None:
-        """A connection that is being opened has been asked for the others already."""
-        if not self._outbound.put_stream(frame) and self._connection is not None:
+    def _say(self, frame: bytes) -> None:
+        """See ``LastingLink``."""
+        if self._connection is not None:
             self._connection.write(frame)
 
-    async def ping(self, timeout: float) -> None:
-        """See ``Link``."""
-        if not self._up:
-            raise ConnectionLost("not connected")
-        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._pings.add(answered)
-        try:
-            async with asyncio.timeout(timeout):
-                await self._outbound.passed()
-                if self._up and self._connection is not None:
-                    self._connection.conversation.ping(partial(_answer, answered))
-                await answered
-        except TimeoutError as exc:
-            raise RequestTimeout(f"the server did not answer a ping in {timeout:g} s") from exc
-        finally:
-            self._pings.discard(answered)
-            answered.cancel()
-
-    async def force_reconnect(self) -> None:
-        """See ``Link``."""
-        connection = self._connection
-        with suppress(BrokerError):
-            await self.ping(_LINGER)
-        if self._up and connection is not None and connection is self._connection:
-            connection.leave()
-
-    async def close(self) -> None:
-        """See ``Link``."""
-        self.closed = True
-        if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self._close())
-        await asyncio.shield(self._closing)
-
-    async def _close(self) -> None:
-        self._outbound.push()
-        self._outbound.close()
-        self._up = False
-        looking = {each for each in (self._finding, self._moving) if each is not None and not each.done()}
-        for task in looking:
-            task.cancel()
-        if looking:
-            await asyncio.wait(looking, timeout=_PARTING)
+    def _probe(self, answered: asyncio.Future[bool]) -> None:
+        """See ``LastingLink``."""
         if self._connection is not None:
-            await self._connection.close(_LINGER, _PARTING)
-        self.receivers.clear()
-        self._wanted.clear()
-        self._fail_pings("the connection was closed")
+            self._connection.conversation.ping(partial(_answer, answered))
 
 
 def _answer(future: asyncio.Future[bool]) -> None:

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from broker.backends.nats.patience import wait_before
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_FIRST_WAIT: Final = 0.05
-_SHORTEST_WAIT: Final = 0.1
-_LONGEST_WAIT: Final = 0.5
-_DOUBLINGS: Final = 8
 _STEADY: Final = 2.0
 """Seconds after which a connection was a good one."""
 _MOST: Final = 256
@@ -90,10 +88,7 @@ class Pool:
         """The server to try now and the seconds to wait before: the least failed, another before the one just left."""
         self._tries += 1
         chosen = min(self._servers.values(), key=lambda each: (each.failures, each is self._left, random.random()))
-        if self._tries == 1:
-            return chosen, random.uniform(0, _FIRST_WAIT)
-        longest = min(_LONGEST_WAIT, _SHORTEST_WAIT * 2 ** min(self._tries, _DOUBLINGS))
-        return chosen, random.uniform(_SHORTEST_WAIT, longest)
+        return chosen, wait_before(self._tries)
 
     def reached(self, server: Server) -> None:
         """It let us in."""

@@ -9,6 +9,14 @@ from typing import Any
 from broker.backends.nats.outbound import Pipe
 
 
+class NoPipe(Pipe):
+    """Nowhere: there is no connection."""
+
+    def __init__(self) -> None:
+        self.write = lambda _: None
+        self.buffered = lambda: 0
+
+
 class SocketPipe(Pipe):
     """A socket's own transport.
 

@@ -8,13 +8,12 @@ import nkeys
 import pytest
 
 from broker.backends.nats.addresses import parse
-from broker.backends.nats.wire.auth import Identity
-from broker.backends.nats.wire.info import parse_info
+from broker.backends.nats.identity import Identity
 from broker.contracts.errors import ConnectError
 from broker.contracts.options import ConnectOptions
 
-OPEN = parse_info(b"{}")
-ASKED = parse_info(b'{"nonce":"a-nonce"}')
+OPEN = ""
+ASKED = "a-nonce"
 JWT = "eyJ0eXAi.eyJqdGkiOiJ4In0.c2ln_-A"
 
 

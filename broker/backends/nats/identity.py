@@ -13,7 +13,6 @@ from broker.contracts.errors import ConnectError
 
 if TYPE_CHECKING:
     from broker.backends.nats.addresses import Address
-    from broker.backends.nats.wire.info import ServerInfo
 
 _BLOCK: Final = re.compile(rb"-{3,}\s*BEGIN ([A-Z ]+?)\s*-{3,}\s+([A-Za-z0-9._=-]+?)\s+-{3,}\s*END")
 _SEED: Final = re.compile(rb"S[A-Z2-7]{57}")
@@ -46,14 +45,14 @@ class Identity:
         """Whether the next connection may be made as somebody the server still knows."""
         return self._creds is not None
 
-    async def fields(self, info: ServerInfo) -> dict[str, str]:
-        """What CONNECT says of us to this server.
+    async def fields(self, nonce: str) -> dict[str, str]:
+        """What CONNECT says of us to a server that wants this signed; empty when it asks for no key.
 
         Raises:
             ConnectError: the credentials file cannot be used.
         """
         if self._creds is not None:
-            return await asyncio.to_thread(_signed, self._creds, info.nonce)
+            return await asyncio.to_thread(_signed, self._creds, nonce)
         address = self._address
         if address.user is not None:
             return {"user": address.user, "pass": address.password or ""}

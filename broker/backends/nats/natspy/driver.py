@@ -1,4 +1,4 @@
-"""nats-py, steered: it connects, authenticates, reconnects and resubscribes; bytes out and messages in are ours.
+"""nats-py, steered: it connects, authenticates and reconnects; subscriptions, bytes out and messages in are ours.
 
 The only file that knows nats-py, its private parts included (docs/decisions/0004): whole frames per write, so that its
 own frames never land inside one of ours; its read loop, parser and error sorting are replaced.
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import orjson
 from nats import errors as vendor
 from nats.aio.client import Client, Server, Srv
-from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 
 from broker.backends.nats import frames
+from broker.backends.nats.natspy.pipes import NoPipe, SocketPipe, WebPipe
 from broker.backends.nats.parser import Parser
-from broker.backends.nats.pipes import SocketPipe, WebPipe
+from broker.backends.nats.patience import ONE_SERVER, PARTING, PING_EVERY, SHORTEST_WAIT, wait_before
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,15 +32,7 @@ if TYPE_CHECKING:
     from broker.contracts.options import ConnectOptions
 
 _READ: Final = 128 << 10
-_PING_EVERY: Final = 2
 _PINGS_MISSED: Final = 2
-_ONE_SERVER: Final = 2
-"""Seconds one server gets to greet us, so that the next one in the pool has its turn."""
-_FIRST_WAIT: Final = 0.05
-_SHORTEST_WAIT: Final = 0.1
-_LONGEST_WAIT: Final = 0.5
-_DOUBLINGS: Final = 8
-_PARTING: Final = 1.0
 
 
 class GiveUp(Exception):
@@ -54,6 +46,10 @@ class Steering(Protocol):
     """Who receives, by subscription number."""
 
     @abstractmethod
+    def subscriptions(self) -> bytes:
+        """What a new connection is asked for before anything else."""
+
+    @abstractmethod
     def complained(self, text: str) -> None:
         """The server said -ERR, in its own case."""
 
@@ -62,7 +58,7 @@ class Steering(Protocol):
         """A try to connect failed; ``GiveUp`` ends the first connect."""
 
     @abstractmethod
-    def broken(self) -> None:
+    def broken(self, why: str) -> None:
         """The connection is gone; nats-py looks for another from here on."""
 
     @abstractmethod
@@ -75,15 +71,17 @@ class Steering(Protocol):
 
 
 class NatsPy(Client):
-    """nats-py with its read side, error handling and disconnect replaced."""
+    """nats-py with its read side, its subscriptions, error handling and disconnect replaced.
 
-    pipe: Pipe
-    """Where frames go on the connection of this moment."""
+    Attributes:
+        pipe: where frames go on the connection of this moment; nowhere while there is none.
+    """
 
     def __init__(self, steering: Steering, *, tls: bool) -> None:
         super().__init__()
         self._steering = steering
         self._wants_tls = tls
+        self.pipe: Pipe = NoPipe()
         self._ps: Any = Parser(steering.receivers)
         self._left = ""
         self._tries = 0
@@ -102,10 +100,10 @@ class NatsPy(Client):
             password=address.password,
             token=address.token,
             user_credentials=options.creds,
-            connect_timeout=min(_ONE_SERVER, options.connect_timeout),
-            reconnect_time_wait=_SHORTEST_WAIT,
+            connect_timeout=min(ONE_SERVER, options.connect_timeout),
+            reconnect_time_wait=SHORTEST_WAIT,
             max_reconnect_attempts=-1,
-            ping_interval=_PING_EVERY,
+            ping_interval=PING_EVERY,
             max_outstanding_pings=_PINGS_MISSED,
             error_cb=self._on_error,
             reconnected_cb=self._on_reconnected,
@@ -177,9 +175,11 @@ class NatsPy(Client):
                 raise
             raise vendor.Error(f"{exc}") from exc
         self.pipe = SocketPipe(self._socket.transport) if self._over_tcp else WebPipe(self._wire)
+        if asked := self._steering.subscriptions():
+            self.pipe.write(asked)
         self._tries = 0
 
-    async def flush(self, timeout: int = _ONE_SERVER) -> None:
+    async def flush(self, timeout: int = ONE_SERVER) -> None:
         """Only nats-py's own reconnect calls this."""
         try:
             await super().flush(timeout)
@@ -191,7 +191,7 @@ class NatsPy(Client):
         if self.is_closed or self.is_reconnecting:
             return
         self._left = self.server
-        self._steering.broken()
+        self._steering.broken(_told(e))
         # A graceful close waits for the socket to take what is buffered; a frozen server never does.
         self.abort()
         await super()._process_op_err(e)
@@ -208,10 +208,7 @@ class NatsPy(Client):
         self._stop_if_closed()
         self._tries += 1
         chosen = min(servers, key=lambda each: (each.reconnects, each.uri.netloc == self._left, random.random()))
-        if self._tries == 1:
-            return chosen, random.uniform(0, _FIRST_WAIT)
-        longest = min(_LONGEST_WAIT, _SHORTEST_WAIT * 2 ** min(self._tries, _DOUBLINGS))
-        return chosen, random.uniform(_SHORTEST_WAIT, longest)
+        return chosen, wait_before(self._tries)
 
     def _stop_if_closed(self) -> None:
         """End a reconnect that was cancelled just when its connect was refused or done.
@@ -238,16 +235,6 @@ class NatsPy(Client):
         """How many servers are known."""
         return len({each.netloc for each in self.servers})
 
-    def remember(self, pattern: bytes, queue: str | None) -> int:
-        """Ask for the pattern after every reconnect; returns the number to subscribe with now."""
-        self._sid += 1
-        self._subs[self._sid] = Subscription(self, self._sid, pattern.decode(), queue=queue or "")
-        return self._sid
-
-    def forget(self, sid: int) -> None:
-        """Do not ask for it after a reconnect."""
-        self._subs.pop(sid, None)
-
     def ping(self, answered: asyncio.Future[bool]) -> None:
         """Send a PING now; the future gets its PONG."""
         self._pongs.append(answered)
@@ -259,6 +246,7 @@ class NatsPy(Client):
 
     def abort(self) -> None:
         """Cut the connection without waiting for the other side."""
+        self.pipe = NoPipe()  # nats-py uses a websocket's queue again: what is left there would come before CONNECT
         if self._over_tcp:
             if self._socket is not None:
                 self._socket.transport.abort()
@@ -277,15 +265,14 @@ class NatsPy(Client):
         tasks = (self._reading_task, self._ping_interval_task, self._flusher_task, self._reconnection_task)
         waiting = {task for task in tasks if task is not None and task is not asyncio.current_task()}
         if waiting:
-            await asyncio.wait(waiting, timeout=_PARTING)
-        self._subs.clear()
+            await asyncio.wait(waiting, timeout=PARTING)
         if self._transport is None:
             return
         closing = asyncio.get_running_loop().create_task(self._let_go())
         if linger:
             await asyncio.wait({closing}, timeout=linger)
         self.abort()
-        await asyncio.wait({closing}, timeout=_PARTING)
+        await asyncio.wait({closing}, timeout=PARTING)
         closing.cancel()
 
     async def _let_go(self) -> None:

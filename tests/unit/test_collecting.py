@@ -1,0 +1,72 @@
+"""``request_many`` when the server forbids the question: told at once, whatever it is doing at that moment."""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from broker import Broker, PermissionDenied
+
+PATIENCE = 15
+"""Seconds: a time-out far longer than any test waits for."""
+
+
+@pytest_asyncio.fixture
+async def sb():
+    async with Broker.connect(f"memory://{uuid4().hex}") as connected:
+        yield connected
+
+
+@pytest_asyncio.fixture
+async def asked(sb):
+    """Who asks rooms, which answer once each, and then nothing more comes."""
+    got = asyncio.Queue()
+    await sb.respond("rooms", got.put)
+    return got
+
+
+def deny(sb, subject, verb="publish"):
+    sb._backend.board.denials.tell(PermissionDenied(verb=verb, subject=subject))
+
+
+@pytest.mark.usefixtures("asked")
+async def test_while_it_waits(sb):
+    replies = sb.request_many("rooms", b"", timeout=PATIENCE)
+    await anext(replies)
+    waiting = asyncio.create_task(anext(replies))
+    await asyncio.sleep(0)
+    deny(sb, "rooms", "subscribe")
+    deny(sb, "another")
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    deny(sb, "rooms")
+    async with asyncio.timeout(PATIENCE / 3):
+        with pytest.raises(PermissionDenied) as caught:
+            await waiting
+    assert (caught.value.verb, caught.value.subject) == ("publish", "rooms")
+
+
+async def test_while_its_caller_is_busy(sb, asked):
+    replies = sb.request_many("rooms", b"", timeout=PATIENCE)
+    await anext(replies)
+    deny(sb, (await asked.get()).reply_to)
+    async with asyncio.timeout(PATIENCE / 3):
+        with pytest.raises(PermissionDenied):
+            await anext(replies)
+
+
+@pytest.mark.usefixtures("asked")
+async def test_in_the_same_moment_as_the_deadline(sb):
+    replies = sb.request_many("rooms", b"", timeout=0.1)
+    await anext(replies)
+    asyncio.get_running_loop().call_later(0.1, deny, sb, "rooms")
+    with pytest.raises((PermissionDenied, StopAsyncIteration)):
+        await anext(replies)
+
+
+@pytest.mark.usefixtures("asked")
+async def test_it_listens_no_longer_than_it_asks(sb):
+    async for _ in sb.request_many("rooms", b"", timeout=PATIENCE, max_replies=1):
+        pass
+    assert sb._backend.board.denials._callbacks == []
