@@ -246,6 +246,7 @@ class Broker:
 
         Raises:
             NoResponders: nobody listens.
+            PermissionDenied: the server forbids the question; at once.
             ConnectionLost: the connection broke meanwhile; replies may be missing.
             And what ``request`` raises at once.
         """
@@ -330,9 +331,10 @@ class Broker:
             rooms_limit: rooms kept at most; beyond it the one silent for longest is forgotten and counted.
 
         Raises:
-            InvalidSubject, InvalidOption, EncodeError (a codec for bytes only): at once.
-            PermissionDenied, ConnectionLost, BrokerClosed: on entering.
+            InvalidSubject, InvalidOption, EncodeError (a codec for bytes only), BrokerClosed: at once.
+            PermissionDenied, ConnectionLost: on entering.
         """
+        self._lifetime.check_open()
         return StateReader(
             subject,
             rooms_limit=rooms_limit,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, final
 
 from broker.codecs.json_codec import JsonCodec
-from broker.contracts.errors import AlreadySettled, InvalidSubject
+from broker.contracts.errors import AlreadySettled, InvalidSubject, PayloadTooLarge
 from broker.contracts.headers import KEY, NO_HEADERS, Headers, HeadersLike
 from broker.contracts.options import in_range
 
@@ -101,7 +101,13 @@ class Message:
         """
         if self.reply_to is None:
             raise InvalidSubject(f"the message on {self.subject!r} asks for no reply", subject=self.subject)
-        self._backend.publish(self.reply_to, encode_body(self._codec, body), Headers.checked(headers))
+        data, checked = encode_body(self._codec, body), Headers.checked(headers)
+        try:
+            self._backend.publish(self.reply_to, data, checked)
+        except PayloadTooLarge as exc:  # an inbox's name would tell nobody anything
+            raise PayloadTooLarge(
+                size=exc.size, limit=exc.limit, subject=self.subject, hint="; it is a reply"
+            ) from None
         self.answered = True
 
     def __repr__(self) -> str:

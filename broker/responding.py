@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from broker.contracts.envelopes import Delivery, Envelope
-from broker.contracts.errors import BrokerError, NoResponders, RemoteError
+from broker.contracts.errors import BrokerError, EncodeError, NoResponders, PayloadTooLarge, RemoteError
 from broker.contracts.headers import ERROR, Headers
 from broker.handling import call, refuse_coroutine, report, run, text_of
 from broker.messages import encode_body
@@ -42,6 +42,19 @@ def checked_reply(envelope: E, subject: str) -> E:
             text = envelope.data.decode("utf-8", "replace")
             raise RemoteError(f"{kind}: {text}", kind=kind, subject=subject)
     return envelope
+
+
+def _of_reply(error: EncodeError | PayloadTooLarge, subject: str) -> BrokerError:
+    """The error about a reply: by the subject that was asked, for the inbox means nothing to either side.
+
+    It keeps the one traceback that leads to the reply, without those of the codec's own making.
+    """
+    told: BrokerError
+    if isinstance(error, PayloadTooLarge):
+        told = PayloadTooLarge(size=error.size, limit=error.limit, subject=subject, hint="; it is the reply")
+    else:
+        told = EncodeError(f"the reply to {subject!r}: {error}", subject=subject)
+    return told.with_traceback(error.__traceback__)
 
 
 class Responder:
@@ -109,8 +122,10 @@ class Responder:
             return
         try:
             self._backend.publish(message.reply_to, encode_body(self._codec, result), None)
-        except BrokerError as exc:
-            self._refuse(message, exc)
+        except (EncodeError, PayloadTooLarge) as exc:
+            self._refuse(message, _of_reply(exc, message.subject))
+        except BrokerError as exc:  # nothing can be sent, so no error reply either
+            report(self._backend.stats, f"reply to {message.subject!r}", exc)
 
     def _refuse(self, message: Message, error: BaseException) -> None:
         report(self._backend.stats, f"request {message.subject!r}", error)

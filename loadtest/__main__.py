@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from loadtest import evidence, report
+from loadtest import evidence, report, shelf
 from loadtest.bench import Bench
 from loadtest.compare import compare
 from loadtest.lineup import LINEUP, turnout
@@ -97,8 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one round, few messages: does it run, not how fast")
     parser.add_argument(
         "--json",
-        type=Path,
-        default=Path(tempfile.gettempdir()) / "gamebroker-bench.json",
+        type=shelf.file,
+        default=str(shelf.SHELF / "bench.json"),
         help="where the figures of every run go, tables (.md) and plot (.svg) beside it (default %(default)s)",
     )
     parser.add_argument("--docs", type=Path, help="this folder's performance.md and evidence/ are written anew")

@@ -87,8 +87,23 @@ class Workload:
         return replace(self, name=f"{self.name}-1k", size=LARGE, entrants=plain)
 
 
-def _nats_py(variant: str, shown: str) -> Entrant:
-    return Entrant(peer=BASELINE, variant=variant, shown=shown)
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """A peer as rows are made of it."""
+
+    peer: str
+
+    def __call__(self, variant: str, shown: str, portion: float = 1.0) -> Entrant:
+        """It doing one workload."""
+        return Entrant(peer=self.peer, variant=variant, shown=shown, portion=portion)
+
+
+_nats_py: Final = _Client(BASELINE)
+_natsrpy: Final = _Client("natsrpy")
+_faststream: Final = _Client("faststream")
+_natsio: Final = _Client("natsio")
+_node: Final = _Client("nodejs")
+_raw: Final = _Client(RAW)
 
 
 def _ours(
@@ -99,26 +114,6 @@ def _ours(
 
 def _through_nats_py(variant: str, shown: str) -> Entrant:
     return Entrant(peer=OURS, variant=variant, shown=f"{shown}, link nats-py", flavour="nats-py")
-
-
-def _natsrpy(variant: str, shown: str, portion: float = 1.0) -> Entrant:
-    return Entrant(peer="natsrpy", variant=variant, shown=shown, portion=portion)
-
-
-def _faststream(variant: str, shown: str, portion: float = 1.0) -> Entrant:
-    return Entrant(peer="faststream", variant=variant, shown=shown, portion=portion)
-
-
-def _natsio(variant: str, shown: str) -> Entrant:
-    return Entrant(peer="natsio", variant=variant, shown=shown)
-
-
-def _node(variant: str, shown: str, portion: float = 1.0) -> Entrant:
-    return Entrant(peer="nodejs", variant=variant, shown=shown, portion=portion)
-
-
-def _raw(variant: str, shown: str) -> Entrant:
-    return Entrant(peer=RAW, variant=variant, shown=shown)
 
 
 def _open_loop(rooms: int, bar: float | None = None) -> Workload:

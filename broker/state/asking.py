@@ -17,8 +17,8 @@ from broker.contracts.errors import (
     RequestTimeout,
 )
 from broker.responding import checked_reply
-from broker.state import SNAPSHOT_SUFFIX
 from broker.state.frames import VERSION, Frame, from_snapshot
+from broker.state.rooms import snapshot_subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,7 +116,7 @@ class Asking:
         self.asked += 1
         question = self._encode(self._epochs.get(subject, 0))
         try:
-            reply = await self._backend.request(subject + SNAPSHOT_SUFFIX, question, None, timeout=_TIMEOUT)
+            reply = await self._backend.request(snapshot_subject(subject), question, None, timeout=_TIMEOUT)
             frames = from_snapshot(self._codec.loads(checked_reply(reply, subject).data))
         except (RequestTimeout, ConnectionLost):
             self.unanswered += 1

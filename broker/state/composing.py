@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from broker.contracts.errors import InvalidOption
+from broker.contracts.errors import EncodeError, InvalidOption
 from broker.contracts.options import in_range
 from broker.state.delta import Base, as_dicts, differences, fields_of, keep
 from broker.state.frames import DELTA, KEY, Frame, as_array
@@ -162,9 +162,15 @@ class Composer:
             given = iter(events)
         except TypeError:
             raise InvalidOption(f"events={events!r}: must be a sequence of events", option="events") from None
-        # Encoded and decoded: what rides on for seconds must not change with the caller's own object.
-        fresh = [Ride(seq + EVENT_FRAMES - 1, [tick, self._codec.loads(self._codec.encode(each))]) for each in given]
+        fresh = [Ride(seq + EVENT_FRAMES - 1, [tick, self._own(number, each)]) for number, each in enumerate(given)]
         if fresh:
             rides = [*rides, *fresh]
             rides = rides[max(0, len(rides) - self._keep_events) :]
         return rides, self._last_event + len(fresh)
+
+    def _own(self, number: int, event: Any) -> Any:
+        """Encoded and decoded: what rides on for seconds must not change with the caller's own object."""
+        try:
+            return self._codec.loads(self._codec.encode(event))
+        except EncodeError as exc:
+            raise EncodeError(f"events[{number}]: {exc}") from exc

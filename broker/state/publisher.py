@@ -12,13 +12,15 @@ from broker.contracts.errors import (
     BrokerClosed,
     BrokerError,
     DecodeError,
+    EncodeError,
+    InvalidOption,
     PayloadTooLarge,
     PermissionDenied,
     Unauthorized,
 )
-from broker.contracts.subjects import publish_subject
-from broker.state import SNAPSHOT_SUFFIX
 from broker.state.composing import Composer
+from broker.state.parts import blamed, longest
+from broker.state.rooms import room_subject, snapshot_subject
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -84,8 +86,8 @@ class StatePublisher:
         listen: Listen,
         forget: Callable[[StatePublisher], None],
     ) -> None:
-        self.subject = publish_subject(subject)
-        self.snapshot_subject = publish_subject(subject + SNAPSHOT_SUFFIX)
+        self.subject = room_subject(subject)
+        self.snapshot_subject = snapshot_subject(subject)
         self._composer = Composer(
             codec, keyframe_every=keyframe_every, keep_events=keep_events, epoch=epoch, boot=Boots.next()
         )
@@ -125,31 +127,45 @@ class StatePublisher:
             number: of the tick, by the room's own count; one more than the last when ``None``.
 
         Raises:
-            EncodeError, PayloadTooLarge, InvalidOption: at once; nothing was sent, and the next tick makes up for it,
-                but for these events.
+            EncodeError, PayloadTooLarge, InvalidOption: at once, naming the room and the entity, field or event;
+                nothing was sent, and the next tick makes up for it, but for these events.
             BrokerClosed, Unauthorized: it will never be sent.
         """
         if self._closed:
-            raise BrokerClosed("this state publisher is closed", subject=self.subject)
+            raise BrokerClosed(f"the state publisher of {self.subject!r} is closed", subject=self.subject)
         now = time.monotonic()
-        draft = self._composer.draft(state, events, tick=number, sent=time.time_ns() // _NS_PER_MICROSECOND, now=now)
+        wall = time.time_ns() // _NS_PER_MICROSECOND
+        try:
+            draft = self._composer.draft(state, events, tick=number, sent=wall, now=now)
+        except InvalidOption as exc:
+            raise InvalidOption(f"state {self.subject!r}: {exc}", option=exc.option) from None
+        except EncodeError as exc:
+            told = blamed(exc, state, self._codec.encode)
+            raise EncodeError(f"state {self.subject!r}: {told}", subject=self.subject) from exc
         try:
             self._backend.publish(self.subject, draft.data, None)
-        except PayloadTooLarge:
-            shorter = self._send_shorter(draft, state)
-            if shorter is None:
-                raise
-            draft = shorter
+        except PayloadTooLarge as exc:
+            draft = self._send_shorter(draft, state, exc)
         self._backend.stats.published += 1
         self._composer.sent(draft, now)
 
-    def _send_shorter(self, draft: Draft, state: Any) -> Draft | None:
-        """Send the same tick in a shorter way; what was sent, ``None`` when no way is short enough."""
+    def _send_shorter(self, draft: Draft, state: Any, error: PayloadTooLarge) -> Draft:
+        """Send the same tick in a shorter way; what was sent.
+
+        Raises:
+            PayloadTooLarge: no way is short enough; it says what makes it so long.
+        """
         for shorter in self._composer.shorter(draft, state):
-            with suppress(PayloadTooLarge):
-                self._backend.publish(self.subject, shorter.data, None)
-                return shorter
-        return None
+            draft = shorter
+            try:
+                self._backend.publish(self.subject, draft.data, None)
+            except PayloadTooLarge as exc:
+                error = exc
+            else:
+                return draft
+        part = longest(state, draft.frame.events, self._codec.encode)
+        hint = f"; the longest part is {part}"
+        raise PayloadTooLarge(size=error.size, limit=error.limit, subject=self.subject, hint=hint) from None
 
     async def aclose(self) -> None:
         """Stop answering readers. Idempotent. Frames that were sent stay sent."""

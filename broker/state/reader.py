@@ -16,6 +16,7 @@ from broker.contracts.subjects import subscribe_pattern
 from broker.state.asking import Asking
 from broker.state.following import Follower, StateStats, StateUpdate
 from broker.state.frames import Frame, from_array
+from broker.state.rooms import room_subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -114,6 +115,8 @@ class StateReader:
         in_range("rooms_limit", rooms_limit, 1, whole=True)
         self.subject = subscribe_pattern(subject)
         self._single = not {"*", ">"}.intersection(subject.split("."))
+        if self._single:
+            room_subject(subject)
         self._limit = rooms_limit
         self._backend = backend
         self._codec = codec

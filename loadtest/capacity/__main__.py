@@ -9,12 +9,11 @@ import argparse
 import asyncio
 import json
 import sys
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.server import NatsServer
+from loadtest import shelf
 from loadtest.capacity import report
 from loadtest.capacity.search import Search
 from loadtest.capacity.step import Setting, measure
@@ -35,7 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = replace(machine, nats_server=version)
     curve = report.markdown(machine, setting, steps)
     print(f"\n{curve}")
-    given.json.parent.mkdir(parents=True, exist_ok=True)
     written = json.dumps(report.as_json(machine, setting, steps), indent=1)
     given.json.write_text(written + "\n", encoding="utf-8")
     page = given.json.with_suffix(".md")
@@ -75,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--attempts", type=_count, default=2, help="for a step that is not held (default %(default)s)")
     parser.add_argument(
         "--json",
-        type=Path,
-        default=Path(tempfile.gettempdir()) / "gamebroker-capacity.json",
+        type=shelf.file,
+        default=str(shelf.SHELF / "capacity.json"),
         help="where everything goes, with a Markdown page beside it (default %(default)s)",
     )
     return parser

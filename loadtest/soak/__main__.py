@@ -9,18 +9,17 @@ import json
 import logging
 import random
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import uvloop
 
 from broker import StreamBroker
 from broker.server import NatsServer
+from loadtest import shelf
 from loadtest.machine import Machine
 from loadtest.soak import report, vitals
 from loadtest.soak.faults import Mischief, planned
@@ -69,7 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     title = f"make soak, {given.link}, {datetime.now(UTC):%Y-%m-%d}"
     page = report.markdown(machine, found, outcome.samples, told, title=title, command=command)
     print(f"\n{page}")
-    given.out.mkdir(parents=True, exist_ok=True)
     name = given.out / f"soak-{datetime.now(UTC):%Y-%m-%d}-{given.link}"
     name.with_suffix(".md").write_text(page, encoding="utf-8")
     kept = report.as_json(machine, found, outcome.samples, told, command=command)
@@ -180,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         "--most-growth", type=float, default=5.0, help="MiB of memory after the warm-up (default %(default)g)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path(tempfile.gettempdir()), help="directory of both files (default %(default)s)"
+        "--out", type=shelf.folder, default=str(shelf.SHELF), help="directory of both files (default %(default)s)"
     )
     return parser
 

@@ -17,7 +17,7 @@ PATIENCE = 60.0
 """Seconds the verbs themselves would wait."""
 AT_ONCE = 1.5
 """On a busy machine; the shortest time-out of any verb is longer."""
-WAITING = ("outbound._writable", "outbound._passed", "link._pings", "board._callbacks")
+WAITING = ("outbound._writable", "outbound._passed", "link._pings", "watchers._callbacks")
 """Accounts that are not to wait for the server's return: a caller may come again every tick."""
 CLOSING = 15.0
 """Seconds in which a broker has closed whatever the server does."""

@@ -24,11 +24,6 @@ from broker.contracts.options import ConsumerOptions, StreamOptions
 
 
 @pytest.fixture
-async def clock():
-    return ManualClock()
-
-
-@pytest.fixture
 async def backend(clock):
     backend = MemoryBackend(MemoryHub(clock=clock))
     yield backend

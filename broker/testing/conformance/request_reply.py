@@ -14,6 +14,7 @@ from broker import (
     ConnectError,
     InvalidSubject,
     NoResponders,
+    PayloadTooLarge,
     RemoteError,
     RequestError,
     RequestTimeout,
@@ -175,9 +176,46 @@ class RequestReplyConformance(Conformance):
     async def test_an_answer_that_cannot_be_encoded_is_an_error_reply(self, connect: Connect) -> None:
         sb, subject = await connect(), fresh("rpc")
         await sb.respond(subject, lambda _: object())
-        with pytest.raises(RemoteError) as caught:
-            await sb.request(subject, b"", timeout=5)
+        with pytest.raises(RemoteError, match=f"the reply to '{subject}'") as caught:
+            await sb.request(subject, b"", timeout=15)
         assert caught.value.kind == "EncodeError"
+        assert sb.stats.handler_errors == 1
+
+    @pytest.mark.parametrize("plain", [True, False], ids=["plain", "async"])
+    async def test_an_answer_that_is_too_large_is_an_error_reply_by_the_subject(
+        self,
+        connect: Connect,
+        plain: bool,  # noqa: FBT001 - pytest passes it by name
+    ) -> None:
+        sb, subject = await connect(), fresh("rpc")
+
+        def answer(_: Message) -> bytes:
+            return b"x" * (64 << 20)
+
+        async def answer_async(msg: Message) -> bytes:
+            return answer(msg)
+
+        await sb.respond(subject, answer if plain else answer_async)
+        with pytest.raises(
+            RemoteError, match=f"{64 << 20} bytes .*'{subject}' exceed .*limit of [0-9]+.* reply"
+        ) as caught:
+            await sb.request(subject, b"", timeout=15)
+        assert caught.value.kind == "PayloadTooLarge"
+        assert sb.stats.handler_errors == 1
+
+    async def test_too_large_an_answer_by_hand_is_refused_by_the_subject_asked(self, connect: Connect) -> None:
+        sb, subject, caught = await connect(), fresh("rpc"), list[PayloadTooLarge]()
+
+        async def answer(msg: Message) -> None:
+            try:
+                await msg.respond(b"x" * (64 << 20))
+            except PayloadTooLarge as exc:
+                caught.append(exc)
+            await msg.respond(b"smaller")
+
+        await sb.respond(subject, answer)
+        assert (await sb.request(subject, b"", timeout=15)).data == b"smaller"
+        assert (caught[0].subject, caught[0].size) == (subject, 64 << 20)
 
     async def test_responders_run_side_by_side_up_to_their_concurrency(self, connect: Connect) -> None:
         sb, subject, gate = await connect(), fresh("rpc"), Gate()

@@ -227,8 +227,9 @@ class StateConformance(Conformance):
             publisher.tick(a_battle())
             await listening(sb, publisher)
         await publisher.aclose()
-        with pytest.raises(BrokerClosed):
+        with pytest.raises(BrokerClosed, match=subject) as caught:
             publisher.tick(a_battle())
+        assert caught.value.subject == subject
         with pytest.raises(NoResponders):
             await sb.request(publisher.snapshot_subject, b"")
 
@@ -236,9 +237,10 @@ class StateConformance(Conformance):
         sb, subject = await connect(), fresh("battle")
         publisher, reader = sb.state(subject), sb.watch_state(subject)
         await sb.aclose()
-        with pytest.raises(BrokerClosed):
-            sb.state(subject)
-        with pytest.raises(BrokerClosed):
+        for make in (sb.state, sb.watch_state):
+            with pytest.raises(BrokerClosed):
+                make(subject)
+        with pytest.raises(BrokerClosed, match=subject):
             publisher.tick(a_battle())
         with pytest.raises(BrokerClosed):
             await reader.__aenter__()
@@ -263,6 +265,54 @@ class StateConformance(Conformance):
             publisher.tick({"ann": {"x": 2}})
             await eventually(lambda: reader.room.seq == 2)
             assert (reader.state, reader.stats.lost, reader.stats.events_lost) == ({"ann": {"x": 2}}, 0, 0)
+
+    @pytest.mark.parametrize(
+        ("state", "events", "error", "words"),
+        [
+            ({"ann": {"x": 1, "bag": object()}}, (), EncodeError, "entity 'ann', field 'bag'"),
+            ({"ann": {}, "bob": {(1, 2): 3}}, (), EncodeError, r"entity 'bob', the name of field \(1, 2\)"),
+            ({("a", 1): {}}, (), EncodeError, r"the id of entity \('a', 1\)"),
+            ({"ann": object()}, (), EncodeError, "entity 'ann': "),
+            (object(), (), EncodeError, "object"),
+            ({}, ["fine", object()], EncodeError, r"events\[1\]"),
+            ({}, "kill", InvalidOption, "events"),
+            ({"ann": {}, "bob": {"x": 0, "log": "x" * (64 << 20)}}, (), PayloadTooLarge, "entity 'bob' .*field 'log'"),
+            ({"ann": {"x": 0}}, ["x" * (64 << 20)], PayloadTooLarge, "longest part is the events"),
+            (["x" * (64 << 20)], (), PayloadTooLarge, "longest part is the state"),
+        ],
+        ids=[
+            "field",
+            "field-name",
+            "id",
+            "entity",
+            "state",
+            "event",
+            "events",
+            "long-field",
+            "long-event",
+            "long-state",
+        ],
+    )
+    async def test_a_tick_that_is_refused_names_the_room_and_what_is_wrong(
+        self, connect: Connect, state: Any, events: Any, error: type[Exception], words: str
+    ) -> None:
+        sb, subject = await connect(), fresh("battle")
+        publisher = sb.state(subject)
+        for _ in range(2):  # as a key frame, and on one
+            with pytest.raises(error, match=words) as caught:
+                publisher.tick(state, events)
+            assert subject in str(caught.value)
+            assert len(str(caught.value)) < 1000
+            publisher.tick({"ann": {}})
+
+    async def test_a_subject_without_room_for_questions_is_named_as_it_was_given(self, connect: Connect) -> None:
+        sb, longest = await connect(), fresh("battle").ljust(503, "x")
+        for make in (sb.state, sb.watch_state):
+            make(longest)
+            with pytest.raises(InvalidSubject, match="over 503 bytes") as caught:
+                make(f"{longest}x")
+            assert caught.value.subject == f"{longest}x"
+        sb.watch_state(f"{longest[:-4]}.*")
 
     async def test_a_room_whose_entities_are_all_replaced_is_sent_even_when_the_delta_is_too_long(
         self, connect: Connect

@@ -1,0 +1,51 @@
+"""What a responder's log says of a reply that cannot be sent."""
+
+import asyncio
+import logging
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from broker import Broker, RemoteError
+from broker.testing.waiting import eventually
+
+
+@pytest_asyncio.fixture
+async def sb():
+    async with Broker.connect(f"memory://{uuid4().hex}") as connected:
+        yield connected
+
+
+@pytest.mark.parametrize(
+    "reply", [object(), {"deep": [{1, 2, object()}]}, b"x" * (2 << 20)], ids=["object", "set", "long"]
+)
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "async"])
+async def test_a_reply_that_cannot_be_sent_is_logged_once_with_one_traceback(sb, caplog, reply, plain):
+    logging.getLogger("broker").setLevel(logging.WARNING)
+
+    async def answer(_):
+        return reply
+
+    await sb.respond("room.join", (lambda _: reply) if plain else answer)
+    with pytest.raises(RemoteError, match=r"room\.join"):
+        await sb.request("room.join", b"", timeout=15)
+    [record] = caplog.records
+    assert caplog.text.count("Traceback") == 1
+    assert "room.join" in record.getMessage()
+    assert "_INBOX" not in caplog.text
+
+
+async def test_a_reply_that_nobody_can_send_any_more_is_logged_once(sb, caplog):
+    logging.getLogger("broker").setLevel(logging.WARNING)
+
+    async def hang_up(_):
+        await sb._backend.close()
+        return "too late"
+
+    await sb.respond("room.leave", hang_up)
+    sb._backend.publish("room.leave", b"", None, "_INBOX.nobody")
+    await eventually(lambda: caplog.records)
+    await asyncio.sleep(0.05)
+    [record] = caplog.records
+    assert "room.leave" in record.getMessage()
