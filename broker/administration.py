@@ -145,7 +145,7 @@ class StreamAdmin:
             pending=0,
             token=None,
         )
-        return StreamMessage(delivery, self._codec, self._backend, NOT_ON_LOAN)
+        return StreamMessage(delivery, self._codec, self._backend, settler=NOT_ON_LOAN)
 
 
 class ConsumerAdmin:

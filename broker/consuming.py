@@ -258,8 +258,8 @@ class Consumption:
         began = turn = extended = self._loop.time()
         done: list[Delivery] = []
         for index, delivery in enumerate(batch):
-            message = StreamMessage(delivery, self._codec, self._backend, self._settler)
-            error = self._call_inline(message)
+            message = StreamMessage(delivery, self._codec, self._backend, settler=self._settler)
+            error = self._call_inline(message, delivery.attempt)
             if error is not None:
                 await self._ack(done)
                 await self._settle_failed(self._settler, message, error)
@@ -280,9 +280,9 @@ class Consumption:
         await self._ack(done)
         self._fit_window(self._loop.time() - began, len(batch))
 
-    def _call_inline(self, message: StreamMessage) -> BaseException | None:
+    def _call_inline(self, message: StreamMessage, attempt: int) -> BaseException | None:
         try:
-            if message.delivery.attempt > 1:
+            if attempt > 1:
                 self._backend.stats.redelivered += 1
                 self._refuse_exhausted(message)
             if (result := call(self._handler, message, self._backend.around)) is not None:
@@ -325,7 +325,7 @@ class Consumption:
                 # Again while its handler still runs (we were stalled past the ack wait): one handler is enough.
                 held.renew(delivery, self._settler)
                 continue
-            message = StreamMessage(delivery, self._codec, self._backend, self._settler)
+            message = StreamMessage(delivery, self._codec, self._backend, settler=self._settler)
             self._held[delivery.sequence, delivery.timestamp_ns] = message
             self._backend.stats.redelivered += message.attempt > 1
             self._slots.start(message, self._settler)

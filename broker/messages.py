@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast, final
+
+from msgspec import Struct
 
 from broker.codecs.json_codec import JsonCodec
 from broker.contracts.errors import AlreadySettled, InvalidSubject, PayloadTooLarge
@@ -36,7 +38,7 @@ def encode_body(codec: Codec, body: Any) -> bytes:
     return codec.encode(body)
 
 
-class Message:
+class Message(Struct, eq=False):
     """A message that arrived: where from, what, and how to answer.
 
     Attributes:
@@ -44,14 +46,11 @@ class Message:
         answered: whether ``respond`` was called.
     """
 
-    __slots__ = ("_backend", "_codec", "_headers", "answered", "envelope")
-
-    def __init__(self, envelope: Envelope | Delivery, codec: Codec, backend: CoreBackend) -> None:
-        self.envelope = envelope
-        self.answered = False
-        self._codec = codec
-        self._backend = backend
-        self._headers: Headers | None = None
+    envelope: Envelope | Delivery
+    _codec: Codec
+    _backend: CoreBackend
+    answered: bool = False
+    _headers: Headers | None = None
 
     @property
     def subject(self) -> str:
@@ -131,24 +130,20 @@ class Settler(Protocol):
 
 
 @final
-class StreamMessage(Message):
+class StreamMessage(Message, eq=False, kw_only=True):
     """A stored message on loan; settle it once: ``ack``, ``nak`` or ``term``.
 
     Inside ``consume`` a handler that returns settles it as done and one that raises gives it back, so most handlers
     call none of these.
     """
 
-    __slots__ = ("_outcome", "_settler", "delivery")
+    settler: Settler
+    _outcome: str | None = None
 
-    def __init__(self, delivery: Delivery, codec: Codec, backend: CoreBackend, settler: Settler) -> None:
-        # The base's fields are set here, too: this runs once per stored message.
-        self.envelope = self.delivery = delivery
-        self.answered = False
-        self._codec = codec
-        self._backend = backend
-        self._headers = None
-        self._settler = settler
-        self._outcome: str | None = None
+    @property
+    def delivery(self) -> Delivery:
+        """The same data, as the stream lent it."""
+        return cast("Delivery", self.envelope)
 
     @property
     def stream(self) -> str:
@@ -203,7 +198,7 @@ class StreamMessage(Message):
             AlreadySettled: it was settled before.
             AckUnknown: ``confirm`` got no answer; it may be handed out again.
         """
-        await self._settle("ack", lambda: self._settler.ack(self.delivery, confirm=confirm))
+        await self._settle("ack", lambda: self.settler.ack(self.delivery, confirm=confirm))
 
     async def nak(self, *, delay: float | None = None) -> None:
         """Give it back for another attempt after ``delay`` seconds; ``None`` takes the consumer's backoff.
@@ -216,7 +211,7 @@ class StreamMessage(Message):
         """
         if delay is not None:
             in_range("delay", delay, 0)
-        await self._settle("nak", lambda: self._settler.nak(self.delivery, delay=delay))
+        await self._settle("nak", lambda: self.settler.nak(self.delivery, delay=delay))
 
     async def term(self, reason: str = "") -> None:
         """Give up on it: into the dead letters first (inside ``consume``), then never handed out again.
@@ -224,7 +219,7 @@ class StreamMessage(Message):
         Raises:
             AlreadySettled: it was settled before.
         """
-        await self._settle("term", lambda: self._settler.term(self.delivery, reason=reason))
+        await self._settle("term", lambda: self.settler.term(self.delivery, reason=reason))
 
     async def in_progress(self) -> None:
         """Still working: the ack wait starts anew. ``consume`` does this by itself.
@@ -234,12 +229,12 @@ class StreamMessage(Message):
         """
         if self._outcome is not None:
             raise self._twice("in_progress")
-        await self._settler.in_progress(self.delivery)
+        await self.settler.in_progress(self.delivery)
 
     def renew(self, delivery: Delivery, settler: Settler) -> None:
         """Settle by this newer delivery of the same message instead (its owner held it past the ack wait)."""
-        self.delivery = delivery
-        self._settler = settler
+        self.envelope = delivery
+        self.settler = settler
 
     def mark_settled(self, outcome: str) -> bool:
         """Claim the one settlement for the owner of the consume loop; ``False`` when the handler has it."""

@@ -99,7 +99,7 @@ class Puller:
         stats.delivered += len(deliveries)
         stats.redelivered += sum(each.attempt > 1 for each in deliveries)
         settler = PlainSettler(source, stats)
-        self._kept.extend(StreamMessage(each, self._codec, self._backend, settler) for each in deliveries)
+        self._kept.extend(StreamMessage(each, self._codec, self._backend, settler=settler) for each in deliveries)
         return deliveries[-1].pending if deliveries else -1
 
     def _opened(self) -> DeliverySource:

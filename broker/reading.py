@@ -160,7 +160,7 @@ class Reader:
         if self._beyond(delivery):
             raise StopAsyncIteration
         self._last_sequence, self._behind = delivery.sequence, delivery.pending
-        return StreamMessage(delivery, self._codec, self._backend, NOT_ON_LOAN)
+        return StreamMessage(delivery, self._codec, self._backend, settler=NOT_ON_LOAN)
 
     def _opened(self) -> DeliverySource:
         if self._source is None:

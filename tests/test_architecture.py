@@ -34,7 +34,12 @@ HOMES = {
     "msgspec": (
         *("broker/codecs/", "services/", "loadtest/"),
         # What is built once per message is a Struct: a third of a dataclass's time.
-        *("broker/contracts/envelopes.py", "broker/backends/nats/", "broker/telemetry/streams.py"),
+        *(
+            "broker/contracts/envelopes.py",
+            "broker/messages.py",
+            "broker/backends/nats/",
+            "broker/telemetry/streams.py",
+        ),
     ),
     "rich": ("services/demo/", "broker/cli/", "loadtest/"),
     "redis": ("broker/backends/redis/",),
