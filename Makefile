@@ -37,7 +37,7 @@ fix: $(READY) ## format and apply safe lint fixes
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(READY) ## beside other clients, interleaved: tables, plot, JSON (about 15 minutes; ARGS="--only append256")
+bench: $(READY) ## beside other clients, interleaved: tables, plot, JSON (about 20 minutes; ARGS="--only append256")
 	@$(BIN)/python -m loadtest $(ARGS)
 
 capacity: $(READY) ## how many rooms one room process and one server hold (several minutes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from loadtest.bench import ENOUGH
 from loadtest.workloads import BASELINE, OURS, RAW
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from loadtest.machine import Machine
     from loadtest.runs import Run
 
-ENOUGH: Final = 5
-"""Rounds below which medians and spreads say little."""
 ESSENTIAL: Final = frozenset((BASELINE, OURS, RAW))
 """Without a valid run of these there is no ratio; of the others a void run is their own answer."""
 _NOTE: Final = (
@@ -214,7 +213,9 @@ def _client(run: Run) -> str:
 
 def _trust(rounds: int) -> str:
     told = "1 round" if rounds == 1 else f"{rounds} rounds"
-    return told if rounds >= ENOUGH else f"{told} (fewer than {ENOUGH}: an indication, not a measurement)"
+    if rounds < ENOUGH:
+        return f"{told} (fewer than {ENOUGH}: an indication, not a measurement)"
+    return f"{told}, twice as many where a bar judges"
 
 
 def _turn(run: Run) -> str:

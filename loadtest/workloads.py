@@ -76,6 +76,12 @@ class Workload:
         return next((each for each in self.entrants if each.peer == RAW), None)
 
     @property
+    def judged(self) -> tuple[Entrant, ...]:
+        """Those whose figures decide whether a bar is met; none where there is no bar."""
+        barred = [each for each in self.entrants if each.bar is not None or each.share_bar is not None]
+        return tuple(each for each in self.entrants if barred and (each in barred or each.peer in {BASELINE, RAW}))
+
+    @property
     def lower_is_better(self) -> bool:
         """Whether it is a latency."""
         return self.rooms > 0

@@ -258,8 +258,8 @@ def test_the_page_of_the_documentation_has_its_marks():
 
 
 def test_the_order_is_reversed_every_second_round():
-    assert order(WORKLOAD, 0) == WORKLOAD.entrants
-    assert order(WORKLOAD, 1) == WORKLOAD.entrants[::-1]
+    assert order(WORKLOAD.entrants, 0) == WORKLOAD.entrants
+    assert order(WORKLOAD.entrants, 1) == WORKLOAD.entrants[::-1]
 
 
 def test_the_plan_warms_up_once_and_leaves_out_who_is_missing():
@@ -269,6 +269,15 @@ def test_the_plan_warms_up_once_and_leaves_out_who_is_missing():
     assert turns[3:6] == [(each, "sending", 1) for each in (SHOWN_ONLY, OURS, THEIRS)]
     assert {name for _, name, turn in turns if turn == 2} == {"sending", "one-way"}
     assert len(turns) == 3 + 2 * (3 + 2)
+
+
+def test_a_measurement_runs_what_a_bar_judges_twice_as_often():
+    present = {"natspy": "python", "gamebroker": "python", "natsrpy": "python", "rawsocket": "python"}
+    unjudged = dataclasses.replace(WORKLOAD, name="shown", entrants=(THEIRS, SHOWN_ONLY, RAW))
+    turns = [(entrant, workload.name, turn) for entrant, workload, turn in plan([WORKLOAD, unjudged], present, 5)]
+    assert {turn for *_, turn in turns} == set(range(11))
+    assert [each for each in turns if each[2] == 10] == [(each, "sending", 10) for each in (THEIRS, OURS, RAW)]
+    assert {turn for *_, turn in plan([WORKLOAD], present, 4)} == set(range(5))
 
 
 def test_the_count_is_scaled_but_never_to_nothing():
