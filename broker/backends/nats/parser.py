@@ -23,8 +23,8 @@ _MESSAGES: Final = frozenset({_M, ord("H")})
 """The first letter decides: MSG and HMSG are messages, anything else is a control line."""
 _MSG: Final = 4
 """Fields of MSG without a reply."""
-_HMSG: Final = (5, 6)
-"""Fields of HMSG without and with a reply."""
+_HMSG: Final = 5
+"""Fields of HMSG without a reply."""
 _SIZES: Final = {b"%d" % size: size for size in range(4096)}
 
 
@@ -99,32 +99,40 @@ class Parser:
                 self._missing = position - end
                 return begun
             fields = len(words)
-            if first == _M and fields == _MSG:
+            if fields == _MSG and first == _M:
+                _, subject, sid, _ = words
                 reply, body, block = b"", chunk[start:stop], None
-            elif fields == _HMSG[1] and 0 <= (head := known(words[-2], -1)) <= size and words[0] == b"HMSG":
-                reply, body, block = words[3], chunk[start + head : stop], chunk[start : start + head]
+            elif fields == _HMSG + 1 and words[0] == b"HMSG":
+                _, subject, sid, reply, head, _ = words
+                cut = known(head)
+                cut = start + (_number(head) if cut is None else cut)
+                if cut > stop:
+                    raise ProtocolViolation("headers longer than their message")
+                body, block = chunk[cut:stop], chunk[start:cut]
             else:
-                reply, body, block = _parted(words, chunk, start, stop)
-            receive = receiver(words[2])
+                subject, sid, reply, body, block = _parted(words, chunk, start, stop)
+            receive = receiver(sid)
             if receive is None:
                 continue
             try:
-                receive(words[1], reply, body, block)
+                receive(subject, reply, body, block)
             except (Exception, asyncio.CancelledError):  # noqa: BLE001 - one message costs no connection; logged in full
-                _log.exception("receiving on %s failed", words[1].decode("utf-8", "replace"))
+                _log.exception("receiving on %s failed", subject.decode("utf-8", "replace"))
         return position
 
 
-def _parted(words: list[bytes], chunk: bytes, start: int, stop: int) -> tuple[bytes, bytes, bytes | None]:
-    """Reply, body and header part of a message that has a reply or headers."""
+def _parted(words: list[bytes], chunk: bytes, start: int, stop: int) -> tuple[bytes, bytes, bytes, bytes, bytes | None]:
+    """The rarer kinds: a reply without headers, headers without a reply. Subject, number, reply, body, headers."""
     fields = len(words)
     if words[0] == b"MSG" and fields == _MSG + 1:
-        return words[3], chunk[start:stop], None
-    if words[0] == b"HMSG" and fields in _HMSG:
-        body = start + _number(words[-2])
+        _, subject, sid, reply, _ = words
+        return subject, sid, reply, chunk[start:stop], None
+    if words[0] == b"HMSG" and fields == _HMSG:
+        _, subject, sid, head, _ = words
+        body = start + _number(head)
         if body > stop:
             raise ProtocolViolation("headers longer than their message")
-        return (words[3] if fields == _HMSG[1] else b""), chunk[body:stop], chunk[start:body]
+        return subject, sid, b"", chunk[body:stop], chunk[start:body]
     raise ProtocolViolation("a malformed message line")
 
 
