@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.backends.nats import convert
+from broker.backends.nats import convert, stream_config
 from broker.contracts.options import ConsumerOptions, StreamOptions
 
 NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,30}", fullmatch=True)
@@ -58,16 +58,16 @@ def consumers(draw):
 
 @given(streams())
 def test_a_stream_comes_back_as_it_was_declared(options):
-    config = convert.stream_config(options)
+    config = stream_config.stream_config(options)
     config["metadata"]["_nats.ver"] = "2.15.1"
-    assert convert.stream_options(config) == options
-    assert convert.stream_drift(options, config) == {}
+    assert stream_config.stream_options(config) == options
+    assert stream_config.stream_drift(options, config) == {}
 
 
 @given(streams(), streams())
 def test_drift_is_told_exactly_when_there_is_some(ours, theirs):
-    same = convert.stream_options(convert.stream_config(theirs)) == ours
-    fields = set(convert.stream_drift(ours, convert.stream_config(theirs)))
+    same = stream_config.stream_options(stream_config.stream_config(theirs)) == ours
+    fields = set(stream_config.stream_drift(ours, stream_config.stream_config(theirs)))
     if same:
         assert not fields
     assert fields <= {
@@ -127,8 +127,8 @@ def test_times():
 
 
 def test_limits_of_a_foreign_server_are_none():
-    config = convert.stream_config(StreamOptions("S", ["s"])) | {"max_msgs": -1, "max_bytes": 0, "max_age": 0}
-    options = convert.stream_options(config)
+    config = stream_config.stream_config(StreamOptions("S", ["s"])) | {"max_msgs": -1, "max_bytes": 0, "max_age": 0}
+    options = stream_config.stream_options(config)
     assert (options.max_msgs, options.max_bytes, options.max_age) == (None, None, None)
 
 
