@@ -141,7 +141,8 @@ def _check(stream: MemoryStream, options: ConsumerOptions, name: str) -> None:
 
 def _check_limits(stream: MemoryStream, options: ConsumerOptions) -> None:
     if (options.replicas or 1) > stream.options.replicas:
-        raise _refusal(stream, 10126, "consumer config replica count exceeds parent stream")
+        words = "replicas > 1 not supported in non-clustered mode"
+        raise ApiError(words, code=500, err_code=10074, stream=stream.name)
     limits = stream.options.consumer_limits
     if limits is None:
         return

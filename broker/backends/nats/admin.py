@@ -177,6 +177,7 @@ class Admin:
 
     async def reset_consumer(self, stream: str, name: str, sequence: int | None) -> int:
         """Go back, or ahead, to a sequence; ``None``: to the first that is not settled. Where it is now."""
+        await self.raw_consumer(stream, name)  # a reset of one that does not exist is answered by nobody
         request = {"seq": sequence} if sequence is not None else {}
         answer = await self._api.call(f"CONSUMER.RESET.{stream}.{name}", request, stream=stream)
         return int(answer["reset_seq"])
