@@ -217,9 +217,9 @@ async def test_what_a_stream_was_not_declared_for_is_refused(sb, number, headers
 @pytest_asyncio.fixture
 async def account(request):
     """A broker as a user of an account that has the JetStream of the test's parameter, if any."""
-    own = f"jetstream: {request.param}" if request.param else ""
+    own = f"jetstream: {request.param}, " if request.param else ""
     config = f"""accounts {{
-        GAME {{ {own}, users: [ {{ user: player, password: secret }} ] }}
+        GAME {{ {own}users: [ {{ user: player, password: secret }} ] }}
         OTHER {{ jetstream: enabled, users: [ {{ user: other, password: secret }} ] }} }}"""
     login = {"user": "other", "pass": "secret"}
     async with (
