@@ -62,17 +62,27 @@ class Direct:
     async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
         """See ``StreamBackend``."""
         request = {"seq": sequence} if sequence is not None else {"last_by_subj": last_of}
-        if stream not in self._denied:
-            left = await self._session.connected_within(_TIMEOUT)
-            try:
-                reply = await self._core.call(_PREFIX + stream, orjson.dumps(request), None, left)
-            except NoResponders:
-                pass
-            except PermissionDenied:
-                self._denied.add(stream)
-            else:
-                return _stored(reply, stream)
-        return await self._admin.get_message(stream, sequence=sequence, last_of=last_of)
+        reply = None if stream in self._denied else await self._ask(stream, request)
+        found = None if reply is None else _stored(reply, stream)
+        if found is not None or (reply is not None and not self._core.clustered):
+            return found
+        try:  # whoever answered for a cluster may not have it yet: its leader knows
+            return await self._admin.get_message(stream, sequence=sequence, last_of=last_of)
+        except PermissionDenied:
+            if reply is None:
+                raise
+            return None
+
+    async def _ask(self, stream: str, request: dict[str, Any]) -> Envelope | None:
+        """A copy's answer; ``None`` where none may or wants to give one."""
+        left = await self._session.connected_within(_TIMEOUT)
+        try:
+            return await self._core.call(_PREFIX + stream, orjson.dumps(request), None, left)
+        except NoResponders:
+            return None
+        except PermissionDenied:
+            self._denied.add(stream)
+            return None
 
     async def get_last_many(self, stream: str, subjects: Sequence[str], up_to: UpTo) -> AsyncIterator[StoredMessage]:
         """See ``StreamBackend``."""
