@@ -1,13 +1,16 @@
 """What only a real server does with streams and consumers: pages, copies, files on disk, roles, foreign settings."""
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 import pytest
 import pytest_asyncio
 
 from broker import (
     ConfigDrift,
+    ConnectionLost,
     ConsumerOptions,
     Entry,
     External,
@@ -91,6 +94,32 @@ async def test_large_messages_of_many_subjects_come_in_pages_by_bytes(sb):
     await sb.enqueue_many((Entry(f"s.{number}", bytes(500_000)) for number in range(30)), window=8)
     last = [each async for each in sb.streams.get_last_many("S", ["s.*"])]
     assert sorted(len(each.data) for each in last) == [500_000] * 30
+
+
+async def test_whoever_stops_reading_leaves_nothing_behind(sb):
+    await sb.declare(StreamOptions("S", ["s.>"]))
+    await sb.enqueue_many(Entry(f"s.{number}", number) for number in range(600))
+    async for first in sb.streams.get_last_many("S", ["s.>"]):
+        assert first.sequence == 1
+        break
+    assert len([each async for each in sb.streams.get_last_many("S", ["s.>"])]) == 600
+
+
+async def test_a_connection_that_breaks_while_reading_is_told_at_once(sb, server):
+    await sb.declare(StreamOptions("S", ["s.>"]))
+    await sb.enqueue_many(Entry(f"s.{number}", number) for number in range(600))
+    reading = sb.streams.get_last_many("S", ["s.>"])
+    assert (await anext(reading)).sequence == 1
+    await server.freeze()
+    rest = asyncio.ensure_future(count(reading))
+    await asyncio.sleep(0.1)
+    began = monotonic()
+    await server.kill()
+    with pytest.raises(ConnectionLost):
+        await rest
+    assert monotonic() - began < 15
+    await server.start()
+    assert await count(sb.streams.get_last_many("S", ["s.1"])) == 1
 
 
 async def test_earlier_states_need_direct_access(sb):

@@ -142,7 +142,7 @@ class Direct:
             request["up_to_seq"] = up_to
         while True:
             page = _Page(self._session, self._core, stream)
-            async for message in page.read(request):
+            for message in await page.read(request):
                 yield message
             if not page.more:
                 return
@@ -162,8 +162,10 @@ class _Page:
         self.last = 0
         self.up_to = 0
 
-    async def read(self, request: dict[str, Any]) -> AsyncIterator[StoredMessage]:
-        """Its messages. Then ``more`` says whether there is another page, which begins after ``last``.
+    async def read(self, request: dict[str, Any]) -> list[StoredMessage]:
+        """Its messages, so that nothing is held on the server while they are looked at.
+
+        ``more`` says whether there is another page, which begins after ``last``.
 
         Raises:
             NoResponders, _TooManySubjects: nothing was read.
@@ -172,6 +174,7 @@ class _Page:
         subject, inbox = _PREFIX + self._stream, self._session.new_inbox()
         interest = await self._core.subscribe(inbox, self._arrived.put_nowait, queue=None)
         stop = self._session.board.watch(self._changed)
+        found: list[StoredMessage] = []
         try:
             frame = self._core.frame(subject, inbox.encode(), orjson.dumps(request), None)
             if not self._session.link.send_stream(frame):
@@ -181,10 +184,10 @@ class _Page:
                 headers = reply.headers
                 if headers is not None and headers.status:
                     self._finish(headers, subject)
-                    return
+                    return found
                 message = _stored(reply, self._stream)
                 if message is not None:
-                    yield message
+                    found.append(message)
         finally:
             stop()
             await interest.stop()
