@@ -7,7 +7,7 @@ from broker.broker import Broker
 from broker.codecs import BytesCodec, JsonCodec, MsgpackCodec
 from broker.connecting import Connecting
 from broker.consuming import Consumption
-from broker.contracts.admin import ConsumerInfo, StreamInfo, StreamState
+from broker.contracts.admin import ConsumerInfo, OriginState, StreamInfo, StreamState
 from broker.contracts.codec import Codec
 from broker.contracts.envelopes import Entry, Expect, Receipt
 from broker.contracts.errors import (
@@ -31,6 +31,8 @@ from broker.contracts.errors import (
     InvalidKey,
     InvalidOption,
     InvalidSubject,
+    JetStreamNotEnabled,
+    LimitsExceeded,
     NoResponders,
     NoStream,
     PayloadTooLarge,
@@ -45,6 +47,14 @@ from broker.contracts.errors import (
     StreamNotFound,
     Unauthorized,
     Unsupported,
+)
+from broker.contracts.features import (
+    ConsumerLimits,
+    External,
+    Placement,
+    Republish,
+    StreamSource,
+    SubjectTransform,
 )
 from broker.contracts.headers import Headers
 from broker.contracts.options import ConsumeOptions, ConsumerOptions, StreamOptions
@@ -85,6 +95,7 @@ __all__ = [
     "ConsumerAdmin",
     "ConsumerGone",
     "ConsumerInfo",
+    "ConsumerLimits",
     "ConsumerNotFound",
     "ConsumerOptions",
     "Consumption",
@@ -96,24 +107,30 @@ __all__ = [
     "EnqueueUnknown",
     "Entry",
     "Expect",
+    "External",
     "Headers",
     "InvalidHeader",
     "InvalidKey",
     "InvalidOption",
     "InvalidSubject",
+    "JetStreamNotEnabled",
     "JsonCodec",
+    "LimitsExceeded",
     "Message",
     "MsgpackCodec",
     "NoResponders",
     "NoStream",
+    "OriginState",
     "PayloadTooLarge",
     "PermissionDenied",
+    "Placement",
     "Puller",
     "QoS",
     "QoSViolation",
     "Reader",
     "Receipt",
     "RemoteError",
+    "Republish",
     "RequestError",
     "RequestTimeout",
     "SequenceConflict",
@@ -133,8 +150,10 @@ __all__ = [
     "StreamMessage",
     "StreamNotFound",
     "StreamOptions",
+    "StreamSource",
     "StreamState",
     "Subject",
+    "SubjectTransform",
     "Subscription",
     "Unauthorized",
     "Unsupported",

@@ -40,8 +40,8 @@ class StreamBroker(Broker):
     """At-least-once messaging over the same connection. It adds verbs and overrides none.
 
     Attributes:
-        streams: create, change, look at and purge streams.
-        consumers: look at and delete consumers.
+        streams: create, change, look at, read and purge streams.
+        consumers: create, change, look at, pause, set back and delete consumers.
         dead_letters: what gave up: list, replay, discard.
     """
 

@@ -20,6 +20,8 @@ BrokerError
 │   ├── ConsumerNotFound              no consumer of that name on the stream
 │   ├── StreamNotFound                no stream of that name
 │   ├── ConfigDrift                   what exists differs from what was asked, field by field
+│   ├── JetStreamNotEnabled           the server, or this account on it, has no streams
+│   ├── LimitsExceeded                the account, server or stream allows no more of these, or no larger
 │   ├── AlreadySettled                the message was acked, nak'ed or terminated before
 │   ├── AckUnknown                    a confirmed ack got no answer: it may be redelivered  (TimeoutError)
 │   └── ApiError                      any other server error, numbers kept as .code and .err_code
@@ -57,7 +59,14 @@ class BrokerError(Exception):
     Attributes:
         subject: the subject the failing call was about, when there was one.
         stream: the stream it was about, when known.
+        code: HTTP-like status of a server's refusal; 0 when no server refused.
+        err_code: the server's own error number (docs/errors.md lists them); 0 when it sent none.
+        advice: one sentence on what to do about that number; empty when it is not in the list.
     """
+
+    code: int = 0
+    err_code: int = 0
+    advice: str = ""
 
     def __init__(self, message: str = "", *, subject: str | None = None, stream: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").split("\n", 1)[0])
@@ -189,6 +198,14 @@ class ConfigDrift(StreamError):
         super().__init__(f"{kind} {name} differs from what was asked: {told}{hint}", stream=stream)
         self.name = name
         self.differences = dict(differences)
+
+
+class JetStreamNotEnabled(StreamError):
+    """The server, or this account on it, has no JetStream: there are no streams, but core messages work."""
+
+
+class LimitsExceeded(StreamError):
+    """The account, the server or the stream does not allow another one of these, or one that large."""
 
 
 class AlreadySettled(StreamError):

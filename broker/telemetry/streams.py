@@ -17,6 +17,7 @@ from broker.telemetry.propagation import arrived
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Sequence
+    from datetime import datetime
 
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.envelopes import Delivery, Receipt, Record, StoredMessage
@@ -63,9 +64,13 @@ class TracedStreams(TracedCore, StreamBackend):
         """What the server says about a stream."""
         return await self._streams.stream_info(name)
 
-    def list_streams(self) -> AsyncIterator[StreamInfo]:
+    def list_streams(self, subject: str | None = None) -> AsyncIterator[StreamInfo]:
         """Every stream."""
-        return self._streams.list_streams()
+        return self._streams.list_streams(subject)
+
+    def list_stream_names(self, subject: str | None = None) -> AsyncIterator[str]:
+        """Their names alone."""
+        return self._streams.list_stream_names(subject)
 
     async def delete_stream(self, name: str) -> None:
         """Delete a stream."""
@@ -80,9 +85,24 @@ class TracedStreams(TracedCore, StreamBackend):
         stored = await self._streams.get_message(stream, sequence=sequence, last_of=last_of)
         return None if stored is None else replace(stored, headers=arrived(stored.headers))
 
-    async def delete_message(self, stream: str, sequence: int) -> bool:
+    async def get_last_many(
+        self, stream: str, subjects: Sequence[str], *, up_to: int | datetime | None
+    ) -> AsyncIterator[StoredMessage]:
+        """The last message of each subject."""
+        async for stored in self._streams.get_last_many(stream, subjects, up_to=up_to):
+            yield replace(stored, headers=arrived(stored.headers))
+
+    async def delete_message(self, stream: str, sequence: int, *, erase: bool = False) -> bool:
         """Whether there was one."""
-        return await self._streams.delete_message(stream, sequence)
+        return await self._streams.delete_message(stream, sequence, erase=erase)
+
+    async def create_consumer(self, options: ConsumerOptions) -> ConsumerInfo:
+        """Create a consumer."""
+        return await self._streams.create_consumer(options)
+
+    async def update_consumer(self, options: ConsumerOptions) -> ConsumerInfo:
+        """Change an existing consumer."""
+        return await self._streams.update_consumer(options)
 
     async def consumer_info(self, stream: str, name: str) -> ConsumerInfo:
         """What the server says about a consumer."""
@@ -95,6 +115,22 @@ class TracedStreams(TracedCore, StreamBackend):
     async def delete_consumer(self, stream: str, name: str) -> None:
         """Delete a consumer."""
         await self._streams.delete_consumer(stream, name)
+
+    def list_consumer_names(self, stream: str) -> AsyncIterator[str]:
+        """Their names alone."""
+        return self._streams.list_consumer_names(stream)
+
+    async def pause_consumer(self, stream: str, name: str, *, until: datetime | None) -> bool:
+        """Hand out nothing until then."""
+        return await self._streams.pause_consumer(stream, name, until=until)
+
+    async def reset_consumer(self, stream: str, name: str, *, sequence: int | None) -> int:
+        """Go back, or ahead."""
+        return await self._streams.reset_consumer(stream, name, sequence=sequence)
+
+    async def unpin_consumer(self, stream: str, name: str, group: str) -> None:
+        """Free a priority group."""
+        await self._streams.unpin_consumer(stream, name, group)
 
 
 class TracedSource(DeliverySource):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from broker.contracts.errors import ApiError, PayloadTooLarge, SequenceConflict, StreamFull
+from broker.contracts.errors import ApiError, PayloadTooLarge, SequenceConflict, StreamFull, Unsupported
 
 if TYPE_CHECKING:
     from broker.backends.memory.log import StreamLog
@@ -73,13 +73,16 @@ def check_size(options: StreamOptions, subject: str, payload: int) -> None:
 def check_room(options: StreamOptions, log: StreamLog, subject: str, size: int) -> None:
     """Refuse what a full stream with ``discard="new"`` refuses.
 
-    A subject at its own limit makes room for itself: its oldest message leaves for the new one.
+    A subject at its own limit makes room for itself: its oldest message leaves for the new one, unless it refuses too.
 
     Raises:
-        StreamFull: it has ``max_msgs`` messages or ``max_bytes`` bytes.
+        StreamFull: it has ``max_msgs`` messages or ``max_bytes`` bytes, or the subject all it may have.
     """
     if options.discard != "new":
         return
+    limit = options.max_msgs_per_subject
+    if options.discard_new_per_subject and limit is not None and log.count_of(subject) >= limit:
+        raise StreamFull("maximum messages per subject exceeded", subject=subject, stream=options.name)
     replaced = _replaced(options, log, subject)
     if options.max_msgs is not None and len(log) >= options.max_msgs and replaced is None:
         raise StreamFull("maximum messages exceeded", subject=subject, stream=options.name)
@@ -107,16 +110,26 @@ def surplus(options: StreamOptions, log: StreamLog, subject: str) -> int | None:
     return None
 
 
-def check_update(old: StreamOptions, new: StreamOptions) -> None:
-    """Refuse changes that the server refuses.
+def check_declared(options: StreamOptions) -> None:
+    """Refuse what one process cannot be, and what a single server refuses.
 
     Raises:
-        ApiError: the storage, or the retention to or from a work queue, would change.
+        Unsupported: mirrors, sources, placement.
+        ApiError: several replicas.
     """
-    if old.storage != new.storage:
-        what = "storage type"
-    elif old.retention != new.retention and "workqueue" in {old.retention, new.retention}:
-        what = "retention policy to/from workqueue"
-    else:
-        return
-    raise ApiError(f"stream configuration update can not change {what}", code=500, err_code=10052, stream=old.name)
+    for option in ("mirror", "sources", "placement"):
+        if getattr(options, option):
+            raise Unsupported(f"{option} needs a real server: a memory broker is one process without others")
+    if options.replicas > 1:
+        words = "replicas > 1 not supported in non-clustered mode"
+        raise ApiError(words, code=500, err_code=10074, stream=options.name)
+
+
+def check_open(options: StreamOptions) -> None:
+    """Refuse a sealed stream's new messages.
+
+    Raises:
+        ApiError: it is sealed.
+    """
+    if options.sealed:
+        raise ApiError("invalid operation on sealed stream", code=400, err_code=10109, stream=options.name)

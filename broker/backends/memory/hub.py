@@ -12,7 +12,8 @@ from broker.backends.memory.routing import Subscription, SubscriptionTable
 from broker.backends.memory.streams import Streams
 from broker.backends.memory.wire import NO_RESPONDERS
 from broker.contracts.envelopes import Envelope
-from broker.contracts.errors import BrokerError, NoResponders, PayloadTooLarge, RequestTimeout, StreamFull
+from broker.contracts.errors import ApiError, BrokerError, NoResponders, PayloadTooLarge, RequestTimeout, StreamFull
+from broker.contracts.headers import Headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from broker.backends.memory.outbox import Outbox, Parcel, Posting
     from broker.backends.memory.stream import MemoryStream
     from broker.contracts.envelopes import Receipt
-    from broker.contracts.headers import Headers
 
 MAX_PAYLOAD: Final = 1 << 20
 """Bytes of body and headers that one message may have, as on a NATS server."""
@@ -124,6 +124,10 @@ class MemoryHub:
         try:
             receipt = stream.capture(parcel.subject, parcel.data, parcel.headers)
             answer: dict[str, object] = {"stream": receipt.stream, "seq": receipt.sequence}
+            self._republish_stored(stream, receipt.sequence)
+        except ApiError as exc:
+            error = {"code": exc.code, "err_code": exc.err_code, "description": exc.description}
+            answer = {"error": error, "stream": stream.name, "seq": 0}
         except (StreamFull, PayloadTooLarge) as exc:
             full = isinstance(exc, StreamFull)
             code, err_code = (503, 10077) if full else (400, 10054)
@@ -139,8 +143,29 @@ class MemoryHub:
         stream = self.streams.capturing(record.subject)
         if stream is not None:
             _complete(receipt, lambda: stream.append(record, headers))
+            self._republish(stream, receipt)
         elif not receipt.done():
             self._unanswered(posting, heard=heard, timeout=timeout)
+
+    def _republish(self, stream: MemoryStream, receipt: asyncio.Future[Receipt]) -> None:
+        if stream.republished is None or not receipt.done() or receipt.cancelled() or receipt.exception() is not None:
+            return
+        if not receipt.result().duplicate:
+            self._republish_stored(stream, receipt.result().sequence)
+
+    def _republish_stored(self, stream: MemoryStream, sequence: int) -> None:
+        """What was just stored, as a core message that tells where it is stored."""
+        message, rule = stream.log.get(sequence), stream.options.republish
+        if message is None or rule is None or stream.republished is None:
+            return
+        target = stream.republished(message.subject)
+        if target is None:
+            return
+        own = [("Nats-Stream", stream.name), ("Nats-Subject", message.subject), ("Nats-Sequence", str(sequence))]
+        if rule.headers_only:
+            own.append(("Nats-Msg-Size", str(len(message.data))))
+        headers = Headers((*(message.headers.pairs if message.headers is not None else ()), *own))
+        self._deliver(target, b"" if rule.headers_only else message.data, headers, None)
 
     def _unanswered(self, posting: Posting, *, heard: bool, timeout: float) -> None:
         """No stream: subscribers that hear it hide that from the sender, as on a real server."""

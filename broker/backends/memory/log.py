@@ -114,6 +114,11 @@ class StreamLog:
         first = self._order.first()
         return self.last_sequence + 1 if first is None else first
 
+    @property
+    def subjects(self) -> int:
+        """How many different subjects are stored."""
+        return len(self._subjects)
+
     def add(self, message: Stored) -> None:
         """Append the message that bears the next sequence."""
         sequence = message.sequence

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from broker.backends.memory.admission import (
     DuplicateWindow,
     check_last_id,
+    check_open,
     check_position,
     check_room,
     check_size,
-    check_update,
     surplus,
 )
 from broker.backends.memory.clock import Alarm, Clock
 from broker.backends.memory.log import Stored, StreamLog
+from broker.backends.memory.transforming import transform
 from broker.backends.memory.wire import headers_size, stored_size
 from broker.contracts.admin import StreamInfo, StreamState
 from broker.contracts.envelopes import Receipt, Record, StoredMessage
@@ -23,7 +24,7 @@ from broker.contracts.errors import ApiError, ConsumerNotFound
 from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from broker.backends.memory.consumer import MemoryConsumer
     from broker.contracts.headers import Headers
@@ -42,10 +43,14 @@ class MemoryStream:
         self.options = options
         self.clock = clock
         self.log = StreamLog()
+        if options.first_seq is not None:
+            self.log.last_sequence = options.first_seq - 1
         self.consumers: dict[str, MemoryConsumer] = {}
         self._window = DuplicateWindow()
         self._alarm = Alarm(clock, self.expire)
         self._created = datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC)
+        self._rewrite = _rewriting(options)
+        self.republished = _republishing(options)
 
     @property
     def name(self) -> str:
@@ -65,6 +70,8 @@ class MemoryStream:
             first_sequence=self.log.first_sequence,
             last_sequence=self.log.last_sequence,
             consumers=len(self.consumers),
+            subjects=self.log.subjects,
+            deleted=max(self.log.last_sequence - self.log.first_sequence + 1 - len(self.log), 0),
         )
         return StreamInfo(config=self.options, state=state, created=self._created)
 
@@ -72,10 +79,10 @@ class MemoryStream:
         """Take new settings and apply their limits to what is stored.
 
         Raises:
-            ApiError: a setting that cannot change.
+            ApiError, Unsupported: subjects cannot be rewritten so.
         """
-        check_update(self.options, options)
-        self.options = options
+        rewrite, republished = _rewriting(options), _republishing(options)
+        self.options, self._rewrite, self.republished = options, rewrite, republished
         subjects = {message.subject for message in self.log.since()} if options.max_msgs_per_subject else set()
         for subject in (*subjects, ""):
             self._make_room(subject)
@@ -89,16 +96,19 @@ class MemoryStream:
             SequenceConflict, StreamFull, PayloadTooLarge: not stored.
         """
         self.expire()
-        now, expect = self.clock.now(), record.expect
+        check_open(self.options)
+        now, expect, subject = self.clock.now(), record.expect, self._rewrite(record.subject)
         if expect is not None:
-            check_position(expect, self.log, self.name, record.subject)
+            check_position(expect, self.log, self.name, subject)
         first = self._window.first_copy(record.message_id, now, self.options.duplicate_window)
         if first is not None:
             return Receipt(self.name, first, duplicate=True)
         if expect is not None:
-            check_last_id(expect, self.log, self.name, record.subject)
+            check_last_id(expect, self.log, self.name, subject)
+        if record.ttl is not None and not self.options.allow_msg_ttl:
+            raise ApiError("per-message TTL is disabled", code=400, err_code=10166, stream=self.name)
         expires_at = now + record.ttl if record.ttl is not None else None
-        sequence = self._store(record.subject, record.data, headers, record.message_id, expires_at)
+        sequence = self._store(subject, record.data, headers, record.message_id, expires_at)
         self._window.remember(record.message_id, now, sequence)
         return Receipt(self.name, sequence)
 
@@ -106,17 +116,21 @@ class MemoryStream:
         """Store what was published without asking for storage.
 
         Raises:
-            StreamFull, PayloadTooLarge: not stored.
+            StreamFull, PayloadTooLarge, ApiError: not stored.
         """
         self.expire()
-        return Receipt(self.name, self._store(subject, data, headers, "", None))
+        check_open(self.options)
+        return Receipt(self.name, self._store(self._rewrite(subject), data, headers, "", None))
 
     def purge(self, subject: str | None, up_to: int | None, keep: int | None) -> int:
         """Remove what is covered by the pattern and below ``up_to``, or all but the newest ``keep``; how many.
 
         Raises:
-            ApiError: ``up_to`` and ``keep`` together.
+            ApiError: ``up_to`` and ``keep`` together, or the stream denies it.
         """
+        check_open(self.options)
+        if self.options.deny_purge:
+            raise ApiError("stream purge not permitted", code=500, err_code=10110, stream=self.name)
         if up_to and keep:
             raise ApiError("bad request", code=400, err_code=10003, stream=self.name)
         self.expire()
@@ -138,6 +152,34 @@ class MemoryStream:
         if found is None:
             return None
         return StoredMessage(found.subject, found.data, found.headers, self.name, sequence, found.timestamp_ns)
+
+    def last_of_each(self, patterns: Sequence[str], up_to: int | datetime | None) -> Iterator[StoredMessage]:
+        """The newest message of each subject that the patterns cover, as of then."""
+        self.expire()
+        last: dict[str, Stored] = {}
+        for message in self.log.since():
+            if isinstance(up_to, datetime):
+                late = message.timestamp_ns >= round(up_to.timestamp() * 1e6) * 1000
+            else:
+                late = up_to is not None and message.sequence > up_to
+            if late:
+                break
+            if any(matches(pattern, message.subject) for pattern in patterns):
+                last[message.subject] = message
+        for each in sorted(last.values(), key=lambda message: message.sequence):
+            yield StoredMessage(each.subject, each.data, each.headers, self.name, each.sequence, each.timestamp_ns)
+
+    def delete(self, sequence: int) -> bool:
+        """Remove one message by hand; whether there was one.
+
+        Raises:
+            ApiError: the stream denies it.
+        """
+        check_open(self.options)
+        self.expire()
+        if self.options.deny_delete and sequence in self.log:
+            raise ApiError("message delete not permitted", code=500, err_code=10057, stream=self.name)
+        return self.remove(sequence)
 
     def remove(self, sequence: int) -> bool:
         """Remove one message; whether there was one."""
@@ -225,3 +267,18 @@ class MemoryStream:
     def _make_room(self, subject: str) -> None:
         while (leaving := surplus(self.options, self.log, subject)) is not None:
             self.remove(leaving)
+
+
+def _rewriting(options: StreamOptions) -> Callable[[str], str]:
+    """Subject -> the subject it is stored under."""
+    rule = options.subject_transform
+    if rule is None:
+        return lambda subject: subject
+    change = transform(rule.source, rule.destination, err_code=10156)
+    return lambda subject: change(subject) or subject
+
+
+def _republishing(options: StreamOptions) -> Callable[[str], str | None] | None:
+    """Stored subject -> where it is also published; ``None`` when nothing is."""
+    rule = options.republish
+    return None if rule is None else transform(rule.source, rule.destination, err_code=10052)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from broker.backends.memory.drift import stream_differences
+from broker.backends.memory.admission import check_declared
 from broker.backends.memory.stream import MemoryStream
+from broker.contracts.drift import FIXED_HINT, fixed_in_stream, stream_differences
 from broker.contracts.errors import ApiError, ConfigDrift, InvalidOption, StreamNotFound
 from broker.contracts.subjects import overlap
 
@@ -24,9 +25,15 @@ class Streams:
         self._streams: dict[str, MemoryStream] = {}
         self._capturing: dict[str, MemoryStream | None] = {}
 
-    def names(self) -> list[str]:
-        """Every name, sorted."""
-        return sorted(self._streams)
+    def names(self, pattern: str | None = None) -> list[str]:
+        """Every name (of those that capture something of the pattern), sorted."""
+        if pattern is None:
+            return sorted(self._streams)
+        return [
+            name
+            for name in sorted(self._streams)
+            if any(overlap(pattern, subject) for subject in self._streams[name].options.subjects)
+        ]
 
     def get(self, name: str) -> MemoryStream | None:
         """The stream of that name."""
@@ -58,8 +65,7 @@ class Streams:
         Raises:
             InvalidOption: several do.
         """
-        streams = [self._streams[name] for name in self.names()]
-        found = [each for each in streams if any(overlap(pattern, subject) for subject in each.options.subjects)]
+        found = [self._streams[name] for name in self.names(pattern)]
         if len(found) > 1:
             told = ", ".join(stream.name for stream in found)
             raise InvalidOption(f"{pattern!r} is captured by several streams ({told}): say stream=", option="stream")
@@ -71,6 +77,7 @@ class Streams:
         Raises:
             ConfigDrift: it exists with other settings.
             ApiError: its subjects overlap with another stream's.
+            Unsupported: it needs more than one process.
         """
         existing = self._streams.get(options.name)
         if existing is not None:
@@ -78,6 +85,10 @@ class Streams:
             if differences:
                 raise ConfigDrift(options.name, differences, stream=options.name)
             return existing
+        if options.sealed:
+            told = f"sealed: stream {options.name!r} does not exist; make it open, and seal it by update"
+            raise InvalidOption(told, option="sealed")
+        check_declared(options)
         self._check_overlap(options)
         stream = self._streams[options.name] = MemoryStream(options, self._clock)
         self._capturing.clear()
@@ -88,9 +99,15 @@ class Streams:
 
         Raises:
             StreamNotFound: there is none.
-            ApiError: a setting that cannot change, or subjects that overlap with another stream's.
+            ConfigDrift: settings that never change.
+            ApiError: its subjects overlap with another stream's.
+            Unsupported: it needs more than one process.
         """
         stream = self.find(options.name)
+        fixed = fixed_in_stream(stream_differences(options, stream.options))
+        if fixed:
+            raise ConfigDrift(options.name, fixed, stream=options.name, hint=FIXED_HINT)
+        check_declared(options)
         self._check_overlap(options)
         stream.update(options)
         self._capturing.clear()

@@ -10,13 +10,15 @@ from broker.backends.nats.api import Api
 from broker.backends.nats.appending import Appender
 from broker.backends.nats.consumers import Consumers
 from broker.backends.nats.core import NatsCore
+from broker.backends.nats.direct import Direct
 from broker.backends.nats.embedded import embedded_server
 from broker.backends.nats.session import Session
 from broker.contracts.backend import StreamBackend
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+    from datetime import datetime
 
     from broker.backends.nats.embedded import Server
     from broker.contracts.admin import ConsumerInfo, StreamInfo
@@ -52,6 +54,7 @@ class NatsBackend(NatsCore, StreamBackend):
         api = Api(session, self)
         self._admin = Admin(api)
         self._append = Appender(session).append
+        self._direct = Direct(session, self, self._admin)
         self._consumers = Consumers(session, self, api, self._admin)
 
     async def close(self) -> None:
@@ -87,9 +90,13 @@ class NatsBackend(NatsCore, StreamBackend):
         """See ``StreamBackend``."""
         return await self._admin.stream_info(name)
 
-    def list_streams(self) -> AsyncIterator[StreamInfo]:
+    def list_streams(self, subject: str | None = None) -> AsyncIterator[StreamInfo]:
         """See ``StreamBackend``."""
-        return self._admin.list_streams()
+        return self._admin.list_streams(subject)
+
+    def list_stream_names(self, subject: str | None = None) -> AsyncIterator[str]:
+        """See ``StreamBackend``."""
+        return self._admin.list_stream_names(subject)
 
     async def delete_stream(self, name: str) -> None:
         """See ``StreamBackend``."""
@@ -101,11 +108,25 @@ class NatsBackend(NatsCore, StreamBackend):
 
     async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
         """See ``StreamBackend``."""
-        return await self._admin.get_message(stream, sequence=sequence, last_of=last_of)
+        return await self._direct.get_message(stream, sequence=sequence, last_of=last_of)
 
-    async def delete_message(self, stream: str, sequence: int) -> bool:
+    def get_last_many(
+        self, stream: str, subjects: Sequence[str], *, up_to: int | datetime | None
+    ) -> AsyncIterator[StoredMessage]:
         """See ``StreamBackend``."""
-        return await self._admin.delete_message(stream, sequence)
+        return self._direct.get_last_many(stream, subjects, up_to)
+
+    async def delete_message(self, stream: str, sequence: int, *, erase: bool = False) -> bool:
+        """See ``StreamBackend``."""
+        return await self._admin.delete_message(stream, sequence, erase=erase)
+
+    async def create_consumer(self, options: ConsumerOptions) -> ConsumerInfo:
+        """See ``StreamBackend``."""
+        return await self._consumers.create(options)
+
+    async def update_consumer(self, options: ConsumerOptions) -> ConsumerInfo:
+        """See ``StreamBackend``."""
+        return await self._consumers.update(options)
 
     async def consumer_info(self, stream: str, name: str) -> ConsumerInfo:
         """See ``StreamBackend``."""
@@ -118,3 +139,19 @@ class NatsBackend(NatsCore, StreamBackend):
     async def delete_consumer(self, stream: str, name: str) -> None:
         """See ``StreamBackend``."""
         await self._admin.delete_consumer(stream, name)
+
+    def list_consumer_names(self, stream: str) -> AsyncIterator[str]:
+        """See ``StreamBackend``."""
+        return self._admin.list_consumer_names(stream)
+
+    async def pause_consumer(self, stream: str, name: str, *, until: datetime | None) -> bool:
+        """See ``StreamBackend``."""
+        return await self._admin.pause_consumer(stream, name, until)
+
+    async def reset_consumer(self, stream: str, name: str, *, sequence: int | None) -> int:
+        """See ``StreamBackend``."""
+        return await self._admin.reset_consumer(stream, name, sequence)
+
+    async def unpin_consumer(self, stream: str, name: str, group: str) -> None:
+        """See ``StreamBackend``."""
+        await self._admin.unpin_consumer(stream, name, group)

@@ -20,6 +20,8 @@ from broker.testing.conformance.dead_letters import DeadLetterConformance
 from broker.testing.conformance.draining import DrainConformance
 from broker.testing.conformance.enqueueing import EnqueueConformance, EnqueueManyConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
+from broker.testing.conformance.managing import ManagedStreamConformance
+from broker.testing.conformance.managing_consumers import ManagedConsumerConformance
 from broker.testing.conformance.opening import OpeningConformance
 from broker.testing.conformance.ordering import OrderingConformance
 from broker.testing.conformance.pulling import PullConformance
@@ -43,6 +45,8 @@ ALL = (
     EnqueueConformance,
     EnqueueManyConformance,
     LifecycleConformance,
+    ManagedConsumerConformance,
+    ManagedStreamConformance,
     OpeningConformance,
     OrderingConformance,
     PullConformance,
@@ -70,6 +74,8 @@ __all__ = [
     "EnqueueConformance",
     "EnqueueManyConformance",
     "LifecycleConformance",
+    "ManagedConsumerConformance",
+    "ManagedStreamConformance",
     "OpeningConformance",
     "OrderingConformance",
     "PullConformance",

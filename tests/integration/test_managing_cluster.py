@@ -1,0 +1,39 @@
+"""Streams in a cluster of three: placed, replicated, and read from any of its servers."""
+
+import pytest
+
+from broker import ApiError, ConfigDrift, ConsumerOptions, Placement, StreamBroker, StreamOptions
+from broker.server import Cluster
+
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
+
+
+async def test_a_replicated_stream_is_placed_read_anywhere_and_scaled(link):
+    async with (
+        Cluster(name="game", sync_interval=None) as cluster,
+        StreamBroker.connect(cluster.url, link=link) as sb,
+    ):
+        options = StreamOptions("S", ["s.>"], replicas=3, placement=Placement("game"))
+        await sb.declare(options)
+        assert (await sb.streams.info("S")).config == options
+        for node in cluster.url.split(","):
+            async with StreamBroker.connect(node, link=link) as near:
+                for number in range(40):
+                    receipt = await near.enqueue(f"s.{number}", number)
+                    message = await near.streams.get_message("S", receipt.sequence)
+                    assert message is not None, "stored, and said not to be there"
+                    assert message.json() == number
+        last = {each.subject async for each in sb.streams.get_last_many("S", ["s.>"])}
+        assert len(last) == 40
+        consumer = ConsumerOptions(durable="c", stream="S", replicas=1)
+        assert (await sb.consumers.create(consumer)).config.replicas == 1
+        with pytest.raises(ConfigDrift) as drift:
+            await sb.consumers.create(ConsumerOptions(durable="c", stream="S", replicas=3))
+        assert drift.value.differences == {"replicas": (3, 1)}
+        await sb.declare(StreamOptions("T", ["t.>"]))
+        with pytest.raises(ApiError) as caught:
+            await sb.consumers.create(ConsumerOptions(durable="c", stream="T", replicas=3))
+        assert caught.value.err_code == 10126
+        with pytest.raises(ApiError) as caught:
+            await sb.declare(StreamOptions("U", ["u.>"], placement=Placement("elsewhere")))
+        assert caught.value.err_code == 10005
