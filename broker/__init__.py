@@ -17,6 +17,7 @@ from broker.contracts.errors import (
     BatchRejected,
     BrokerClosed,
     BrokerError,
+    BucketNotFound,
     CodecError,
     ConfigDrift,
     ConnectError,
@@ -31,6 +32,7 @@ from broker.contracts.errors import (
     InvalidKey,
     InvalidOption,
     InvalidSubject,
+    KeyExists,
     NoResponders,
     NoStream,
     PayloadTooLarge,
@@ -45,13 +47,19 @@ from broker.contracts.errors import (
     StreamNotFound,
     Unauthorized,
     Unsupported,
+    WriteUnknown,
 )
 from broker.contracts.headers import Headers
+from broker.contracts.key_value import BucketInfo, BucketOptions, Operation
 from broker.contracts.options import ConsumeOptions, ConsumerOptions, StreamOptions
 from broker.contracts.qos import QoS
 from broker.contracts.status import Stats, Status
 from broker.contracts.subjects import Subject
 from broker.dead_letters import DeadLetters
+from broker.key_value.bucket import KeyValue
+from broker.key_value.buckets import BucketAdmin
+from broker.key_value.entries import KeyEntry
+from broker.key_value.watching import Watch
 from broker.letters import DeadLetter
 from broker.messages import Message, StreamMessage
 from broker.pulling import Puller
@@ -74,6 +82,10 @@ __all__ = [
     "Broker",
     "BrokerClosed",
     "BrokerError",
+    "BucketAdmin",
+    "BucketInfo",
+    "BucketNotFound",
+    "BucketOptions",
     "BytesCodec",
     "Codec",
     "CodecError",
@@ -102,10 +114,14 @@ __all__ = [
     "InvalidOption",
     "InvalidSubject",
     "JsonCodec",
+    "KeyEntry",
+    "KeyExists",
+    "KeyValue",
     "Message",
     "MsgpackCodec",
     "NoResponders",
     "NoStream",
+    "Operation",
     "PayloadTooLarge",
     "PermissionDenied",
     "Puller",
@@ -138,4 +154,6 @@ __all__ = [
     "Subscription",
     "Unauthorized",
     "Unsupported",
+    "Watch",
+    "WriteUnknown",
 ]

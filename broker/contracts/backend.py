@@ -269,8 +269,13 @@ class StreamBackend(CoreBackend, Protocol):
         """How many messages were removed: of that pattern, below sequence ``up_to``, but the newest ``keep``."""
 
     @abstractmethod
-    async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
-        """The message with that sequence, or the last one of that pattern; ``None`` when there is none."""
+    async def get_message(
+        self, stream: str, *, sequence: int | None, last_of: str | None, direct: bool = False
+    ) -> StoredMessage | None:
+        """The message with that sequence, or the last one of that pattern; ``None`` when there is none.
+
+        ``direct`` lets any copy answer: sooner, but perhaps without what was stored a moment ago.
+        """
 
     @abstractmethod
     async def delete_message(self, stream: str, sequence: int) -> bool:

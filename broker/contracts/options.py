@@ -88,6 +88,10 @@ class StreamOptions:
         replicas: copies in a cluster, 1 to 5; odd numbers make sense.
         description: free text.
         metadata: free names and values; names starting with ``_nats`` belong to the server.
+        deny_delete: single messages cannot be deleted.
+        allow_rollup: a message may replace all earlier ones of its subject.
+        marker_ttl: when the last message of a subject expires, the server stores a marker in its place that lives so
+            many whole seconds; ``None`` for none. A message's own time to live is never shorter than this.
         durability: reserved for the declared durability check; must be ``None`` in this version.
         lanes: reserved for ordered lanes; must be ``None`` in this version.
     """
@@ -106,6 +110,9 @@ class StreamOptions:
     replicas: int = 1
     description: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    deny_delete: bool = False
+    allow_rollup: bool = False
+    marker_ttl: float | None = None
     durability: Literal["fsync", "os"] | None = None
     lanes: int | None = None
 
@@ -126,6 +133,7 @@ class StreamOptions:
                 in_range(option, getattr(self, option), 1, whole=True)
         if self.max_age is not None:
             in_range("max_age", self.max_age, 0.1)
+        self._check_features()
         in_range("duplicate_window", self.duplicate_window, 0.1)
         if self.max_age is not None and self.duplicate_window > self.max_age:
             raise InvalidOption(
@@ -136,6 +144,14 @@ class StreamOptions:
         for option in ("durability", "lanes"):
             if getattr(self, option) is not None:
                 raise InvalidOption(f"{option} is not available in this version", option=option)
+
+    def _check_features(self) -> None:
+        for option in ("deny_delete", "allow_rollup"):
+            _check_kind(option, getattr(self, option), bool, "True or False", shown=True)
+        if self.marker_ttl is not None:
+            in_range("marker_ttl", self.marker_ttl, 1)
+            if self.marker_ttl != int(self.marker_ttl):
+                raise InvalidOption(f"marker_ttl={self.marker_ttl!r}: must be whole seconds", option="marker_ttl")
 
     def _check_overlap(self) -> None:
         for index, left in enumerate(self.subjects):
@@ -157,6 +173,7 @@ class ConsumerOptions:
         ack_wait: seconds until an unsettled delivery is handed out again.
         acks: ``False`` for readers: nothing to settle, nothing redelivered.
         start: where a new consumer begins; an existing one keeps its position.
+        headers_only: deliver no bodies.
         inactive_threshold: seconds without a worker after which an unnamed consumer is removed.
         ensure: see ``Ensure``.
     """
@@ -169,6 +186,7 @@ class ConsumerOptions:
     ack_wait: float = 30.0
     acks: bool = True
     start: Start = "first"
+    headers_only: bool = False
     inactive_threshold: float = 30.0
     ensure: Ensure = "verify"
 

@@ -107,15 +107,16 @@ class MemoryBackend(MemoryCore, StreamBackend):
         """How many messages were removed; ``up_to`` and ``keep`` together are refused, as by the server."""
         return (await self._find(name)).purge(subject, up_to, keep)
 
-    async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
+    async def get_message(
+        self, stream: str, *, sequence: int | None, last_of: str | None, direct: bool = False
+    ) -> StoredMessage | None:
         """The message with that sequence, or the last one of that pattern; ``None`` when there is none."""
+        del direct  # there is one copy
         return (await self._find(stream)).read(sequence, last_of)
 
     async def delete_message(self, stream: str, sequence: int) -> bool:
         """Whether there was one."""
-        found = await self._find(stream)
-        found.expire()
-        return found.remove(sequence)
+        return (await self._find(stream)).delete(sequence)
 
     async def consumer_info(self, stream: str, name: str) -> ConsumerInfo:
         """Raises ``ConsumerNotFound`` (or ``StreamNotFound``) when there is none."""

@@ -300,7 +300,7 @@ class MemoryConsumer:
         pull.gathered.append(
             Delivery(
                 message.subject,
-                message.data,
+                message.data if not self.options.headers_only else b"",
                 message.headers,
                 self.stream,
                 self.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,10 @@ from broker.backends.memory.admission import (
 )
 from broker.backends.memory.clock import Alarm, Clock
 from broker.backends.memory.log import Stored, StreamLog
-from broker.backends.memory.wire import headers_size, stored_size
+from broker.backends.memory.wire import headers_size, is_tombstone, marker_headers, stored_size
 from broker.contracts.admin import StreamInfo, StreamState
 from broker.contracts.envelopes import Receipt, Record, StoredMessage
-from broker.contracts.errors import ApiError, ConsumerNotFound
+from broker.contracts.errors import ApiError, ConsumerNotFound, PayloadTooLarge, StreamFull
 from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
@@ -97,8 +98,14 @@ class MemoryStream:
             return Receipt(self.name, first, duplicate=True)
         if expect is not None:
             check_last_id(expect, self.log, self.name, record.subject)
-        expires_at = now + record.ttl if record.ttl is not None else None
+        if record.rollup and not self.options.allow_rollup:
+            raise ApiError("rollup not permitted", code=400, err_code=10111, subject=record.subject, stream=self.name)
+        lifetime = max(record.ttl, self.options.marker_ttl or 0) if record.ttl is not None else None
+        expires_at = now + lifetime if lifetime is not None else None
         sequence = self._store(record.subject, record.data, headers, record.message_id, expires_at)
+        if record.rollup:
+            for earlier in self.log.sequences_of(record.subject)[:-1]:
+                self.remove(earlier)
         self._window.remember(record.message_id, now, sequence)
         return Receipt(self.name, sequence)
 
@@ -150,10 +157,24 @@ class MemoryStream:
             self._alarm.cancel()
         return True
 
+    def delete(self, sequence: int) -> bool:
+        """Remove one message for a caller; whether there was one.
+
+        Raises:
+            ApiError: the stream denies it.
+        """
+        self.expire()
+        if self.options.deny_delete:
+            raise ApiError("message delete not permitted", code=500, err_code=10057, stream=self.name)
+        return self.remove(sequence)
+
     def expire(self) -> None:
-        """Remove every message whose time is over."""
+        """Remove every message whose time is over; the last one of a subject may leave a marker."""
         for sequence in self.log.expired(self.clock.now(), self.options.max_age):
+            message = self.log.get(sequence)
             self.remove(sequence)
+            if message is not None:
+                self._mark(message)
         self._alarm.set(self.log.next_expiry(self.options.max_age))
 
     def settled(self, sequence: int) -> None:
@@ -199,6 +220,13 @@ class MemoryStream:
         self.expire()
         for consumer in self.consumers.values():
             consumer.resume()
+
+    def _mark(self, gone: Stored) -> None:
+        lifetime = self.options.marker_ttl
+        if lifetime is None or self.log.count_of(gone.subject) or is_tombstone(gone.headers):
+            return
+        with suppress(StreamFull, PayloadTooLarge):
+            self._store(gone.subject, b"", marker_headers(lifetime), "", self.clock.now() + lifetime)
 
     def _needed(self, message: Stored) -> bool:
         return any(each.needs(message.sequence, message.subject) for each in self.consumers.values())

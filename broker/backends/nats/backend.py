@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from broker.backends.nats import addresses
@@ -10,9 +11,11 @@ from broker.backends.nats.api import Api
 from broker.backends.nats.appending import Appender
 from broker.backends.nats.consumers import Consumers
 from broker.backends.nats.core import NatsCore
+from broker.backends.nats.direct import DirectGet
 from broker.backends.nats.embedded import embedded_server
 from broker.backends.nats.session import Session
 from broker.contracts.backend import StreamBackend
+from broker.contracts.errors import NoResponders
 
 if TYPE_CHECKING:
     import asyncio
@@ -52,6 +55,7 @@ class NatsBackend(NatsCore, StreamBackend):
         api = Api(session, self)
         self._admin = Admin(api)
         self._append = Appender(session).append
+        self._direct = DirectGet(session, self)
         self._consumers = Consumers(session, self, api, self._admin)
 
     async def close(self) -> None:
@@ -99,8 +103,13 @@ class NatsBackend(NatsCore, StreamBackend):
         """See ``StreamBackend``."""
         return await self._admin.purge_stream(name, subject=subject, up_to=up_to, keep=keep)
 
-    async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
+    async def get_message(
+        self, stream: str, *, sequence: int | None, last_of: str | None, direct: bool = False
+    ) -> StoredMessage | None:
         """See ``StreamBackend``."""
+        if direct:
+            with suppress(NoResponders):  # a stream that does not allow it, or none: the API knows which
+                return await self._direct.get_message(stream, sequence=sequence, last_of=last_of)
         return await self._admin.get_message(stream, sequence=sequence, last_of=last_of)
 
     async def delete_message(self, stream: str, sequence: int) -> bool:

@@ -81,6 +81,9 @@ def stream_config(options: StreamOptions) -> dict[str, Any]:
         "max_consumers": -1,
         "allow_direct": True,
         "allow_msg_ttl": True,
+        "deny_delete": options.deny_delete,
+        "allow_rollup_hdrs": options.allow_rollup,
+        "subject_delete_marker_ttl": nanoseconds(options.marker_ttl),
     }
     for limit in _LIMITS:
         value = getattr(options, limit)
@@ -102,6 +105,9 @@ def stream_options(config: dict[str, Any]) -> StreamOptions:
         replicas=config["num_replicas"],
         description=config.get("description", ""),
         metadata=own_metadata(config),
+        deny_delete=bool(config.get("deny_delete")),
+        allow_rollup=bool(config.get("allow_rollup_hdrs")),
+        marker_ttl=seconds(config.get("subject_delete_marker_ttl")),
         **limits,
     )
 
@@ -119,7 +125,8 @@ def stream_drift(options: StreamOptions, config: dict[str, Any]) -> dict[str, tu
     differences: dict[str, tuple[object, object]] = {}
     if set(options.subjects) != set(theirs.get("subjects") or ()):
         differences["subjects"] = (tuple(options.subjects), tuple(theirs.get("subjects") or ()))
-    for field in ("storage", "retention", "discard", *_LIMITS, "description"):
+    features = ("deny_delete", "allow_rollup", "marker_ttl")
+    for field in ("storage", "retention", "discard", *_LIMITS, "description", *features):
         if getattr(options, field) != getattr(has, field):
             differences[field] = (getattr(options, field), getattr(has, field))
     for field in ("max_age", "duplicate_window"):
@@ -186,6 +193,8 @@ def consumer_config(options: ConsumerOptions, name: str) -> dict[str, Any]:
         config["filter_subjects"] = list(options.filters)
     if options.queue is not None:
         config["metadata"] = {QUEUE: options.queue}
+    if options.headers_only:
+        config["headers_only"] = True
     return config
 
 
@@ -215,6 +224,7 @@ def consumer_options(config: dict[str, Any], stream: str) -> ConsumerOptions:
         ack_wait=max(seconds(config.get("ack_wait")) or 30.0, 0.05),
         acks=config.get("ack_policy") == "explicit",
         start=_start_of(config),
+        headers_only=bool(config.get("headers_only")),
         inactive_threshold=max(seconds(config.get("inactive_threshold")) or 30.0, 0.1),
     )
 
@@ -241,8 +251,8 @@ def consumer_drift(options: ConsumerOptions, config: dict[str, Any]) -> dict[str
             differences["max_ack_pending"] = (options.max_ack_pending, config.get("max_ack_pending"))
         if nanoseconds(options.ack_wait) != config.get("ack_wait"):
             differences["ack_wait"] = (options.ack_wait, has.ack_wait)
-    if options.queue != has.queue:
-        differences["queue"] = (options.queue, has.queue)
+    same = {field: (getattr(options, field), getattr(has, field)) for field in ("queue", "headers_only")}
+    differences.update({field: both for field, both in same.items() if both[0] != both[1]})
     if config.get("max_deliver", -1) > 0:
         differences["max_deliver"] = (None, config["max_deliver"])
     if config.get("backoff"):
@@ -263,6 +273,7 @@ def merged_consumer(options: ConsumerOptions, config: dict[str, Any]) -> dict[st
     merged = {**config, "max_deliver": -1, "metadata": {**metadata, **ours.get("metadata", {})}}
     for field in ("filter_subject", "filter_subjects", "backoff"):
         merged.pop(field, None)
+    merged["headers_only"] = options.headers_only
     for field in ("ack_wait", "max_ack_pending", "filter_subject", "filter_subjects"):
         if field in ours:
             merged[field] = ours[field]

@@ -19,6 +19,7 @@ from broker.testing.conformance.core import CoreConformance
 from broker.testing.conformance.dead_letters import DeadLetterConformance
 from broker.testing.conformance.draining import DrainConformance
 from broker.testing.conformance.enqueueing import EnqueueConformance, EnqueueManyConformance
+from broker.testing.conformance.key_value import KeyValueConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
 from broker.testing.conformance.opening import OpeningConformance
 from broker.testing.conformance.ordering import OrderingConformance
@@ -30,6 +31,7 @@ from broker.testing.conformance.settlement import SettlementConformance
 from broker.testing.conformance.state import StateConformance
 from broker.testing.conformance.streams import StreamConformance
 from broker.testing.conformance.subscribing import SubscribeConformance
+from broker.testing.conformance.watching import WatchConformance
 
 ALL = (
     BadInputConformance,
@@ -42,6 +44,7 @@ ALL = (
     DrainConformance,
     EnqueueConformance,
     EnqueueManyConformance,
+    KeyValueConformance,
     LifecycleConformance,
     OpeningConformance,
     OrderingConformance,
@@ -52,6 +55,7 @@ ALL = (
     StateConformance,
     StreamConformance,
     SubscribeConformance,
+    WatchConformance,
 )
 """Every class of tests; a backend passes them all."""
 
@@ -69,6 +73,7 @@ __all__ = [
     "DrainConformance",
     "EnqueueConformance",
     "EnqueueManyConformance",
+    "KeyValueConformance",
     "LifecycleConformance",
     "OpeningConformance",
     "OrderingConformance",
@@ -80,4 +85,5 @@ __all__ = [
     "StateConformance",
     "StreamConformance",
     "SubscribeConformance",
+    "WatchConformance",
 ]
