@@ -270,11 +270,11 @@ class StreamBackend(CoreBackend, Protocol):
 
     @abstractmethod
     async def get_message(
-        self, stream: str, *, sequence: int | None, last_of: str | None, direct: bool = False
+        self, stream: str, *, sequence: int | None, last_of: str | None, fresh: bool = False
     ) -> StoredMessage | None:
         """The message with that sequence, or the last one of that pattern; ``None`` when there is none.
 
-        ``direct`` lets any copy answer: sooner, but perhaps without what was stored a moment ago.
+        Any copy may answer, perhaps without what was stored a moment ago; ``fresh`` asks the one that takes appends.
         """
 
     @abstractmethod

@@ -113,7 +113,7 @@ class BucketOptions:
             description=self.description,
             deny_delete=True,
             allow_rollup=True,
-            marker_ttl=self.marker_ttl,
+            delete_marker_ttl=self.marker_ttl,
         )
 
     @classmethod
@@ -130,12 +130,17 @@ class BucketOptions:
             max_value_size=stream.max_msg_size,
             storage=stream.storage,
             replicas=stream.replicas,
-            marker_ttl=stream.marker_ttl,
+            marker_ttl=stream.delete_marker_ttl,
             description=stream.description,
         )
 
 
-STREAM_FIELDS: Final = {"max_msgs_per_subject": "history", "max_age": "ttl", "max_msg_size": "max_value_size"}
+STREAM_FIELDS: Final = {
+    "max_msgs_per_subject": "history",
+    "max_age": "ttl",
+    "max_msg_size": "max_value_size",
+    "delete_marker_ttl": "marker_ttl",
+}
 """Fields of a stream that have another name on a bucket."""
 BUCKET_FIELDS: Final = tuple(field.name for field in fields(BucketOptions))
 

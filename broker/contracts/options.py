@@ -90,8 +90,8 @@ class StreamOptions:
         metadata: free names and values; names starting with ``_nats`` belong to the server.
         deny_delete: single messages cannot be deleted.
         allow_rollup: a message may replace all earlier ones of its subject.
-        marker_ttl: when the last message of a subject expires, the server stores a marker in its place that lives so
-            many whole seconds; ``None`` for none. A message's own time to live is never shorter than this.
+        delete_marker_ttl: whole seconds that a marker stays where the last message of a subject expired; ``None``: no
+            markers. No message's own time to live is shorter.
         durability: reserved for the declared durability check; must be ``None`` in this version.
         lanes: reserved for ordered lanes; must be ``None`` in this version.
     """
@@ -112,7 +112,7 @@ class StreamOptions:
     metadata: Mapping[str, str] = field(default_factory=dict)
     deny_delete: bool = False
     allow_rollup: bool = False
-    marker_ttl: float | None = None
+    delete_marker_ttl: float | None = None
     durability: Literal["fsync", "os"] | None = None
     lanes: int | None = None
 
@@ -148,10 +148,11 @@ class StreamOptions:
     def _check_features(self) -> None:
         for option in ("deny_delete", "allow_rollup"):
             _check_kind(option, getattr(self, option), bool, "True or False", shown=True)
-        if self.marker_ttl is not None:
-            in_range("marker_ttl", self.marker_ttl, 1)
-            if self.marker_ttl != int(self.marker_ttl):
-                raise InvalidOption(f"marker_ttl={self.marker_ttl!r}: must be whole seconds", option="marker_ttl")
+        if self.delete_marker_ttl is not None:
+            in_range("delete_marker_ttl", self.delete_marker_ttl, 1)
+            if self.delete_marker_ttl != int(self.delete_marker_ttl):
+                told = f"delete_marker_ttl={self.delete_marker_ttl!r}: must be whole seconds"
+                raise InvalidOption(told, option="delete_marker_ttl")
 
     def _check_overlap(self) -> None:
         for index, left in enumerate(self.subjects):

@@ -76,7 +76,7 @@ class KeyValue:
             BucketNotFound: there is none.
             ConnectionLost, RequestTimeout, PermissionDenied, ApiError, BrokerClosed, Unauthorized.
         """
-        entry = await self._read(key, revision, direct=True)
+        entry = await self._read(key, revision)
         return None if entry is None or entry.deleted else entry
 
     async def put(self, key: str, value: Any, *, ttl: float | None = None, timeout: float = _TIMEOUT) -> int:
@@ -110,7 +110,7 @@ class KeyValue:
             try:
                 return await self._writer.write(key, value, revision=revision, ttl=ttl, timeout=timeout)
             except SequenceConflict as exc:
-                entry = await self._read(key, None, direct=False)
+                entry = await self._read(key, fresh=True)
                 if entry is not None and not entry.deleted:
                     told = f"key {key!r} of bucket {self.bucket!r} exists with revision {entry.revision}"
                     raise KeyExists(told, key=key, subject=exc.subject) from exc
@@ -159,7 +159,7 @@ class KeyValue:
         clock = asyncio.get_running_loop().time
         deadline, pause, fresh = clock() + timeout, _PAUSE[0], False
         while True:
-            entry = await self._read(key, None, direct=not fresh)
+            entry = await self._read(key, fresh=fresh)
             known = None if entry is None or entry.deleted else entry
             value = change(known)
             if inspect.isawaitable(value):
@@ -271,13 +271,13 @@ class KeyValue:
         """
         return await self._buckets.info(self.bucket)
 
-    async def _read(self, key: str, revision: int | None, *, direct: bool) -> KeyEntry | None:
+    async def _read(self, key: str, revision: int | None = None, *, fresh: bool = False) -> KeyEntry | None:
         subject = subject_of(self._prefix, key)
         if revision is not None:
             in_range("revision", revision, 1, whole=True)
         try:
             stored = await self._backend.get_message(
-                self._stream, sequence=revision, last_of=subject if revision is None else None, direct=direct
+                self._stream, sequence=revision, last_of=subject if revision is None else None, fresh=fresh
             )
         except StreamNotFound as exc:
             raise bucket_gone(self.bucket, exc) from exc

@@ -83,17 +83,21 @@ class Following:
             BucketNotFound: there is none.
             ConnectionLost, RequestTimeout, PermissionDenied, ApiError, BrokerClosed, Unauthorized.
         """
+        options, updates_only = self._options, self._options.start == "new"
         try:
-            if self._options.start == "new":
+            if updates_only:
                 state = (await self._backend.stream_info(self.stream)).state
-                self._options = replace(self._options, start=state.last_sequence + 1)
-                self.ready.set()
-            await self._open(self._options)
-        except StreamNotFound as exc:
-            raise self._gone("there is none") from exc
-        except BaseException:
-            await self.close()
+                options = replace(options, start=state.last_sequence + 1)
+            await self._open(options)
+        except BaseException as exc:
+            if self._source is not None:
+                await self._source.close()
+            if isinstance(exc, StreamNotFound):
+                raise self._gone("there is none") from exc
             raise
+        self._options = options
+        if updates_only:
+            self.ready.set()
         self._unwatch = self._backend.board.watch(self._on_status)
 
     async def next(self) -> Delivery | None:
@@ -227,14 +231,17 @@ class Following:
         # Not before the initial set is complete: revisions that others have replaced would come in between.
         if self._last and (self.ready.is_set() or options.start != "last_per_subject"):
             options = replace(options, start=self._last + 1)
-        while not self._ended:
-            if self._source is not None:
-                await self._source.close()
-            self._suspect = False
-            if await self._reopened(options):
-                return
-            self._suspect = True
-            await asyncio.sleep(_PAUSE)
+        self._suspect = False  # set again by whatever happens meanwhile
+        done = False
+        try:
+            while not done and not self._ended:
+                if self._source is not None:
+                    await self._source.close()
+                done = await self._reopened(options)
+                if not done:
+                    await asyncio.sleep(_PAUSE)
+        finally:
+            self._suspect = self._suspect or not done
 
     async def _reopened(self, options: ConsumerOptions) -> bool:
         """Whether that worked; ``False``: not just now."""

@@ -123,7 +123,7 @@ class Writer:
         """
         try:
             async with asyncio.timeout_at(deadline):
-                last = await self._backend.get_message(self._stream, sequence=None, last_of=record.subject)
+                last = await self._backend.get_message(self._stream, sequence=None, last_of=record.subject, fresh=True)
                 if last is not None and _is_ours(last, record):
                     return last.sequence
                 history = await self._history(record.subject)

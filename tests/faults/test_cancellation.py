@@ -455,6 +455,33 @@ async def read_the_last(stage):
         assert (await anext(stored)).json() == 2
 
 
+@verb
+async def key_value(stage):
+    await stage.sb.key_value(stage.stream)
+
+
+@verb
+async def key_value_writing(stage):
+    kv = await stage.sb.key_value(stage.stream)
+    revision = await kv.put("a", b"1")
+    await kv.update("a", b"2", revision=revision)
+    await kv.modify("a", lambda entry: entry.value + b"3")
+    assert (await kv.get("a")).value == b"23"
+    await kv.purge("a")
+    await kv.create("a", b"4")
+
+
+@verb
+async def key_value_watch(stage):
+    kv = await stage.sb.key_value(stage.stream)
+    await kv.put("a", b"1")
+    async with kv.watch() as watch:
+        assert (await anext(watch)).value == b"1"
+    assert len(await kv.history("a")) >= 1
+    async with aclosing(kv.keys()) as keys:
+        assert [key async for key in keys] == ["a"]
+
+
 # -- settling
 
 

@@ -108,10 +108,10 @@ class MemoryBackend(MemoryCore, StreamBackend):
         return (await self._find(name)).purge(subject, up_to, keep)
 
     async def get_message(
-        self, stream: str, *, sequence: int | None, last_of: str | None, direct: bool = False
+        self, stream: str, *, sequence: int | None, last_of: str | None, fresh: bool = False
     ) -> StoredMessage | None:
         """The message with that sequence, or the last one of that pattern; ``None`` when there is none."""
-        del direct  # there is one copy
+        del fresh  # there is one copy
         return (await self._find(stream)).read(sequence, last_of)
 
     async def delete_message(self, stream: str, sequence: int) -> bool:

@@ -100,7 +100,7 @@ class MemoryStream:
             check_last_id(expect, self.log, self.name, record.subject)
         if record.rollup and not self.options.allow_rollup:
             raise ApiError("rollup not permitted", code=400, err_code=10111, subject=record.subject, stream=self.name)
-        lifetime = max(record.ttl, self.options.marker_ttl or 0) if record.ttl is not None else None
+        lifetime = max(record.ttl, self.options.delete_marker_ttl or 0) if record.ttl is not None else None
         expires_at = now + lifetime if lifetime is not None else None
         sequence = self._store(record.subject, record.data, headers, record.message_id, expires_at)
         if record.rollup:
@@ -222,7 +222,7 @@ class MemoryStream:
             consumer.resume()
 
     def _mark(self, gone: Stored) -> None:
-        lifetime = self.options.marker_ttl
+        lifetime = self.options.delete_marker_ttl
         if lifetime is None or self.log.count_of(gone.subject) or is_tombstone(gone.headers):
             return
         with suppress(StreamFull, PayloadTooLarge):

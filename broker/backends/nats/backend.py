@@ -104,10 +104,10 @@ class NatsBackend(NatsCore, StreamBackend):
         return await self._admin.purge_stream(name, subject=subject, up_to=up_to, keep=keep)
 
     async def get_message(
-        self, stream: str, *, sequence: int | None, last_of: str | None, direct: bool = False
+        self, stream: str, *, sequence: int | None, last_of: str | None, fresh: bool = False
     ) -> StoredMessage | None:
         """See ``StreamBackend``."""
-        if direct:
+        if not fresh:
             with suppress(NoResponders):  # a stream that does not allow it, or none: the API knows which
                 return await self._direct.get_message(stream, sequence=sequence, last_of=last_of)
         return await self._admin.get_message(stream, sequence=sequence, last_of=last_of)

@@ -83,7 +83,7 @@ def stream_config(options: StreamOptions) -> dict[str, Any]:
         "allow_msg_ttl": True,
         "deny_delete": options.deny_delete,
         "allow_rollup_hdrs": options.allow_rollup,
-        "subject_delete_marker_ttl": nanoseconds(options.marker_ttl),
+        "subject_delete_marker_ttl": nanoseconds(options.delete_marker_ttl),
     }
     for limit in _LIMITS:
         value = getattr(options, limit)
@@ -107,7 +107,7 @@ def stream_options(config: dict[str, Any]) -> StreamOptions:
         metadata=own_metadata(config),
         deny_delete=bool(config.get("deny_delete")),
         allow_rollup=bool(config.get("allow_rollup_hdrs")),
-        marker_ttl=seconds(config.get("subject_delete_marker_ttl")),
+        delete_marker_ttl=seconds(config.get("subject_delete_marker_ttl")),
         **limits,
     )
 
@@ -125,7 +125,7 @@ def stream_drift(options: StreamOptions, config: dict[str, Any]) -> dict[str, tu
     differences: dict[str, tuple[object, object]] = {}
     if set(options.subjects) != set(theirs.get("subjects") or ()):
         differences["subjects"] = (tuple(options.subjects), tuple(theirs.get("subjects") or ()))
-    features = ("deny_delete", "allow_rollup", "marker_ttl")
+    features = ("deny_delete", "allow_rollup", "delete_marker_ttl")
     for field in ("storage", "retention", "discard", *_LIMITS, "description", *features):
         if getattr(options, field) != getattr(has, field):
             differences[field] = (getattr(options, field), getattr(has, field))

@@ -278,7 +278,7 @@ class KeyValueConformance(Conformance):
 
     async def test_bad_options_are_refused_at_once(self, connect: Connect) -> None:
         sb = await connect()
-        for option, values in (
+        refused: tuple[tuple[str, tuple[Any, ...]], ...] = (
             ("history", (0, 65, 1.5, True)),
             ("ttl", (0, -1, "1")),
             ("max_bytes", (0, 0.5)),
@@ -287,10 +287,11 @@ class KeyValueConformance(Conformance):
             ("storage", ("disk",)),
             ("marker_ttl", (0.5, 1.5, 0)),
             ("ensure", ("maybe",)),
-        ):
+        )
+        for option, values in refused:
             for value in values:
                 with pytest.raises(InvalidOption) as caught:
-                    await sb.key_value("bucket", **{option: value})
+                    await sb.key_value("bucket", **dict[str, Any]({option: value}))
                 assert option in str(caught.value)
         for bucket in ("", "a.b", "a b", "a*", None, "b" * 251):
             with pytest.raises(InvalidOption, match="bucket="):

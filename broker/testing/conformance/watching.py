@@ -220,6 +220,33 @@ class WatchConformance(Conformance):
             seen += await taken(watch, 40 - len(seen))
         assert [each.json() for each in seen] == list(range(40))
 
+    async def test_it_goes_on_when_its_consumer_is_gone(self, connect: Connect) -> None:
+        """As it is after nobody asked for more for a long while."""
+        sb = await connect()
+        kv = await a_bucket(sb)
+        await kv.put("a", 0)
+        async with kv.watch() as watch:
+            assert keyed(await taken(watch, 1)) == [("a", 0)]
+            for number in range(1, 4):
+                for name in await listed(sb.consumers.names(f"KV_{kv.bucket}")):
+                    await sb.consumers.delete(f"KV_{kv.bucket}", name)
+                await kv.put("a", number)
+                assert keyed(await taken(watch, 1)) == [("a", number)]
+
+    async def test_a_first_step_that_is_cancelled_loses_nothing(self, connect: Connect) -> None:
+        kv = await a_bucket(await connect())
+        await kv.put("a", 0)
+        for turns in range(12):
+            watch = kv.watch()
+            step = asyncio.ensure_future(anext(watch))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            step.cancel()
+            await asyncio.wait({step})
+            assert keyed([await step] if not step.cancelled() else await taken(watch, 1)) == [("a", 0)]
+            assert watch.ready.is_set()
+            await watch.aclose()
+
     async def test_it_goes_on_after_a_restart_of_the_server(
         self, connect: Connect, request: pytest.FixtureRequest
     ) -> None:
