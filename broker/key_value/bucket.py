@@ -7,7 +7,15 @@ import inspect
 import random
 from typing import TYPE_CHECKING, Any, Final, final
 
-from broker.contracts.errors import InvalidOption, KeyExists, SequenceConflict, StreamNotFound
+from broker.contracts.errors import (
+    ApiError,
+    ConnectionLost,
+    InvalidOption,
+    KeyExists,
+    RequestTimeout,
+    SequenceConflict,
+    StreamNotFound,
+)
 from broker.contracts.key_value import patterns_of, prefix_of, stream_of, subject_of
 from broker.contracts.options import ConsumerOptions, Start, in_range
 from broker.key_value.entries import KeyEntry
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
 _TIMEOUT: Final = 5.0
 _TRIES: Final = 8
 """Times ``create`` looks anew when the deletion it wants to follow on is replaced by another."""
+_ASK_AGAIN: Final = 0.1
 _PAUSE: Final = (0.005, 0.5)
 """Seconds ``modify`` waits after a conflict: up to, doubling, to; at random so that many callers spread."""
 
@@ -110,7 +119,7 @@ class KeyValue:
             try:
                 return await self._writer.write(key, value, revision=revision, ttl=ttl, timeout=timeout)
             except SequenceConflict as exc:
-                entry = await self._read(key, fresh=True)
+                entry = await self._read_by(deadline, key, fresh=True)
                 if entry is not None and not entry.deleted:
                     told = f"key {key!r} of bucket {self.bucket!r} exists with revision {entry.revision}"
                     raise KeyExists(told, key=key, subject=exc.subject) from exc
@@ -150,6 +159,7 @@ class KeyValue:
 
         Raises:
             SequenceConflict: others got in between until the deadline; nothing was written.
+            RequestTimeout: it could not be read until the deadline; nothing was written.
             WriteUnknown: no word in time. It is not tried again: the change may be in.
             The rest of what ``get`` and ``put`` raise.
         """
@@ -159,7 +169,7 @@ class KeyValue:
         clock = asyncio.get_running_loop().time
         deadline, pause, fresh = clock() + timeout, _PAUSE[0], False
         while True:
-            entry = await self._read(key, fresh=fresh)
+            entry = await self._read_by(deadline, key, fresh=fresh)
             known = None if entry is None or entry.deleted else entry
             value = change(known)
             if inspect.isawaitable(value):
@@ -284,6 +294,27 @@ class KeyValue:
         if stored is None or stored.subject != subject:
             return None
         return self._entry(stored, subject)
+
+    async def _read_by(self, deadline: float, key: str, *, fresh: bool) -> KeyEntry | None:
+        """Read again until somebody answers: asking twice does no harm.
+
+        Raises:
+            RequestTimeout: nobody did before the deadline.
+        """
+        try:
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    try:
+                        return await self._read(key, fresh=fresh)
+                    except (ConnectionLost, RequestTimeout):
+                        pass
+                    except ApiError as exc:
+                        if not exc.transient:
+                            raise
+                    await asyncio.sleep(_ASK_AGAIN)
+        except TimeoutError as exc:
+            told = f"key {key!r} of bucket {self.bucket!r} could not be read in time; nothing was written"
+            raise RequestTimeout(told, subject=self._prefix + key) from exc
 
     def _entry(self, message: Any, subject: str) -> KeyEntry:
         return KeyEntry(message, self.bucket, subject[len(self._prefix) :], self._codec)
