@@ -78,3 +78,18 @@ async def test_no_addition_is_lost_or_made_twice_while_the_leader_dies(cluster, 
     assert values == list(range(1, len(values) + 1))
     assert sure <= len(values) <= sure + unsure
     assert [entry.revision for entry in seen] == list(range(1, last + 1))
+
+
+async def test_a_watch_outlives_the_server_that_kept_its_consumer(cluster, link):
+    urls = ",".join(node.url for node in cluster.nodes)
+    async with StreamBroker.connect(urls, link=link) as sb:
+        kv = await eventually(lambda: made(sb), within=30)
+        await kv.put("a", 0, timeout=30)
+        async with kv.watch() as watch:
+            assert (await anext(watch)).json() == 0
+            waiting = asyncio.ensure_future(anext(watch))
+            [consumer] = [name async for name in sb.consumers.names("KV_b")]
+            info = (await sb.request(f"$JS.API.CONSUMER.INFO.KV_b.{consumer}", b"", timeout=10)).json()
+            await next(node for node in cluster.nodes if node.settings.name == info["cluster"]["leader"]).kill()
+            await kv.put("a", 1, timeout=30)
+            assert (await asyncio.wait_for(waiting, 45)).json() == 1
