@@ -17,6 +17,7 @@ from broker.contracts.errors import (
     BatchRejected,
     BrokerClosed,
     BrokerError,
+    BucketNotFound,
     CodecError,
     ConfigDrift,
     ConnectError,
@@ -32,6 +33,7 @@ from broker.contracts.errors import (
     InvalidOption,
     InvalidSubject,
     JetStreamNotEnabled,
+    KeyExists,
     LimitsExceeded,
     NoResponders,
     NoStream,
@@ -47,6 +49,7 @@ from broker.contracts.errors import (
     StreamNotFound,
     Unauthorized,
     Unsupported,
+    WriteUnknown,
 )
 from broker.contracts.features import (
     ConsumerLimits,
@@ -57,11 +60,16 @@ from broker.contracts.features import (
     SubjectTransform,
 )
 from broker.contracts.headers import Headers
+from broker.contracts.key_value import BucketInfo, BucketOptions, Operation
 from broker.contracts.options import ConsumeOptions, ConsumerOptions, StreamOptions
 from broker.contracts.qos import QoS
 from broker.contracts.status import Stats, Status
 from broker.contracts.subjects import Subject
 from broker.dead_letters import DeadLetters
+from broker.key_value.bucket import KeyValue
+from broker.key_value.buckets import BucketAdmin
+from broker.key_value.entries import KeyEntry
+from broker.key_value.watching import Watch
 from broker.letters import DeadLetter
 from broker.messages import Message, StreamMessage
 from broker.pulling import Puller
@@ -84,6 +92,10 @@ __all__ = [
     "Broker",
     "BrokerClosed",
     "BrokerError",
+    "BucketAdmin",
+    "BucketInfo",
+    "BucketNotFound",
+    "BucketOptions",
     "BytesCodec",
     "Codec",
     "CodecError",
@@ -115,11 +127,15 @@ __all__ = [
     "InvalidSubject",
     "JetStreamNotEnabled",
     "JsonCodec",
+    "KeyEntry",
+    "KeyExists",
+    "KeyValue",
     "LimitsExceeded",
     "Message",
     "MsgpackCodec",
     "NoResponders",
     "NoStream",
+    "Operation",
     "OriginState",
     "PayloadTooLarge",
     "PermissionDenied",
@@ -157,4 +173,6 @@ __all__ = [
     "Subscription",
     "Unauthorized",
     "Unsupported",
+    "Watch",
+    "WriteUnknown",
 ]

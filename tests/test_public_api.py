@@ -44,6 +44,17 @@ class StreamBroker:
     def pull(self, subject, *, queue=None, durable=None, batch=100, max_ack_pending=1000, ack_wait=30.0, stream=None,
              ensure="verify"): ...  # fmt: skip
     def read(self, subject, *, start="first", until=None): ...
+    async def key_value(self, bucket, *, history=10, ttl=None, max_bytes=None, storage="file"): ...
+
+
+class KeyValue:
+    async def get(self, key): ...
+    async def put(self, key, value): ...
+    async def create(self, key, value, *, ttl=None): ...
+    async def update(self, key, value, *, revision): ...
+    async def delete(self, key, *, revision=None): ...
+    async def purge(self, key): ...
+    async def history(self, key): ...
 
 
 class Message:
@@ -63,11 +74,11 @@ class StatePublisher:
     def tick(self, state, events=()): ...
 
 
-DESIGNED = (Broker, StreamBroker, Message, StreamMessage, StatePublisher)
+DESIGNED = (Broker, StreamBroker, KeyValue, Message, StreamMessage, StatePublisher)
 VERBS = [(design.__name__, verb) for design in DESIGNED for verb in vars(design) if not verb.startswith("_")]
 ATTRIBUTES = {
     "Broker": ["status", "stats", "status_changes"],
-    "StreamBroker": ["streams", "consumers", "dead_letters"],
+    "StreamBroker": ["streams", "consumers", "dead_letters", "buckets"],
     "Message": ["subject", "data", "headers", "reply_to"],
     "StreamMessage": ["stream", "sequence", "consumer", "attempt", "timestamp", "pending", "idempotency_key"],
     "StateReader": ["state", "rooms", "stats", "__aiter__", "__aenter__"],
@@ -77,6 +88,10 @@ ATTRIBUTES = {
                     "delete_message"],
     "ConsumerAdmin": ["info", "list", "names", "delete"],
     "DeadLetters": ["list", "replay"],
+    "KeyValue": ["keys", "watch"],
+    "KeyEntry": ["key", "value", "revision", "operation", "created", "json", "decode"],
+    "Watch": ["ready", "__aiter__", "__anext__"],
+    "BucketAdmin": ["info", "list", "names", "delete"],
 }  # fmt: skip
 RECORDS = {
     "Entry": ["subject", "body", "idempotency_key", "ordering_key", "headers", "ttl", "expect"],

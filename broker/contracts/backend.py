@@ -279,8 +279,13 @@ class StreamBackend(CoreBackend, Protocol):
         """How many messages were removed: of that pattern, below sequence ``up_to``, but the newest ``keep``."""
 
     @abstractmethod
-    async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
-        """The message with that sequence, or the last one of that pattern; ``None`` when there is none."""
+    async def get_message(
+        self, stream: str, *, sequence: int | None, last_of: str | None, fresh: bool = False
+    ) -> StoredMessage | None:
+        """The message with that sequence, or the last one of that pattern; ``None`` when there is none.
+
+        Any copy may answer, perhaps without what was stored a moment ago; ``fresh`` asks the one that takes appends.
+        """
 
     @abstractmethod
     def get_last_many(

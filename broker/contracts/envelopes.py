@@ -122,6 +122,7 @@ class Record(Struct, gc=False):
     Attributes:
         message_id: the id the server deduplicates by within the stream's duplicate window; never empty.
         ttl: seconds after which the server may drop it, whole; ``None`` keeps it as long as the stream does.
+        rollup: once it is stored, every earlier message of its subject is gone.
     """
 
     subject: str
@@ -130,6 +131,7 @@ class Record(Struct, gc=False):
     message_id: str
     ttl: int | None = None
     expect: Expect | None = None
+    rollup: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,15 @@ BrokerError
 │   ├── NoStream                      no stream captures the subject: nothing was stored
 │   ├── StreamFull                    the stream's limit is reached and it refuses new messages
 │   ├── SequenceConflict              an expectation did not hold: nothing was stored
+│   │   └── KeyExists                 the key that was to be created has a value
 │   ├── EnqueueUnknown                stored or not is unknown: enqueue again with the same key  (TimeoutError)
 │   ├── EnqueueManyError              some of many failed: receipts and errors by index
 │   ├── BatchRejected                 an atomic batch was refused as a whole (reserved)
 │   ├── ConsumerGone                  the consumer was deleted and may not be made again
 │   ├── ConsumerNotFound              no consumer of that name on the stream
 │   ├── StreamNotFound                no stream of that name
+│   │   └── BucketNotFound            no bucket of that name, or it was deleted meanwhile
+│   ├── WriteUnknown                  a key was written or not: read it before writing again  (TimeoutError)
 │   ├── ConfigDrift                   what exists differs from what was asked, field by field
 │   ├── JetStreamNotEnabled           the server, or this account on it, has no streams
 │   ├── LimitsExceeded                the account, server or stream allows no more of these, or no larger
@@ -30,7 +33,7 @@ BrokerError
 │   └── DecodeError                   the bytes are not what was asked for
 ├── PermissionDenied                  the server forbids this verb on this subject
 ├── InvalidSubject                    not a subject, or not one for this verb               (ValueError)
-├── InvalidKey                        not an idempotency key                                (ValueError)
+├── InvalidKey                        not an idempotency key, or not a bucket's key         (ValueError)
 ├── InvalidHeader                     not a header, or a reserved one                       (ValueError)
 ├── InvalidOption                     an option out of its range, or two that contradict    (ValueError)
 ├── PayloadTooLarge                   body and headers exceed what the server takes         (ValueError)
@@ -130,6 +133,18 @@ class SequenceConflict(StreamError):
     """An expectation on the stream's last message did not hold; nothing was stored."""
 
 
+class KeyExists(SequenceConflict):
+    """The key has a value already; nothing was stored.
+
+    Attributes:
+        key: which.
+    """
+
+    def __init__(self, message: str = "", *, key: str = "", subject: str | None = None) -> None:
+        super().__init__(message, subject=subject)
+        self.key = key
+
+
 class EnqueueUnknown(StreamError, TimeoutError):
     """No confirmation before the deadline: the message may be stored. Enqueue again with the same key, at any time.
 
@@ -173,6 +188,36 @@ class ConsumerNotFound(StreamError):
 
 class StreamNotFound(StreamError):
     """There is no stream of that name."""
+
+
+class BucketNotFound(StreamNotFound):
+    """There is no bucket of that name, or it was deleted (and perhaps made again) while it was watched.
+
+    Attributes:
+        bucket: which.
+    """
+
+    def __init__(self, message: str = "", *, bucket: str = "", stream: str | None = None) -> None:
+        super().__init__(message, stream=stream)
+        self.bucket = bucket
+
+
+class WriteUnknown(StreamError, TimeoutError):
+    """No word on a key that was written: it may be stored. Read the key before writing again.
+
+    A write that went through is the key's next revision, greater than ``revision``. A ``put`` may simply be repeated.
+
+    Attributes:
+        key: which.
+        revision: the one that was expected; ``None`` when none was, 0 when none was to exist.
+    """
+
+    def __init__(
+        self, message: str = "", *, key: str = "", revision: int | None = None, subject: str | None = None
+    ) -> None:
+        super().__init__(message, subject=subject)
+        self.key = key
+        self.revision = revision
 
 
 class ConfigDrift(StreamError):
@@ -272,7 +317,11 @@ class InvalidSubject(BrokerError, ValueError):
 
 
 class InvalidKey(BrokerError, ValueError):
-    """The idempotency key is malformed: 1 to 255 bytes, no control characters, no blanks at the ends."""
+    """The key is malformed.
+
+    An idempotency key has 1 to 255 bytes, no control characters, no blanks at its ends; a bucket's key consists of
+    ``A-Z a-z 0-9 - _ / =`` and single dots between them.
+    """
 
 
 class InvalidHeader(BrokerError, ValueError):

@@ -68,7 +68,7 @@ class StreamOptions:
             it knows, whatever is said here. ``None``: for mirrors.
         allow_msg_ttl: ``ttl=`` is honoured. Cannot be switched off again. ``None``: yes, except with ``counters``.
         delete_marker_ttl: seconds, at least 1, that a marker stays where a subject's last message went by ``max_age``;
-            watchers learn by it. ``None``: no markers.
+            watchers learn by it. No message's own ``ttl`` is shorter. ``None``: no markers.
         deny_delete: no message can be deleted by hand. Cannot be taken back.
         deny_purge: nothing can be purged. Cannot be taken back.
         allow_rollup: a message may replace all before it (the header ``Nats-Rollup``). ``None``: only where

@@ -80,9 +80,11 @@ class TracedStreams(TracedCore, StreamBackend):
         """How many messages were removed."""
         return await self._streams.purge_stream(name, subject=subject, up_to=up_to, keep=keep)
 
-    async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
+    async def get_message(
+        self, stream: str, *, sequence: int | None, last_of: str | None, fresh: bool = False
+    ) -> StoredMessage | None:
         """One message, read straight from the stream."""
-        stored = await self._streams.get_message(stream, sequence=sequence, last_of=last_of)
+        stored = await self._streams.get_message(stream, sequence=sequence, last_of=last_of, fresh=fresh)
         return None if stored is None else replace(stored, headers=arrived(stored.headers))
 
     async def get_last_many(

@@ -1,6 +1,7 @@
 """Every public verb of the stream tier, ready to be called again and again on one stage."""
 
 import asyncio
+from contextlib import aclosing
 from uuid import uuid4
 
 import pytest
@@ -155,6 +156,36 @@ async def read_the_last(stage):
     await three(stage)
     async with stage.sb.read(stage.subject("three"), start="last") as stored:
         assert (await anext(stored)).json() == 2
+
+
+# -- keys
+
+
+@verb
+async def key_value(stage):
+    await stage.sb.key_value(stage.stream)
+
+
+@verb
+async def key_value_writing(stage):
+    kv = await stage.sb.key_value(stage.stream)
+    revision = await kv.put("a", b"1")
+    await kv.update("a", b"2", revision=revision)
+    await kv.modify("a", lambda entry: entry.value + b"3")
+    assert (await kv.get("a")).value == b"23"
+    await kv.purge("a")
+    await kv.create("a", b"4")
+
+
+@verb
+async def key_value_watch(stage):
+    kv = await stage.sb.key_value(stage.stream)
+    await kv.put("a", b"1")
+    async with kv.watch() as watch:
+        assert (await anext(watch)).value == b"1"
+    assert len(await kv.history("a")) >= 1
+    async with aclosing(kv.keys()) as keys:
+        assert [key async for key in keys] == ["a"]
 
 
 # -- settling

@@ -113,8 +113,11 @@ class MemoryBackend(MemoryCore, StreamBackend):
         """How many messages were removed; ``up_to`` and ``keep`` together are refused, as by the server."""
         return (await self._find(name)).purge(subject, up_to, keep)
 
-    async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
+    async def get_message(
+        self, stream: str, *, sequence: int | None, last_of: str | None, fresh: bool = False
+    ) -> StoredMessage | None:
         """The message with that sequence, or the last one of that pattern; ``None`` when there is none."""
+        del fresh  # there is one copy
         return (await self._find(stream)).read(sequence, last_of)
 
     async def get_last_many(

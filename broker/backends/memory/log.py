@@ -173,6 +173,11 @@ class StreamLog:
         sequences = self._subjects.get(subject)
         return sequences.first() if sequences is not None else None
 
+    def sequences_of(self, subject: str) -> list[int]:
+        """Every sequence of the subject, ascending."""
+        sequences = self._subjects.get(subject)
+        return list(sequences.since(0)) if sequences is not None else []
+
     def last_of(self, pattern: str) -> int:
         """The newest sequence of the pattern, 0 when there is none."""
         if pattern in self._subjects:

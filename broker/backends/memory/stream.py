@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,10 @@ from broker.backends.memory.admission import (
 from broker.backends.memory.clock import Alarm, Clock
 from broker.backends.memory.log import Stored, StreamLog
 from broker.backends.memory.transforming import transform
-from broker.backends.memory.wire import headers_size, stored_size
+from broker.backends.memory.wire import headers_size, is_tombstone, marker_headers, stored_size
 from broker.contracts.admin import StreamInfo, StreamState
 from broker.contracts.envelopes import Receipt, Record, StoredMessage
-from broker.contracts.errors import ApiError, ConsumerNotFound
+from broker.contracts.errors import ApiError, ConsumerNotFound, PayloadTooLarge, StreamFull
 from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
@@ -107,8 +108,14 @@ class MemoryStream:
             check_last_id(expect, self.log, self.name, subject)
         if record.ttl is not None and not self.options.allow_msg_ttl:
             raise ApiError("per-message TTL is disabled", code=400, err_code=10166, stream=self.name)
-        expires_at = now + record.ttl if record.ttl is not None else None
+        if record.rollup and not self.options.allow_rollup:
+            raise ApiError("rollup not permitted", code=400, err_code=10111, subject=subject, stream=self.name)
+        lifetime = max(record.ttl, self.options.delete_marker_ttl or 0) if record.ttl is not None else None
+        expires_at = now + lifetime if lifetime is not None else None
         sequence = self._store(subject, record.data, headers, record.message_id, expires_at)
+        if record.rollup:
+            for earlier in self.log.sequences_of(subject)[:-1]:
+                self.remove(earlier)
         self._window.remember(record.message_id, now, sequence)
         return Receipt(self.name, sequence)
 
@@ -193,9 +200,12 @@ class MemoryStream:
         return True
 
     def expire(self) -> None:
-        """Remove every message whose time is over."""
+        """Remove every message whose time is over; the last one of a subject may leave a marker."""
         for sequence in self.log.expired(self.clock.now(), self.options.max_age):
+            message = self.log.get(sequence)
             self.remove(sequence)
+            if message is not None:
+                self._mark(message)
         self._alarm.set(self.log.next_expiry(self.options.max_age))
 
     def settled(self, sequence: int) -> None:
@@ -241,6 +251,13 @@ class MemoryStream:
         self.expire()
         for consumer in self.consumers.values():
             consumer.resume()
+
+    def _mark(self, gone: Stored) -> None:
+        lifetime = self.options.delete_marker_ttl
+        if lifetime is None or self.log.count_of(gone.subject) or is_tombstone(gone.headers):
+            return
+        with suppress(StreamFull, PayloadTooLarge):
+            self._store(gone.subject, b"", marker_headers(lifetime), "", self.clock.now() + lifetime)
 
     def _needed(self, message: Stored) -> bool:
         return any(each.needs(message.sequence, message.subject) for each in self.consumers.values())

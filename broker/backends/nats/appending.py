@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _KEPT_TARGETS: Final = 8192
 _MESSAGE_ID: Final = "Nats-Msg-Id"
 _TTL: Final = "Nats-TTL"
+_ROLLUP: Final = ("Nats-Rollup", "sub")
 _EXPECTED_STREAM: Final = "Nats-Expected-Stream"
 _EXPECTED_SEQUENCE: Final = "Nats-Expected-Last-Sequence"
 _EXPECTED_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
@@ -75,7 +76,7 @@ class Appender:
 
 def block_of(record: Record) -> bytes:
     """The header part of a record: its id, what it expects, and the caller's own headers."""
-    if record.ttl is None and record.expect is None:
+    if record.ttl is None and record.expect is None and not record.rollup:
         if record.headers is None:
             return f"NATS/1.0\r\nNats-Msg-Id: {record.message_id}\r\n\r\n".encode()
         lines = "".join([f"{name}: {value}\r\n" for name, value in record.headers.pairs])
@@ -85,6 +86,8 @@ def block_of(record: Record) -> bytes:
         pairs.append((_TTL, f"{record.ttl}s"))
     if record.expect is not None:
         pairs.extend(_expected(record.expect))
+    if record.rollup:
+        pairs.append(_ROLLUP)
     if record.headers is not None:
         pairs.extend(record.headers.pairs)
     return frames.header_block(pairs)

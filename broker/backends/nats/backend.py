@@ -106,8 +106,12 @@ class NatsBackend(NatsCore, StreamBackend):
         """See ``StreamBackend``."""
         return await self._admin.purge_stream(name, subject=subject, up_to=up_to, keep=keep)
 
-    async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
+    async def get_message(
+        self, stream: str, *, sequence: int | None, last_of: str | None, fresh: bool = False
+    ) -> StoredMessage | None:
         """See ``StreamBackend``."""
+        if fresh:
+            return await self._admin.get_message(stream, sequence=sequence, last_of=last_of)
         return await self._direct.get_message(stream, sequence=sequence, last_of=last_of)
 
     def get_last_many(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from broker.backends.nats.api import PREFIX, TIMEOUT
 from broker.backends.nats.convert import moment, timestamp_ns
 from broker.backends.nats.replies import NO_RESPONDERS
 from broker.contracts.envelopes import Envelope, StoredMessage
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 UpTo = int | datetime | None
 """The newest message that counts: a sequence, a time, or whatever is there."""
 
-_PREFIX: Final = "$JS.API.DIRECT.GET."
-_TIMEOUT: Final = 5.0
+_DIRECT: Final = f"{PREFIX}DIRECT.GET."
 _PAGE: Final = 256
 _PAGE_BYTES: Final = 4 << 20
 _AT_ONCE: Final = 512
@@ -61,8 +61,7 @@ class Direct:
 
     async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
         """See ``StreamBackend``."""
-        request = {"seq": sequence} if sequence is not None else {"last_by_subj": last_of}
-        reply = None if stream in self._denied else await self._ask(stream, request)
+        reply = None if stream in self._denied else await self._ask(stream, sequence, last_of)
         found = None if reply is None else _stored(reply, stream)
         if found is not None or (reply is not None and not self._core.clustered):
             return found
@@ -73,15 +72,26 @@ class Direct:
                 raise
             return None
 
-    async def _ask(self, stream: str, request: dict[str, Any]) -> Envelope | None:
-        """A copy's answer; ``None`` where none may or wants to give one."""
-        left = await self._session.connected_within(_TIMEOUT)
+    async def _ask(self, stream: str, sequence: int | None, last_of: str | None) -> Envelope | None:
+        """A copy's answer; ``None`` where none may or wants to give one.
+
+        The last of one subject is asked for in the request's own subject: roles may be granted it subject by subject.
+        """
+        subject, body = _DIRECT + stream, b""
+        if sequence is not None:
+            body = orjson.dumps({"seq": sequence})
+        elif last_of is not None and "*" not in last_of and ">" not in last_of:
+            subject = f"{subject}.{last_of}"
+        else:
+            body = orjson.dumps({"last_by_subj": last_of})
+        left = await self._session.connected_within(TIMEOUT)
         try:
-            return await self._core.call(_PREFIX + stream, orjson.dumps(request), None, left)
+            return await self._core.call(subject, body, None, left)
         except NoResponders:
             return None
         except PermissionDenied:
-            self._denied.add(stream)
+            if body:
+                self._denied.add(stream)
             return None
 
     async def get_last_many(self, stream: str, subjects: Sequence[str], up_to: UpTo) -> AsyncIterator[StoredMessage]:
@@ -171,7 +181,7 @@ class _Page:
             NoResponders, _TooManySubjects: nothing was read.
             RequestTimeout, ConnectionLost: the rest did not come.
         """
-        subject, inbox = _PREFIX + self._stream, self._session.new_inbox()
+        subject, inbox = _DIRECT + self._stream, self._session.new_inbox()
         interest = await self._core.subscribe(inbox, self._arrived.put_nowait, queue=None)
         stop = self._session.board.watch(self._changed)
         found: list[StoredMessage] = []
@@ -197,10 +207,10 @@ class _Page:
 
     async def _next(self, subject: str) -> Envelope:
         try:
-            async with asyncio.timeout(_TIMEOUT):
+            async with asyncio.timeout(TIMEOUT):
                 reply = await self._arrived.get()
         except TimeoutError:
-            raise RequestTimeout(f"no reply from {subject!r} in {_TIMEOUT:g} s", subject=subject) from None
+            raise RequestTimeout(f"no reply from {subject!r} in {TIMEOUT:g} s", subject=subject) from None
         if reply is None:
             raise self._session.ended() or ConnectionLost("the connection broke while reading", subject=subject)
         return reply

@@ -19,6 +19,7 @@ from broker.testing.conformance.core import CoreConformance
 from broker.testing.conformance.dead_letters import DeadLetterConformance
 from broker.testing.conformance.draining import DrainConformance
 from broker.testing.conformance.enqueueing import EnqueueConformance, EnqueueManyConformance
+from broker.testing.conformance.key_value import KeyValueConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
 from broker.testing.conformance.managing import ManagedStreamConformance
 from broker.testing.conformance.managing_consumers import ManagedConsumerConformance
@@ -32,6 +33,7 @@ from broker.testing.conformance.settlement import SettlementConformance
 from broker.testing.conformance.state import StateConformance
 from broker.testing.conformance.streams import StreamConformance
 from broker.testing.conformance.subscribing import SubscribeConformance
+from broker.testing.conformance.watching import WatchConformance
 
 ALL = (
     BadInputConformance,
@@ -44,6 +46,7 @@ ALL = (
     DrainConformance,
     EnqueueConformance,
     EnqueueManyConformance,
+    KeyValueConformance,
     LifecycleConformance,
     ManagedConsumerConformance,
     ManagedStreamConformance,
@@ -56,6 +59,7 @@ ALL = (
     StateConformance,
     StreamConformance,
     SubscribeConformance,
+    WatchConformance,
 )
 """Every class of tests; a backend passes them all."""
 
@@ -73,6 +77,7 @@ __all__ = [
     "DrainConformance",
     "EnqueueConformance",
     "EnqueueManyConformance",
+    "KeyValueConformance",
     "LifecycleConformance",
     "ManagedConsumerConformance",
     "ManagedStreamConformance",
@@ -86,4 +91,5 @@ __all__ = [
     "StateConformance",
     "StreamConformance",
     "SubscribeConformance",
+    "WatchConformance",
 ]
