@@ -131,6 +131,30 @@ class StreamBroker(Broker):
         return await self._enqueuer.enqueue_many(entries, window=window, timeout=timeout)
 
     @final
+    async def enqueue_atomic(self, entries: Sequence[Entry], *, timeout: float = 15.0) -> list[Receipt]:
+        """Store all of them or none, next to each other in one stream; receipts in the order given.
+
+        A wallet's debit and credit, each expecting its subject's last sequence, is what it is for. Repeated with the
+        same keys it is stored once: the receipts then say ``duplicate``.
+
+        Args:
+            entries: 1 to 1000, for subjects of one stream that is declared with ``atomic`` (the default). Only the
+                first may expect ``last_sequence``, none ``last_msg_id``.
+            timeout: seconds, all attempts together.
+
+        Raises:
+            BatchRejected: nothing was stored; ``reason`` and ``index`` say why. ``"duplicate"`` when some keys were
+                stored before and others were not.
+            SequenceConflict: an expectation did not hold; nothing was stored.
+            NoStream, StreamFull, PayloadTooLarge, PermissionDenied, ApiError: nothing was stored.
+            EnqueueUnknown: no word in time; enqueue the same again with its ``idempotency_keys``.
+            InvalidSubject, InvalidKey, InvalidHeader, InvalidOption, EncodeError: at once; nothing was sent.
+            BrokerClosed, Unauthorized.
+        """
+        self._lifetime.check_loop()
+        return await self._enqueuer.enqueue_atomic(entries, timeout)
+
+    @final
     async def consume(
         self,
         subject: str,

@@ -218,6 +218,15 @@ class StreamBackend(CoreBackend, Protocol):
         """
 
     @abstractmethod
+    def append_atomic(self, records: Sequence[Record], *, timeout: float) -> asyncio.Future[Sequence[Receipt]]:
+        """One attempt to store records of one stream, all or nothing, next to each other. See ``append``.
+
+        The future also fails with:
+            BatchRejected: nothing was stored. ``"duplicate"`` means that at least one id was stored before; after an
+                attempt whose answer was lost it may mean that the whole batch was.
+        """
+
+    @abstractmethod
     async def find_stream(self, subject: str) -> str | None:
         """The name of the stream that captures the subject (or pattern), ``None`` when there is none.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from broker.contracts.errors import InvalidOption
 from broker.contracts.options import in_range
@@ -130,6 +131,11 @@ class Record(Struct, gc=False):
     message_id: str
     ttl: int | None = None
     expect: Expect | None = None
+
+
+def expecting(record: Record, expect: Expect | None) -> Record:
+    """The same record with another expectation, or none."""
+    return replace(record, expect=expect)
 
 
 @dataclass(frozen=True, slots=True)

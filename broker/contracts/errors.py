@@ -15,7 +15,7 @@ BrokerError
 │   ├── SequenceConflict              an expectation did not hold: nothing was stored
 │   ├── EnqueueUnknown                stored or not is unknown: enqueue again with the same key  (TimeoutError)
 │   ├── EnqueueManyError              some of many failed: receipts and errors by index
-│   ├── BatchRejected                 an atomic batch was refused as a whole (reserved)
+│   ├── BatchRejected                 an atomic batch was refused as a whole: nothing was stored
 │   ├── ConsumerGone                  the consumer was deleted and may not be made again
 │   ├── ConsumerNotFound              no consumer of that name on the stream
 │   ├── StreamNotFound                no stream of that name
@@ -46,7 +46,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from broker.contracts.envelopes import Receipt
 
@@ -118,7 +118,13 @@ class StreamFull(StreamError):
 
 
 class SequenceConflict(StreamError):
-    """An expectation on the stream's last message did not hold; nothing was stored."""
+    """An expectation on the stream's last message did not hold; nothing was stored.
+
+    Attributes:
+        index: of the entry of an atomic batch whose expectation it was, when that is known.
+    """
+
+    index: int | None = None
 
 
 class EnqueueUnknown(StreamError, TimeoutError):
@@ -127,11 +133,20 @@ class EnqueueUnknown(StreamError, TimeoutError):
     Attributes:
         idempotency_key: the caller's key, or the generated id when none was given. Passing either as
             ``idempotency_key=`` to the same subject makes the repeat safe within the stream's duplicate window.
+        idempotency_keys: the same for every entry of an atomic batch, in the order given; empty otherwise.
     """
 
-    def __init__(self, message: str = "", *, idempotency_key: str | None = None, subject: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        idempotency_key: str | None = None,
+        idempotency_keys: Sequence[str] = (),
+        subject: str | None = None,
+    ) -> None:
         super().__init__(message, subject=subject)
         self.idempotency_key = idempotency_key
+        self.idempotency_keys = tuple(idempotency_keys)
 
 
 class EnqueueManyError(StreamError):
@@ -151,7 +166,30 @@ class EnqueueManyError(StreamError):
 
 
 class BatchRejected(StreamError):
-    """The server refused an atomic batch as a whole; nothing of it was stored."""
+    """The server refused an atomic batch as a whole; nothing of it was stored.
+
+    Attributes:
+        reason: ``"duplicate"``: an entry's key was stored before; ``"disabled"``: the stream takes no batches;
+            ``"too_large"``: more entries than the server takes; ``"streams"``: the entries belong to several streams;
+            ``"incomplete"``: the server has not received all of it; ``"header"``: something that no batch may expect.
+        index: of the entry it is about, in the order given; ``None`` when it is about none in particular.
+        stored: index -> receipt, of entries whose key was stored before (``"duplicate"``).
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        reason: str = "",
+        index: int | None = None,
+        stored: Mapping[int, Receipt] | None = None,
+        subject: str | None = None,
+        stream: str | None = None,
+    ) -> None:
+        super().__init__(message, subject=subject, stream=stream)
+        self.reason = reason
+        self.index = index
+        self.stored = dict(stored or {})
 
 
 class ConsumerGone(StreamError):

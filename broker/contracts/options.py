@@ -90,6 +90,11 @@ class StreamOptions:
         metadata: free names and values; names starting with ``_nats`` belong to the server.
         durability: reserved for the declared durability check; must be ``None`` in this version.
         lanes: reserved for ordered lanes; must be ``None`` in this version.
+        allow_msg_ttl: ``ttl=`` is honoured. Cannot be switched off again. ``None``: yes, except with ``counters``.
+        atomic: batches may be stored all or nothing (``enqueue_atomic``). ``None``: yes.
+        schedules: messages may be stored for later (``schedule``). Needs ``discard="old"``; cannot be switched off.
+        counters: every message adds to a counter (``increment``), and nothing else is stored. Needs
+            ``discard="old"``, ``retention="limits"`` and no ``allow_msg_ttl``. Never changes.
     """
 
     name: str
@@ -108,6 +113,10 @@ class StreamOptions:
     metadata: Mapping[str, str] = field(default_factory=dict)
     durability: Literal["fsync", "os"] | None = None
     lanes: int | None = None
+    allow_msg_ttl: bool | None = None
+    atomic: bool | None = None
+    schedules: bool = False
+    counters: bool = False
 
     def __post_init__(self) -> None:
         resource_name(self.name, "stream")
@@ -136,6 +145,24 @@ class StreamOptions:
         for option in ("durability", "lanes"):
             if getattr(self, option) is not None:
                 raise InvalidOption(f"{option} is not available in this version", option=option)
+        self._settle_flags()
+
+    def _settle_flags(self) -> None:
+        """Where ``None`` means what fits the rest, it becomes that; pairs that the server refuses are refused."""
+        for option, fits in (("allow_msg_ttl", not self.counters), ("atomic", True)):
+            if getattr(self, option) is None:
+                object.__setattr__(self, option, fits)
+        for option in ("allow_msg_ttl", "atomic", "schedules", "counters"):
+            _check_kind(option, getattr(self, option), bool, "True or False", shown=True)
+        for option, contradicted, needed in (
+            ("schedules", self.discard == "new", 'discard="old"'),
+            ("counters", self.discard == "new", 'discard="old"'),
+            ("counters", bool(self.allow_msg_ttl), "allow_msg_ttl=False"),
+            ("counters", self.schedules, "schedules=False"),
+            ("counters", self.retention != "limits", 'retention="limits"'),
+        ):
+            if getattr(self, option) and contradicted:
+                raise InvalidOption(f"{option}=True needs {needed}", option=option)
 
     def _check_overlap(self) -> None:
         for index, left in enumerate(self.subjects):

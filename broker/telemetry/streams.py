@@ -11,6 +11,7 @@ from msgspec import structs
 from broker.contracts.backend import DeliverySource, StreamBackend
 from broker.telemetry import naming
 from broker.telemetry.appending import Appending
+from broker.telemetry.batching import append_batch
 from broker.telemetry.core import TracedCore
 from broker.telemetry.propagation import arrived
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.envelopes import Delivery, Receipt, Record, StoredMessage
     from broker.contracts.options import ConsumerOptions, StreamOptions
-    from broker.telemetry.probe import Probe
+    from broker.telemetry.probe import Probe, Sending
 
 
 class TracedStreams(TracedCore, StreamBackend):
@@ -40,8 +41,12 @@ class TracedStreams(TracedCore, StreamBackend):
         """Store inside a span that ends with the receipt."""
         send = self._probe.enqueue(record)
         appending = Appending(self._streams, record, timeout, send)
-        appending.start(structs.replace(record, headers=send.headers) if send.injected else record)
+        appending.start(_carrying(record, send))
         return appending.receipt
+
+    def append_atomic(self, records: Sequence[Record], *, timeout: float) -> asyncio.Future[Sequence[Receipt]]:
+        """Store a batch, each record inside a span that ends with its receipt."""
+        return append_batch(self._streams, self._probe, records, timeout, _carrying)
 
     async def open_consumer(self, options: ConsumerOptions) -> DeliverySource:
         """A traced source on the consumer."""
@@ -95,6 +100,11 @@ class TracedStreams(TracedCore, StreamBackend):
     async def delete_consumer(self, stream: str, name: str) -> None:
         """Delete a consumer."""
         await self._streams.delete_consumer(stream, name)
+
+
+def _carrying(record: Record, send: Sending) -> Record:
+    """The record with the trace context it is sent with."""
+    return structs.replace(record, headers=send.headers) if send.injected else record
 
 
 class TracedSource(DeliverySource):

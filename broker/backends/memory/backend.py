@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from broker.backends.memory.consumers import open_consumer
 from broker.backends.memory.core import MemoryCore
-from broker.backends.memory.outbox import Posting
+from broker.backends.memory.outbox import Batch, Posting
 from broker.backends.memory.source import MemorySource
 from broker.backends.memory.wire import check_payload, record_headers
 from broker.contracts.backend import StreamBackend
@@ -15,7 +15,7 @@ from broker.contracts.errors import BrokerClosed, NoStream, PayloadTooLarge
 from broker.contracts.subjects import publish_subject
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from broker.backends.memory.hub import MemoryHub
     from broker.backends.memory.stream import MemoryStream
@@ -59,6 +59,26 @@ class MemoryBackend(MemoryCore, StreamBackend):
             self._hub.collect(self.outbox)
         self.outbox.post(Posting(record, headers, receipt, timeout))
         return receipt
+
+    def append_atomic(self, records: Sequence[Record], *, timeout: float) -> asyncio.Future[Sequence[Receipt]]:
+        """Store all or nothing on the loop's next turn.
+
+        Raises:
+            BrokerClosed: here, not in the future: nothing was sent.
+        """
+        self._check_open()
+        receipts: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
+        headers = [record_headers(record) for record in records]
+        try:
+            for record, each in zip(records, headers, strict=True):
+                check_payload(publish_subject(record.subject), record.data, each, self._hub.max_payload)
+        except PayloadTooLarge as exc:
+            asyncio.get_running_loop().call_soon(_fail, receipts, exc)
+            return receipts
+        if not self.outbox:
+            self._hub.collect(self.outbox)
+        self.outbox.post(Batch(records, headers, receipts, timeout))
+        return receipts
 
     async def find_stream(self, subject: str) -> str | None:
         """The first stream, by name, that captures something the subject or pattern covers, as the server answers."""
@@ -161,6 +181,6 @@ class MemoryBackend(MemoryCore, StreamBackend):
         return stream
 
 
-def _fail(receipt: asyncio.Future[Receipt], error: Exception) -> None:
+def _fail(receipt: asyncio.Future[Any], error: Exception) -> None:
     if not receipt.done():
         receipt.set_exception(error)

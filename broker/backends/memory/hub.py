@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from broker.backends.memory.batches import store_batch
 from broker.backends.memory.clock import Clock, LoopClock, after
+from broker.backends.memory.outbox import Batch
 from broker.backends.memory.routing import Subscription, SubscriptionTable
 from broker.backends.memory.streams import Streams
 from broker.backends.memory.wire import NO_RESPONDERS
@@ -19,9 +21,9 @@ if TYPE_CHECKING:
 
     from broker.backends.memory.outbox import Outbox, Parcel, Posting
     from broker.backends.memory.stream import MemoryStream
-    from broker.contracts.envelopes import Receipt
     from broker.contracts.headers import Headers
 
+_T = TypeVar("_T")
 MAX_PAYLOAD: Final = 1 << 20
 """Bytes of body and headers that one message may have, as on a NATS server."""
 
@@ -132,19 +134,35 @@ class MemoryHub:
         if parcel.reply_to is not None:
             self._deliver(parcel.reply_to, json.dumps(answer).encode(), None, None)
 
-    def _store(self, posting: Posting, sender: Outbox) -> None:
+    def _store(self, posting: Posting | Batch, sender: Outbox) -> None:
         """An append is a publish as well: subscribers of the subject see it."""
+        if isinstance(posting, Batch):
+            self._store_batch(posting, sender)
+            return
         record, headers, receipt, timeout = posting
         heard = self._deliver(record.subject, record.data, headers, None, sender)
         stream = self.streams.capturing(record.subject)
         if stream is not None:
             _complete(receipt, lambda: stream.append(record, headers))
         elif not receipt.done():
-            self._unanswered(posting, heard=heard, timeout=timeout)
+            self._unanswered(record.subject, receipt, heard=heard, timeout=timeout)
 
-    def _unanswered(self, posting: Posting, *, heard: bool, timeout: float) -> None:
+    def _store_batch(self, batch: Batch, sender: Outbox) -> None:
+        """The last entry commits, so its stream is the one that answers."""
+        records, headers, receipts, timeout = batch
+        heard = [
+            self._deliver(record.subject, record.data, each, None, sender)
+            for record, each in zip(records, headers, strict=True)
+        ]
+        home = self.streams.capturing(records[-1].subject)
+        if home is not None:
+            elsewhere = any(self.streams.capturing(record.subject) is not home for record in records)
+            _complete(receipts, lambda: store_batch(home, records, headers, elsewhere=elsewhere))
+        elif not receipts.done():
+            self._unanswered(records[-1].subject, receipts, heard=heard[-1], timeout=timeout)
+
+    def _unanswered(self, subject: str, receipt: asyncio.Future[Any], *, heard: bool, timeout: float) -> None:
         """No stream: subscribers that hear it hide that from the sender, as on a real server."""
-        subject, receipt = posting.record.subject, posting.receipt
         if not heard:
             receipt.set_exception(NoResponders(f"no stream captures {subject!r}", subject=subject))
             return
@@ -157,7 +175,7 @@ class MemoryHub:
         receipt.add_done_callback(lambda _: timer.cancel())
 
 
-def _complete(future: asyncio.Future[Receipt], work: Callable[[], Receipt]) -> None:
+def _complete(future: asyncio.Future[_T], work: Callable[[], _T]) -> None:
     try:
         result = work()
     except BrokerError as exc:

@@ -102,6 +102,10 @@ class MemoryStream:
         self._window.remember(record.message_id, now, sequence)
         return Receipt(self.name, sequence)
 
+    def first_copy(self, message_id: str) -> int | None:
+        """The sequence the id was stored with within the duplicate window."""
+        return self._window.first_copy(message_id, self.clock.now(), self.options.duplicate_window)
+
     def capture(self, subject: str, data: bytes, headers: Headers | None) -> Receipt:
         """Store what was published without asking for storage.
 

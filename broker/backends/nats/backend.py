@@ -8,6 +8,7 @@ from broker.backends.nats import addresses
 from broker.backends.nats.admin import Admin
 from broker.backends.nats.api import Api
 from broker.backends.nats.appending import Appender
+from broker.backends.nats.batching import BatchAppender
 from broker.backends.nats.consumers import Consumers
 from broker.backends.nats.core import NatsCore
 from broker.backends.nats.embedded import embedded_server
@@ -16,7 +17,7 @@ from broker.contracts.backend import StreamBackend
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from broker.backends.nats.embedded import Server
     from broker.contracts.admin import ConsumerInfo, StreamInfo
@@ -52,6 +53,7 @@ class NatsBackend(NatsCore, StreamBackend):
         api = Api(session, self)
         self._admin = Admin(api)
         self._append = Appender(session).append
+        self._append_atomic = BatchAppender(session).append
         self._consumers = Consumers(session, self, api, self._admin)
 
     async def close(self) -> None:
@@ -66,6 +68,10 @@ class NatsBackend(NatsCore, StreamBackend):
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
         """See ``StreamBackend``."""
         return self._append(record, timeout=timeout)
+
+    def append_atomic(self, records: Sequence[Record], *, timeout: float) -> asyncio.Future[Sequence[Receipt]]:
+        """See ``StreamBackend``."""
+        return self._append_atomic(records, timeout=timeout)
 
     async def find_stream(self, subject: str) -> str | None:
         """See ``StreamBackend``."""

@@ -19,6 +19,12 @@ _START_WORDS: Final[dict[str, Start]] = {
     "new": "new",
     "last_per_subject": "last_per_subject",
 }
+_FLAGS: Final = {
+    "allow_msg_ttl": "allow_msg_ttl",
+    "atomic": "allow_atomic",
+    "schedules": "allow_msg_schedules",
+    "counters": "allow_msg_counter",
+}
 _LIMITS: Final = ("max_msgs", "max_bytes", "max_msgs_per_subject", "max_msg_size")
 
 
@@ -80,7 +86,7 @@ def stream_config(options: StreamOptions) -> dict[str, Any]:
         "metadata": dict(options.metadata),
         "max_consumers": -1,
         "allow_direct": True,
-        "allow_msg_ttl": True,
+        **{theirs: getattr(options, ours) for ours, theirs in _FLAGS.items()},
     }
     for limit in _LIMITS:
         value = getattr(options, limit)
@@ -90,7 +96,8 @@ def stream_config(options: StreamOptions) -> dict[str, Any]:
 
 def stream_options(config: dict[str, Any]) -> StreamOptions:
     """The options a stream was declared with."""
-    limits = {limit: value if (value := config.get(limit, -1)) > 0 else None for limit in _LIMITS}
+    settings: dict[str, Any] = {ours: bool(config.get(theirs)) for ours, theirs in _FLAGS.items()}
+    settings |= {limit: value if (value := config.get(limit, -1)) > 0 else None for limit in _LIMITS}
     return StreamOptions(
         name=config["name"],
         subjects=config.get("subjects") or (">",),
@@ -102,7 +109,7 @@ def stream_options(config: dict[str, Any]) -> StreamOptions:
         replicas=config["num_replicas"],
         description=config.get("description", ""),
         metadata=own_metadata(config),
-        **limits,
+        **settings,
     )
 
 
@@ -119,7 +126,7 @@ def stream_drift(options: StreamOptions, config: dict[str, Any]) -> dict[str, tu
     differences: dict[str, tuple[object, object]] = {}
     if set(options.subjects) != set(theirs.get("subjects") or ()):
         differences["subjects"] = (tuple(options.subjects), tuple(theirs.get("subjects") or ()))
-    for field in ("storage", "retention", "discard", *_LIMITS, "description"):
+    for field in ("storage", "retention", "discard", *_LIMITS, *_FLAGS, "description"):
         if getattr(options, field) != getattr(has, field):
             differences[field] = (getattr(options, field), getattr(has, field))
     for field in ("max_age", "duplicate_window"):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker.contracts.errors import (
     ApiError,
+    BatchRejected,
     ConsumerNotFound,
     PayloadTooLarge,
     SequenceConflict,
@@ -45,6 +46,11 @@ MESSAGE_ID_IN_PROCESS: Final = 10158
 LAST_SEQUENCE_NOT_READY: Final = 10163
 WRONG_LAST_SEQUENCE_CONSTANT: Final = 10164
 TOO_MANY_REQUESTS: Final = 10167
+ATOMIC_DISABLED: Final = 10174
+ATOMIC_INCOMPLETE: Final = 10176
+ATOMIC_UNSUPPORTED_HEADER: Final = 10177
+ATOMIC_TOO_LARGE: Final = 10199
+ATOMIC_DUPLICATE: Final = 10201
 ATOMIC_TOO_MANY_IN_FLIGHT: Final = 10210
 BATCH_TOO_MANY_IN_FLIGHT: Final = 10211
 
@@ -63,6 +69,14 @@ _CLASSES: Final[dict[int, type[StreamError]]] = {
     CONSUMER_DOES_NOT_EXIST: ConsumerNotFound,
     WRONG_LAST_SEQUENCE_CONSTANT: SequenceConflict,
 }
+_REJECTIONS: Final = {
+    ATOMIC_DISABLED: "disabled",
+    ATOMIC_INCOMPLETE: "incomplete",
+    ATOMIC_UNSUPPORTED_HEADER: "header",
+    ATOMIC_TOO_LARGE: "too_large",
+    ATOMIC_DUPLICATE: "duplicate",
+}
+"""Why a batch was refused as a whole (``BatchRejected.reason``)."""
 _TRANSIENT: Final = frozenset(
     {
         CLUSTER_NOT_AVAILABLE,
@@ -93,6 +107,8 @@ def from_api(
     words = str(error.get("description") or "")
     if number in _TOO_LARGE or (number == STORE_FAILED and "message size" in words):
         return PayloadTooLarge(size=size, limit=limit, subject=subject)
+    if (reason := _REJECTIONS.get(number)) is not None:
+        return BatchRejected(f"{words} (err_code {number})", reason=reason, subject=subject, stream=stream)
     kind = _CLASSES.get(number)
     if kind is not None:
         about = f"stream {stream!r}: " if stream else ""

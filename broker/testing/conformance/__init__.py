@@ -11,6 +11,7 @@ A backend gives one fixture and inherits from every class::
 The fixtures ``restart`` and ``url`` are asked for only where a capability that needs them is claimed.
 """
 
+from broker.testing.conformance.atomic import AtomicConformance
 from broker.testing.conformance.bad_input import BadInputConformance
 from broker.testing.conformance.capabilities import CapabilitiesConformance
 from broker.testing.conformance.catching_up import CatchUpConformance
@@ -32,6 +33,7 @@ from broker.testing.conformance.streams import StreamConformance
 from broker.testing.conformance.subscribing import SubscribeConformance
 
 ALL = (
+    AtomicConformance,
     BadInputConformance,
     CapabilitiesConformance,
     CatchUpConformance,
@@ -57,6 +59,7 @@ ALL = (
 
 __all__ = [
     "ALL",
+    "AtomicConformance",
     "BadInputConformance",
     "CapabilitiesConformance",
     "CatchUpConformance",
