@@ -27,6 +27,7 @@ from broker.contracts.errors import (
     EncodeError,
     EnqueueManyError,
     EnqueueUnknown,
+    FeatureDisabled,
     InvalidHeader,
     InvalidKey,
     InvalidOption,
@@ -49,6 +50,7 @@ from broker.contracts.errors import (
 from broker.contracts.headers import Headers
 from broker.contracts.options import ConsumeOptions, ConsumerOptions, StreamOptions
 from broker.contracts.qos import QoS
+from broker.contracts.schedules import Scheduled
 from broker.contracts.status import Stats, Status
 from broker.contracts.subjects import Subject
 from broker.dead_letters import DeadLetters
@@ -96,6 +98,7 @@ __all__ = [
     "EnqueueUnknown",
     "Entry",
     "Expect",
+    "FeatureDisabled",
     "Headers",
     "InvalidHeader",
     "InvalidKey",
@@ -116,6 +119,7 @@ __all__ = [
     "RemoteError",
     "RequestError",
     "RequestTimeout",
+    "Scheduled",
     "SequenceConflict",
     "StateEvent",
     "StatePublisher",

@@ -34,6 +34,11 @@ class Enqueuer:
         self._prefix = f"{GENERATED}{os.urandom(8).hex()}-"
         self._counter = 0
 
+    def fresh_id(self, subject: str) -> str:
+        """A wire id that no message has."""
+        self._counter += 1
+        return generated_id(subject, f"{self._prefix}{self._counter}")
+
     def record(self, entry: Entry) -> Record:
         """The entry as the backend takes it.
 
@@ -45,8 +50,7 @@ class Enqueuer:
         data = body if type(body) is bytes else encode_body(self._codec, body)
         headers = None if given is None else Headers.checked(given)
         if key is None:
-            self._counter += 1
-            message_id = generated_id(subject, f"{self._prefix}{self._counter}")
+            message_id = self.fresh_id(subject)
         else:
             pair = (KEY, check_key(key))
             headers = headers.adding(pair) if headers else Headers((pair,))

@@ -20,11 +20,14 @@ from broker.contracts.options import (
     in_range,
 )
 from broker.contracts.subjects import subscribe_pattern
+from broker.counting import Counting
 from broker.dead_letters import DeadLetters, DeadLetterWriter
 from broker.enqueueing import Enqueuer
 from broker.handling import check_handler
+from broker.publishing import Publishing
 from broker.pulling import Puller
 from broker.reading import Reader, Until
+from broker.scheduling import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from broker.messages import StreamMessage
 
 
-class StreamBroker(Broker):
+class StreamBroker(Broker, Publishing):
     """At-least-once messaging over the same connection. It adds verbs and overrides none.
 
     Attributes:
@@ -51,6 +54,8 @@ class StreamBroker(Broker):
             raise Unsupported("this backend has no streams; use Broker")
         self._streams = cast("StreamBackend", backend)
         self._enqueuer = Enqueuer(self._streams, self._codec)
+        self._scheduler = Scheduler(self._streams, self._enqueuer)
+        self._counting = Counting(self._streams, self._enqueuer)
         self.streams = StreamAdmin(self._streams, self._codec)
         self.consumers = ConsumerAdmin(self._streams)
         self.dead_letters = DeadLetters(self._streams, self._enqueuer, self._codec)
@@ -129,30 +134,6 @@ class StreamBroker(Broker):
         if not isinstance(entries, Iterable):
             raise InvalidOption(f"entries={entries!r}: must be an iterable of Entry", option="entries")
         return await self._enqueuer.enqueue_many(entries, window=window, timeout=timeout)
-
-    @final
-    async def enqueue_atomic(self, entries: Sequence[Entry], *, timeout: float = 15.0) -> list[Receipt]:
-        """Store all of them or none, next to each other in one stream; receipts in the order given.
-
-        A wallet's debit and credit, each expecting its subject's last sequence, is what it is for. Repeated with the
-        same keys it is stored once: the receipts then say ``duplicate``.
-
-        Args:
-            entries: 1 to 1000, for subjects of one stream that is declared with ``atomic`` (the default). Only the
-                first may expect ``last_sequence``, none ``last_msg_id``.
-            timeout: seconds, all attempts together.
-
-        Raises:
-            BatchRejected: nothing was stored; ``reason`` and ``index`` say why. ``"duplicate"`` when some keys were
-                stored before and others were not.
-            SequenceConflict: an expectation did not hold; nothing was stored.
-            NoStream, StreamFull, PayloadTooLarge, PermissionDenied, ApiError: nothing was stored.
-            EnqueueUnknown: no word in time; enqueue the same again with its ``idempotency_keys``.
-            InvalidSubject, InvalidKey, InvalidHeader, InvalidOption, EncodeError: at once; nothing was sent.
-            BrokerClosed, Unauthorized.
-        """
-        self._lifetime.check_loop()
-        return await self._enqueuer.enqueue_atomic(entries, timeout)
 
     @final
     async def consume(

@@ -282,6 +282,16 @@ class StreamBackend(CoreBackend, Protocol):
         """The message with that sequence, or the last one of that pattern; ``None`` when there is none."""
 
     @abstractmethod
+    async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
+        """The value of the subject's counter, 0 when nothing was added yet; ``None`` when it is no counter.
+
+        With ``sequence``: its value right after that addition; ``None`` when it is not kept any more.
+
+        Raises:
+            StreamNotFound: there is none.
+        """
+
+    @abstractmethod
     async def delete_message(self, stream: str, sequence: int) -> bool:
         """Whether there was one."""
 

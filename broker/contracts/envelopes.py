@@ -13,11 +13,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from broker.contracts.errors import InvalidOption
+from broker.contracts.headers import Headers
 from broker.contracts.options import in_range
 from broker.contracts.subjects import resource_name, subscribe_pattern
 
 if TYPE_CHECKING:
-    from broker.contracts.headers import Headers, HeadersLike
+    from broker.contracts.headers import HeadersLike
+    from broker.contracts.schedules import Schedule
 
 
 class Envelope(Struct, gc=False):
@@ -63,11 +65,13 @@ class Receipt(NamedTuple):
         stream: where.
         sequence: its number there; of the first copy when ``duplicate``.
         duplicate: this repeat was dropped because its key was already stored within the duplicate window.
+        value: of the counter right after this addition (``increment``); ``None`` otherwise.
     """
 
     stream: str
     sequence: int
     duplicate: bool = False
+    value: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +127,8 @@ class Record(Struct, gc=False):
     Attributes:
         message_id: the id the server deduplicates by within the stream's duplicate window; never empty.
         ttl: seconds after which the server may drop it, whole; ``None`` keeps it as long as the stream does.
+        schedule: it waits under ``subject`` until then.
+        increment: what it adds to the counter of its subject; it has no body then.
     """
 
     subject: str
@@ -131,6 +137,19 @@ class Record(Struct, gc=False):
     message_id: str
     ttl: int | None = None
     expect: Expect | None = None
+    schedule: Schedule | None = None
+    increment: int | None = None
+
+
+def scheduling(record: Record, schedule: Schedule, subject: str, message_id: str, *pairs: tuple[str, str]) -> Record:
+    """The same record, kept on another subject until it is due, under an id of its own and with more headers."""
+    headers = record.headers.adding(*pairs) if record.headers is not None else Headers(pairs)
+    return replace(record, subject=subject, headers=headers, message_id=message_id, schedule=schedule)
+
+
+def counting(record: Record, by: int) -> Record:
+    """The same record as an addition to its subject's counter."""
+    return replace(record, increment=by)
 
 
 def expecting(record: Record, expect: Expect | None) -> Record:

@@ -16,6 +16,7 @@ BrokerError
 │   ├── EnqueueUnknown                stored or not is unknown: enqueue again with the same key  (TimeoutError)
 │   ├── EnqueueManyError              some of many failed: receipts and errors by index
 │   ├── BatchRejected                 an atomic batch was refused as a whole: nothing was stored
+│   ├── FeatureDisabled               the stream was not declared with what the verb needs
 │   ├── ConsumerGone                  the consumer was deleted and may not be made again
 │   ├── ConsumerNotFound              no consumer of that name on the stream
 │   ├── StreamNotFound                no stream of that name
@@ -190,6 +191,20 @@ class BatchRejected(StreamError):
         self.reason = reason
         self.index = index
         self.stored = dict(stored or {})
+
+
+class FeatureDisabled(StreamError):
+    """The stream was not declared with what the verb needs; nothing was stored.
+
+    Attributes:
+        option: the field of ``StreamOptions`` it needs.
+    """
+
+    def __init__(
+        self, message: str = "", *, option: str = "", subject: str | None = None, stream: str | None = None
+    ) -> None:
+        super().__init__(message, subject=subject, stream=stream)
+        self.option = option
 
 
 class ConsumerGone(StreamError):

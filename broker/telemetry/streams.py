@@ -85,6 +85,10 @@ class TracedStreams(TracedCore, StreamBackend):
         stored = await self._streams.get_message(stream, sequence=sequence, last_of=last_of)
         return None if stored is None else replace(stored, headers=arrived(stored.headers))
 
+    async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
+        """The value of a counter."""
+        return await self._streams.counter(stream, subject, sequence=sequence)
+
     async def delete_message(self, stream: str, sequence: int) -> bool:
         """Whether there was one."""
         return await self._streams.delete_message(stream, sequence)

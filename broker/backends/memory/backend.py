@@ -131,6 +131,13 @@ class MemoryBackend(MemoryCore, StreamBackend):
         """The message with that sequence, or the last one of that pattern; ``None`` when there is none."""
         return (await self._find(stream)).read(sequence, last_of)
 
+    async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
+        """The value of the subject's counter, now or right after an addition; ``None`` when there is none."""
+        found = await self._find(stream)
+        if not found.options.counters:
+            return None
+        return found.counter(subject) if sequence is None else found.counted(sequence)
+
     async def delete_message(self, stream: str, sequence: int) -> bool:
         """Whether there was one."""
         found = await self._find(stream)

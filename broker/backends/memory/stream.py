@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from broker.backends.memory.admission import (
     DuplicateWindow,
+    check_features,
     check_last_id,
     check_position,
     check_room,
@@ -15,15 +16,18 @@ from broker.backends.memory.admission import (
     surplus,
 )
 from broker.backends.memory.clock import Alarm, Clock
+from broker.backends.memory.counters import counter_body, counter_of
 from broker.backends.memory.log import Stored, StreamLog
+from broker.backends.memory.schedules import Schedules
 from broker.backends.memory.wire import headers_size, stored_size
 from broker.contracts.admin import StreamInfo, StreamState
 from broker.contracts.envelopes import Receipt, Record, StoredMessage
 from broker.contracts.errors import ApiError, ConsumerNotFound
+from broker.contracts.schedules import pattern_of
 from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from broker.backends.memory.consumer import MemoryConsumer
     from broker.contracts.headers import Headers
@@ -45,6 +49,7 @@ class MemoryStream:
         self.consumers: dict[str, MemoryConsumer] = {}
         self._window = DuplicateWindow()
         self._alarm = Alarm(clock, self.expire)
+        self._schedules = Schedules(clock, self.log, self.capture, self.remove)
         self._created = datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC)
 
     @property
@@ -54,7 +59,12 @@ class MemoryStream:
 
     def captures(self, subject: str) -> bool:
         """Whether it stores what is published on the subject."""
-        return any(matches(pattern, subject) for pattern in self.options.subjects)
+        return any(matches(pattern, subject) for pattern in self.patterns)
+
+    @property
+    def patterns(self) -> Sequence[str]:
+        """What it captures: as declared, and where schedules wait."""
+        return (*self.options.subjects, pattern_of(self.name)) if self.options.schedules else self.options.subjects
 
     def info(self) -> StreamInfo:
         """What the server would say about it."""
@@ -92,15 +102,31 @@ class MemoryStream:
         now, expect = self.clock.now(), record.expect
         if expect is not None:
             check_position(expect, self.log, self.name, record.subject)
+        check_features(self.options, record)
         first = self._window.first_copy(record.message_id, now, self.options.duplicate_window)
         if first is not None:
             return Receipt(self.name, first, duplicate=True)
         if expect is not None:
             check_last_id(expect, self.log, self.name, record.subject)
         expires_at = now + record.ttl if record.ttl is not None else None
-        sequence = self._store(record.subject, record.data, headers, record.message_id, expires_at)
+        value = None if record.increment is None else self.counter(record.subject) + record.increment
+        data = record.data if value is None else counter_body(value)
+        sequence = self._store(record.subject, data, headers, record.message_id, expires_at)
         self._window.remember(record.message_id, now, sequence)
-        return Receipt(self.name, sequence)
+        if record.schedule is not None:
+            self._schedules.keep(sequence, record.subject, record.schedule)
+        return Receipt(self.name, sequence, value=value)
+
+    def counter(self, subject: str) -> int:
+        """The value of the subject's counter."""
+        self.expire()
+        last = self.log.get(self.log.last_of(subject))
+        return 0 if last is None else counter_of(last.data)
+
+    def counted(self, sequence: int) -> int | None:
+        """The value of a counter right after an addition; ``None`` when that is not kept any more."""
+        stored = self.log.get(sequence)
+        return None if stored is None else counter_of(stored.data)
 
     def first_copy(self, message_id: str) -> int | None:
         """The sequence the id was stored with within the duplicate window."""
@@ -188,6 +214,7 @@ class MemoryStream:
     def end(self, error: Callable[[], Exception]) -> None:
         """It is deleted: whoever waits on its consumers is told at once."""
         self._alarm.cancel()
+        self._schedules.pause()
         for consumer in self.consumers.values():
             consumer.end(error)
         self.consumers.clear()
@@ -195,12 +222,14 @@ class MemoryStream:
     def pause(self) -> None:
         """Nobody is connected: no timers."""
         self._alarm.cancel()
+        self._schedules.pause()
         for consumer in self.consumers.values():
             consumer.pause()
 
     def resume(self) -> None:
         """Set the timers that are needed."""
         self.expire()
+        self._schedules.resume()
         for consumer in self.consumers.values():
             consumer.resume()
 

@@ -59,7 +59,7 @@ class Streams:
             InvalidOption: several do.
         """
         streams = [self._streams[name] for name in self.names()]
-        found = [each for each in streams if any(overlap(pattern, subject) for subject in each.options.subjects)]
+        found = [each for each in streams if any(overlap(pattern, subject) for subject in each.patterns)]
         if len(found) > 1:
             told = ", ".join(stream.name for stream in found)
             raise InvalidOption(f"{pattern!r} is captured by several streams ({told}): say stream=", option="stream")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import MsgspecError, Struct
@@ -24,6 +26,7 @@ from broker.contracts.subjects import publish_subject
 if TYPE_CHECKING:
     from broker.backends.nats.session import Session
     from broker.contracts.envelopes import Expect, Record
+    from broker.contracts.schedules import Schedule
 
 _KEPT_TARGETS: Final = 8192
 _MESSAGE_ID: Final = "Nats-Msg-Id"
@@ -32,6 +35,10 @@ _EXPECTED_STREAM: Final = "Nats-Expected-Stream"
 _EXPECTED_SEQUENCE: Final = "Nats-Expected-Last-Sequence"
 _EXPECTED_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
 _EXPECTED_SUBJECT_FILTER: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
+_SCHEDULE: Final = "Nats-Schedule"
+_SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
+_SCHEDULE_ZONE: Final = "Nats-Schedule-Time-Zone"
+_INCREMENT: Final = "Nats-Incr"
 _EXPECTED_MESSAGE_ID: Final = "Nats-Expected-Last-Msg-Id"
 
 
@@ -75,7 +82,7 @@ class Appender:
 
 def block_of(record: Record) -> bytes:
     """The header part of a record: its id, what it expects, and the caller's own headers."""
-    if record.ttl is None and record.expect is None:
+    if record.ttl is None and record.expect is None and record.schedule is None and record.increment is None:
         if record.headers is None:
             return f"NATS/1.0\r\nNats-Msg-Id: {record.message_id}\r\n\r\n".encode()
         lines = "".join([f"{name}: {value}\r\n" for name, value in record.headers.pairs])
@@ -85,6 +92,10 @@ def block_of(record: Record) -> bytes:
         pairs.append((_TTL, f"{record.ttl}s"))
     if record.expect is not None:
         pairs.extend(_expected(record.expect))
+    if record.schedule is not None:
+        pairs.extend(_scheduled(record.schedule))
+    if record.increment is not None:
+        pairs.append((_INCREMENT, f"{record.increment:+d}"))
     if record.headers is not None:
         pairs.extend(record.headers.pairs)
     return frames.header_block(pairs)
@@ -101,12 +112,27 @@ def _expected(expect: Expect) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in given if value is not None]
 
 
+def _scheduled(schedule: Schedule) -> list[tuple[str, str]]:
+    pairs = [(_SCHEDULE_TARGET, schedule.target)]
+    if schedule.zone is not None:
+        pairs.append((_SCHEDULE_ZONE, schedule.zone))
+    if schedule.every is not None:
+        return [(_SCHEDULE, f"@every {round(schedule.every * 1000)}ms"), *pairs]
+    if schedule.cron is not None:
+        return [(_SCHEDULE, schedule.cron), *pairs]
+    at_ns = schedule.at_ns if schedule.at_ns is not None else time.time_ns() + round((schedule.delay or 0) * 1e9)
+    whole, rest = divmod(at_ns, 1_000_000_000)
+    moment = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return [(_SCHEDULE, f"@at {moment}.{rest:09d}Z"), *pairs]
+
+
 class _Ack(Struct, gc=False):
     """What the server answers, as it writes it."""
 
     stream: str = ""
     seq: int = 0
     duplicate: bool = False
+    val: str | None = None
     error: dict[str, Any] | None = None
 
 
@@ -138,7 +164,9 @@ class _Append(Struct, gc=False):
             return
         # A refusal carries "seq": 0 as well.
         if ack.seq and ack.error is None:
-            future.set_result(_tuple(Receipt, (ack.stream, ack.seq, ack.duplicate)))
+            future.set_result(
+                _tuple(Receipt, (ack.stream, ack.seq, ack.duplicate, None if ack.val is None else int(ack.val)))
+            )
         elif ack.error is not None:
             future.set_exception(
                 errors.from_api(ack.error, subject=self.subject, stream=ack.stream or None, size=self.size)

@@ -11,6 +11,7 @@ from broker.backends.nats.appending import Appender
 from broker.backends.nats.batching import BatchAppender
 from broker.backends.nats.consumers import Consumers
 from broker.backends.nats.core import NatsCore
+from broker.backends.nats.counters import counter_value
 from broker.backends.nats.embedded import embedded_server
 from broker.backends.nats.session import Session
 from broker.contracts.backend import StreamBackend
@@ -108,6 +109,10 @@ class NatsBackend(NatsCore, StreamBackend):
     async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
         """See ``StreamBackend``."""
         return await self._admin.get_message(stream, sequence=sequence, last_of=last_of)
+
+    async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
+        """See ``StreamBackend``."""
+        return await counter_value(self._admin, stream, subject, sequence)
 
     async def delete_message(self, stream: str, sequence: int) -> bool:
         """See ``StreamBackend``."""

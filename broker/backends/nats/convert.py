@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from broker.contracts.admin import ConsumerInfo, StreamInfo, StreamState
 from broker.contracts.options import ConsumerOptions, Start, StreamOptions
+from broker.contracts.schedules import pattern_of
+from broker.contracts.subjects import overlap
 
 QUEUE: Final = "gamebroker.queue"
 """Metadata key that keeps a consumer's queue group."""
@@ -75,7 +77,7 @@ def stream_config(options: StreamOptions) -> dict[str, Any]:
     """What we ask of a stream."""
     config: dict[str, Any] = {
         "name": options.name,
-        "subjects": list(options.subjects),
+        "subjects": [*options.subjects, *_own_subjects(options)],
         "storage": options.storage,
         "retention": options.retention,
         "max_age": nanoseconds(options.max_age),
@@ -94,13 +96,23 @@ def stream_config(options: StreamOptions) -> dict[str, Any]:
     return config
 
 
+def _own_subjects(options: StreamOptions) -> list[str]:
+    """Where schedules wait, unless the stream captures it anyway."""
+    own = pattern_of(options.name)
+    return [own] if options.schedules and not any(overlap(own, each) for each in options.subjects) else []
+
+
+def _declared_subjects(config: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(each for each in config.get("subjects") or () if each != pattern_of(config["name"]))
+
+
 def stream_options(config: dict[str, Any]) -> StreamOptions:
     """The options a stream was declared with."""
     settings: dict[str, Any] = {ours: bool(config.get(theirs)) for ours, theirs in _FLAGS.items()}
     settings |= {limit: value if (value := config.get(limit, -1)) > 0 else None for limit in _LIMITS}
     return StreamOptions(
         name=config["name"],
-        subjects=config.get("subjects") or (">",),
+        subjects=_declared_subjects(config) or (">",),
         storage=config["storage"],
         retention=config["retention"],
         max_age=seconds(config.get("max_age")),
@@ -124,8 +136,8 @@ def stream_drift(options: StreamOptions, config: dict[str, Any]) -> dict[str, tu
     ours, theirs = stream_config(options), config
     has = stream_options(config)
     differences: dict[str, tuple[object, object]] = {}
-    if set(options.subjects) != set(theirs.get("subjects") or ()):
-        differences["subjects"] = (tuple(options.subjects), tuple(theirs.get("subjects") or ()))
+    if set(options.subjects) != set(_declared_subjects(theirs)):
+        differences["subjects"] = (tuple(options.subjects), _declared_subjects(theirs))
     for field in ("storage", "retention", "discard", *_LIMITS, *_FLAGS, "description"):
         if getattr(options, field) != getattr(has, field):
             differences[field] = (getattr(options, field), getattr(has, field))

@@ -8,6 +8,7 @@ from broker.contracts.errors import (
     ApiError,
     BatchRejected,
     ConsumerNotFound,
+    FeatureDisabled,
     PayloadTooLarge,
     SequenceConflict,
     StreamError,
@@ -45,10 +46,14 @@ CONSUMER_DOES_NOT_EXIST: Final = 10149
 MESSAGE_ID_IN_PROCESS: Final = 10158
 LAST_SEQUENCE_NOT_READY: Final = 10163
 WRONG_LAST_SEQUENCE_CONSTANT: Final = 10164
+TTL_DISABLED: Final = 10166
 TOO_MANY_REQUESTS: Final = 10167
+COUNTERS_DISABLED: Final = 10168
+INCREMENT_MISSING: Final = 10169
 ATOMIC_DISABLED: Final = 10174
 ATOMIC_INCOMPLETE: Final = 10176
 ATOMIC_UNSUPPORTED_HEADER: Final = 10177
+SCHEDULES_DISABLED: Final = 10188
 ATOMIC_TOO_LARGE: Final = 10199
 ATOMIC_DUPLICATE: Final = 10201
 ATOMIC_TOO_MANY_IN_FLIGHT: Final = 10210
@@ -69,6 +74,13 @@ _CLASSES: Final[dict[int, type[StreamError]]] = {
     CONSUMER_DOES_NOT_EXIST: ConsumerNotFound,
     WRONG_LAST_SEQUENCE_CONSTANT: SequenceConflict,
 }
+_DISABLED: Final = {
+    TTL_DISABLED: ("allow_msg_ttl", "the stream takes no ttl="),
+    COUNTERS_DISABLED: ("counters", "the stream keeps no counters"),
+    INCREMENT_MISSING: ("counters", "the stream keeps counters and nothing else: increment()"),
+    SCHEDULES_DISABLED: ("schedules", "the stream keeps no schedules"),
+}
+"""What the stream was not declared with, or what stands in the way."""
 _REJECTIONS: Final = {
     ATOMIC_DISABLED: "disabled",
     ATOMIC_INCOMPLETE: "incomplete",
@@ -109,6 +121,11 @@ def from_api(
         return PayloadTooLarge(size=size, limit=limit, subject=subject)
     if (reason := _REJECTIONS.get(number)) is not None:
         return BatchRejected(f"{words} (err_code {number})", reason=reason, subject=subject, stream=stream)
+    if number in _DISABLED:
+        option, why = _DISABLED[number]
+        return FeatureDisabled(
+            f"{why} (StreamOptions.{option}; err_code {number})", option=option, subject=subject, stream=stream
+        )
     kind = _CLASSES.get(number)
     if kind is not None:
         about = f"stream {stream!r}: " if stream else ""

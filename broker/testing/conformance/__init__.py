@@ -17,6 +17,7 @@ from broker.testing.conformance.capabilities import CapabilitiesConformance
 from broker.testing.conformance.catching_up import CatchUpConformance
 from broker.testing.conformance.consuming import ConsumeConformance, ConsumerAdminConformance
 from broker.testing.conformance.core import CoreConformance
+from broker.testing.conformance.counting import CountConformance
 from broker.testing.conformance.dead_letters import DeadLetterConformance
 from broker.testing.conformance.draining import DrainConformance
 from broker.testing.conformance.enqueueing import EnqueueConformance, EnqueueManyConformance
@@ -27,6 +28,7 @@ from broker.testing.conformance.pulling import PullConformance
 from broker.testing.conformance.reading import ReadConformance
 from broker.testing.conformance.request_reply import RequestReplyConformance
 from broker.testing.conformance.scene import Conformance, Connect, Restart
+from broker.testing.conformance.scheduling import ScheduleConformance, TimeToLiveConformance
 from broker.testing.conformance.settlement import SettlementConformance
 from broker.testing.conformance.state import StateConformance
 from broker.testing.conformance.streams import StreamConformance
@@ -40,6 +42,7 @@ ALL = (
     ConsumeConformance,
     ConsumerAdminConformance,
     CoreConformance,
+    CountConformance,
     DeadLetterConformance,
     DrainConformance,
     EnqueueConformance,
@@ -50,10 +53,12 @@ ALL = (
     PullConformance,
     ReadConformance,
     RequestReplyConformance,
+    ScheduleConformance,
     SettlementConformance,
     StateConformance,
     StreamConformance,
     SubscribeConformance,
+    TimeToLiveConformance,
 )
 """Every class of tests; a backend passes them all."""
 
@@ -68,6 +73,7 @@ __all__ = [
     "ConsumeConformance",
     "ConsumerAdminConformance",
     "CoreConformance",
+    "CountConformance",
     "DeadLetterConformance",
     "DrainConformance",
     "EnqueueConformance",
@@ -79,8 +85,10 @@ __all__ = [
     "ReadConformance",
     "RequestReplyConformance",
     "Restart",
+    "ScheduleConformance",
     "SettlementConformance",
     "StateConformance",
     "StreamConformance",
     "SubscribeConformance",
+    "TimeToLiveConformance",
 ]
