@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from broker.contracts.envelopes import Entry, Expect, expecting
+from broker.contracts.envelopes import Entry
 from broker.contracts.errors import (
     ApiError,
     BatchRejected,
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 MOST_ENTRIES: Final = 1000
 """What a server takes in one batch by default."""
-_NOBODY: Final = Expect(last_msg_id="gamebroker~nobody")
-"""Holds of no stream: a record that expects it is answered when it is a repeat, and never stored."""
 
 
 def batch_of(entries: Sequence[Entry], record: Callable[[Entry], Record]) -> list[Record]:
@@ -172,24 +170,22 @@ class AtomicStoring(Attempts):
         ) from error
 
     async def _look_up(self) -> dict[int, Receipt] | None:
-        """Which of the records are stored, by index; ``None`` when the server did not say it of every one.
-
-        Each is sent once more, expecting what never holds: the server looks for repeats first.
-        """
+        """Which of the records are stored, by index; ``None`` when the server did not say it of every one."""
         left = self._deadline - self._clock()
         if left <= 0:
             return None
-        try:
-            asked = [self._backend.append(expecting(record, _NOBODY), timeout=left) for record in self._records]
-        except (BrokerClosed, Unauthorized) as exc:
-            raise self._unknown() from exc
+        asked = [self._backend.look_up(record, timeout=left) for record in self._records]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         closed = next((answer for answer in answers if isinstance(answer, BrokerClosed | Unauthorized)), None)
         if closed is not None:
             raise self._unknown() from closed
-        if not all(_is_known(answer) for answer in answers):
-            return None
-        return {index: answer for index, answer in enumerate(answers) if not isinstance(answer, BaseException)}
+        found: dict[int, Receipt] = {}
+        for index, answer in enumerate(answers):
+            if isinstance(answer, BaseException):
+                return None
+            if answer is not None:
+                found[index] = answer
+        return found
 
     async def _check_one_stream(self) -> None:
         """The server lacks entries: because they went elsewhere, or because something broke (then again)."""
@@ -240,10 +236,3 @@ class AtomicStoring(Attempts):
             idempotency_keys=keys,
             subject=self._records[0].subject,
         )
-
-
-def _is_known(answer: Receipt | BaseException) -> bool:
-    """Whether it says that the record is stored, or that it is not."""
-    if isinstance(answer, BaseException):
-        return isinstance(answer, SequenceConflict)
-    return True

@@ -227,6 +227,13 @@ class StreamBackend(CoreBackend, Protocol):
         """
 
     @abstractmethod
+    async def look_up(self, record: Record, *, timeout: float) -> Receipt | None:
+        """The receipt of the record's first copy when its id was stored within the duplicate window; ``None`` when not.
+
+        Stores nothing, whatever the answer. What else is wrong with the record does not matter.
+        """
+
+    @abstractmethod
     async def find_stream(self, subject: str) -> str | None:
         """The name of the stream that captures the subject (or pattern), ``None`` when there is none.
 

@@ -129,6 +129,7 @@ class Record(Struct, gc=False):
         ttl: seconds after which the server may drop it, whole; ``None`` keeps it as long as the stream does.
         schedule: it waits under ``subject`` until then.
         increment: what it adds to the counter of its subject; it has no body then.
+        inquiry: it asks whether its id is stored, and is never stored itself.
     """
 
     subject: str
@@ -139,6 +140,12 @@ class Record(Struct, gc=False):
     expect: Expect | None = None
     schedule: Schedule | None = None
     increment: int | None = None
+    inquiry: bool = False
+
+
+def inquiring(record: Record) -> Record:
+    """The same record, sent to learn whether it is stored."""
+    return replace(record, expect=None, inquiry=True)
 
 
 def scheduling(record: Record, schedule: Schedule, subject: str, message_id: str, *pairs: tuple[str, str]) -> Record:

@@ -48,6 +48,10 @@ class TracedStreams(TracedCore, StreamBackend):
         """Store a batch, each record inside a span that ends with its receipt."""
         return append_batch(self._streams, self._probe, records, timeout, _carrying)
 
+    async def look_up(self, record: Record, *, timeout: float) -> Receipt | None:
+        """Whether a record is stored; nothing is sent on its way, so no span."""
+        return await self._streams.look_up(record, timeout=timeout)
+
     async def open_consumer(self, options: ConsumerOptions) -> DeliverySource:
         """A traced source on the consumer."""
         return TracedSource(await self._streams.open_consumer(options), self._probe)

@@ -51,12 +51,10 @@ class ScriptedBackend(MemoryBackend):
         answer.set_exception(step)
         return answer
 
-    def append(self, record, *, timeout):
-        if self.probes is None:
-            return super().append(record, timeout=timeout)
-        answer = asyncio.get_running_loop().create_future()
-        answer.set_exception(self.probes)
-        return answer
+    async def look_up(self, record, *, timeout):
+        if self.probes is not None:
+            raise self.probes
+        return await super().look_up(record, timeout=timeout)
 
 
 async def opened(*script):

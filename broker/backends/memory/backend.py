@@ -11,7 +11,8 @@ from broker.backends.memory.outbox import Batch, Posting
 from broker.backends.memory.source import MemorySource
 from broker.backends.memory.wire import check_payload, record_headers
 from broker.contracts.backend import StreamBackend
-from broker.contracts.errors import BrokerClosed, NoStream, PayloadTooLarge
+from broker.contracts.envelopes import Receipt
+from broker.contracts.errors import BrokerClosed, NoResponders, NoStream, PayloadTooLarge
 from broker.contracts.subjects import publish_subject
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from broker.backends.memory.stream import MemoryStream
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.backend import DeliverySource
-    from broker.contracts.envelopes import Receipt, Record, StoredMessage
+    from broker.contracts.envelopes import Record, StoredMessage
     from broker.contracts.options import ConsumerOptions, StreamOptions
 
 
@@ -79,6 +80,15 @@ class MemoryBackend(MemoryCore, StreamBackend):
             self._hub.collect(self.outbox)
         self.outbox.post(Batch(records, headers, receipts, timeout))
         return receipts
+
+    async def look_up(self, record: Record, *, timeout: float) -> Receipt | None:  # noqa: ARG002 - nothing to wait for
+        """The receipt of the record's first copy, when its id was stored within the duplicate window."""
+        await self._arrive()
+        stream = self._hub.streams.capturing(record.subject)
+        if stream is None:
+            raise NoResponders(f"no stream captures {record.subject!r}", subject=record.subject)
+        first = stream.first_copy(record.message_id)
+        return None if first is None else Receipt(stream.name, first, duplicate=True)
 
     async def find_stream(self, subject: str) -> str | None:
         """The first stream, by name, that captures something the subject or pattern covers, as the server answers."""

@@ -53,7 +53,8 @@ class NatsBackend(NatsCore, StreamBackend):
         self._server = server
         api = Api(session, self)
         self._admin = Admin(api)
-        self._append = Appender(session).append
+        appender = Appender(session)
+        self._append, self._look_up = appender.append, appender.look_up
         self._append_atomic = BatchAppender(session).append
         self._consumers = Consumers(session, self, api, self._admin)
 
@@ -73,6 +74,10 @@ class NatsBackend(NatsCore, StreamBackend):
     def append_atomic(self, records: Sequence[Record], *, timeout: float) -> asyncio.Future[Sequence[Receipt]]:
         """See ``StreamBackend``."""
         return self._append_atomic(records, timeout=timeout)
+
+    async def look_up(self, record: Record, *, timeout: float) -> Receipt | None:
+        """See ``StreamBackend``."""
+        return await self._look_up(record, timeout=timeout)
 
     async def find_stream(self, subject: str) -> str | None:
         """See ``StreamBackend``."""
