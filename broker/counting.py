@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from broker.contracts.envelopes import Entry, counting
+from broker.contracts.envelopes import Counted, Entry, counting
 from broker.contracts.errors import BrokerError, FeatureDisabled, NoStream
 from broker.contracts.options import in_range
 from broker.contracts.subjects import publish_subject, resource_name
@@ -30,7 +30,7 @@ class Counting:
         in_range("timeout", timeout, 0)
         deadline = asyncio.get_running_loop().time() + timeout
         receipt = await self._enqueuer.store(counting(self._enqueuer.record(entry), by), deadline=deadline)
-        if not receipt.duplicate:
+        if isinstance(receipt, Counted):
             return receipt.value
         try:  # it counted; that its value cannot be read now changes nothing about that
             return await self._backend.counter(receipt.stream, entry.subject, sequence=receipt.sequence)

@@ -65,13 +65,28 @@ class Receipt(NamedTuple):
         stream: where.
         sequence: its number there; of the first copy when ``duplicate``.
         duplicate: this repeat was dropped because its key was already stored within the duplicate window.
-        value: of the counter right after this addition (``increment``); ``None`` otherwise.
     """
 
     stream: str
     sequence: int
     duplicate: bool = False
-    value: int | None = None
+
+
+class Counted(Receipt):
+    """The receipt of an addition to a counter.
+
+    Attributes:
+        value: of the counter right after it.
+    """
+
+    value: int
+
+    @classmethod
+    def of(cls, stream: str, sequence: int, value: int) -> Counted:
+        """An addition that was stored just now."""
+        counted = cls(stream, sequence)
+        counted.value = value
+        return counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +97,8 @@ class Expect:
         last_sequence: the stream's last sequence.
         last_subject_sequence: the last sequence on the subject (0: none yet).
         subject_filter: count ``last_subject_sequence`` over this pattern instead of the subject itself.
-        last_msg_id: the wire id of the stream's last message.
+        last_msg_id: the wire id of the stream's last message. Not on a stream with replicas: nats-server 2.15.1 stops
+            answering there, for good, after the first message whose expectation does not hold.
         stream: the name of the stream that captures the subject.
 
     Raises:

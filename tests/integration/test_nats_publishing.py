@@ -75,8 +75,8 @@ async def test_three_replicas_keep_every_promise_of_a_batch():
         await sb.declare(StreamOptions("S", ["s.>"], replicas=3))
         assert [each.duplicate for each in await sb.enqueue_atomic(entries, timeout=30)] == [False, False]
         assert [tuple(each) for each in await sb.enqueue_atomic(entries)] == [
-            ("S", 1, True, None),
-            ("S", 2, True, None),
+            ("S", 1, True),
+            ("S", 2, True),
         ]
         with pytest.raises(BatchRejected) as caught:
             await sb.enqueue_atomic([Entry("s.cid", 1), Entry("s.ann", 1, idempotency_key="transfer")])

@@ -21,7 +21,7 @@ from broker.backends.memory.log import Stored, StreamLog
 from broker.backends.memory.schedules import Schedules
 from broker.backends.memory.wire import headers_size, stored_size
 from broker.contracts.admin import StreamInfo, StreamState
-from broker.contracts.envelopes import Receipt, Record, StoredMessage
+from broker.contracts.envelopes import Counted, Receipt, Record, StoredMessage
 from broker.contracts.errors import ApiError, ConsumerNotFound
 from broker.contracts.schedules import pattern_of
 from broker.contracts.subjects import matches
@@ -115,7 +115,7 @@ class MemoryStream:
         self._window.remember(record.message_id, now, sequence)
         if record.schedule is not None:
             self._schedules.keep(sequence, record.subject, record.schedule)
-        return Receipt(self.name, sequence, value=value)
+        return Receipt(self.name, sequence) if value is None else Counted.of(self.name, sequence, value)
 
     def counter(self, subject: str) -> int:
         """The value of the subject's counter."""

@@ -12,7 +12,7 @@ from msgspec.json import Decoder
 
 from broker.backends.nats import errors, frames
 from broker.backends.nats.replies import NO_RESPONDERS
-from broker.contracts.envelopes import Receipt, inquiring
+from broker.contracts.envelopes import Counted, Receipt, inquiring
 from broker.contracts.errors import (
     ApiError,
     BrokerError,
@@ -190,9 +190,10 @@ class _Append(Struct, gc=False):
             return
         # A refusal carries "seq": 0 as well.
         if ack.seq and ack.error is None:
-            future.set_result(
-                _tuple(Receipt, (ack.stream, ack.seq, ack.duplicate, None if ack.val is None else int(ack.val)))
-            )
+            if ack.val is None:
+                future.set_result(_tuple(Receipt, (ack.stream, ack.seq, ack.duplicate)))
+            else:
+                future.set_result(Counted.of(ack.stream, ack.seq, int(ack.val)))
         elif ack.error is not None:
             future.set_exception(
                 errors.from_api(ack.error, subject=self.subject, stream=ack.stream or None, size=self.size)
