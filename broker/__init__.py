@@ -17,7 +17,6 @@ from broker.contracts.errors import (
     BatchRejected,
     BrokerClosed,
     BrokerError,
-    BucketNotFound,
     CodecError,
     ConfigDrift,
     ConnectError,
@@ -28,12 +27,12 @@ from broker.contracts.errors import (
     EncodeError,
     EnqueueManyError,
     EnqueueUnknown,
+    FeatureDisabled,
     InvalidHeader,
     InvalidKey,
     InvalidOption,
     InvalidSubject,
     JetStreamNotEnabled,
-    KeyExists,
     LimitsExceeded,
     NoResponders,
     NoStream,
@@ -49,7 +48,6 @@ from broker.contracts.errors import (
     StreamNotFound,
     Unauthorized,
     Unsupported,
-    WriteUnknown,
 )
 from broker.contracts.features import (
     ConsumerLimits,
@@ -60,9 +58,11 @@ from broker.contracts.features import (
     SubjectTransform,
 )
 from broker.contracts.headers import Headers
+from broker.contracts.key_errors import BucketNotFound, KeyExists, WriteUnknown
 from broker.contracts.key_value import BucketInfo, BucketOptions, Operation
 from broker.contracts.options import ConsumeOptions, ConsumerOptions, StreamOptions
 from broker.contracts.qos import QoS
+from broker.contracts.schedules import Scheduled
 from broker.contracts.status import Stats, Status
 from broker.contracts.subjects import Subject
 from broker.dead_letters import DeadLetters
@@ -120,6 +120,7 @@ __all__ = [
     "Entry",
     "Expect",
     "External",
+    "FeatureDisabled",
     "Headers",
     "InvalidHeader",
     "InvalidKey",
@@ -149,6 +150,7 @@ __all__ = [
     "Republish",
     "RequestError",
     "RequestTimeout",
+    "Scheduled",
     "SequenceConflict",
     "StateEvent",
     "StatePublisher",

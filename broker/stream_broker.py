@@ -21,13 +21,16 @@ from broker.contracts.options import (
     in_range,
 )
 from broker.contracts.subjects import subscribe_pattern
+from broker.counting import Counting
 from broker.dead_letters import DeadLetters, DeadLetterWriter
 from broker.enqueueing import Enqueuer
 from broker.handling import check_handler
 from broker.key_value.bucket import KeyValue
 from broker.key_value.buckets import BucketAdmin
+from broker.publishing import Publishing
 from broker.pulling import Puller
 from broker.reading import Reader, Until
+from broker.scheduling import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     from broker.messages import StreamMessage
 
 
-class StreamBroker(Broker):
+class StreamBroker(Broker, Publishing):
     """At-least-once messaging over the same connection. It adds verbs and overrides none.
 
     Attributes:
@@ -55,6 +58,8 @@ class StreamBroker(Broker):
             raise Unsupported("this backend has no streams; use Broker")
         self._streams = cast("StreamBackend", backend)
         self._enqueuer = Enqueuer(self._streams, self._codec)
+        self._scheduler = Scheduler(self._streams, self._enqueuer)
+        self._counting = Counting(self._streams, self._enqueuer)
         self.streams = StreamAdmin(self._streams, self._codec)
         self.consumers = ConsumerAdmin(self._streams)
         self.dead_letters = DeadLetters(self._streams, self._enqueuer, self._codec)

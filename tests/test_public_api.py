@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import broker
-from broker.contracts import errors
+from broker.contracts import errors, key_errors
 
 PACKAGE = Path(broker.__file__).parent
 
@@ -38,6 +38,10 @@ class StreamBroker:
     async def enqueue(self, subject, body, *, idempotency_key=None, ordering_key=None, headers=None, ttl=None,
                       expect=None, timeout=15.0): ...  # fmt: skip
     async def enqueue_many(self, entries, *, window=1024, timeout=30.0): ...
+    async def enqueue_atomic(self, entries, *, timeout=15.0): ...
+    async def schedule(self, subject, body, *, at=None, delay=None, every=None, key, idempotency_key=None): ...
+    async def cancel(self, key): ...
+    async def increment(self, subject, by=1, *, idempotency_key=None): ...
     async def consume(self, subject, handler, *, queue=None, durable=None, max_ack_pending=256, ack_wait=30.0,
                       concurrency=16, max_deliver=5, backoff=(1, 5, 30, 120), dead_letter=True, auto_extend=True,
                       stream=None, ensure="verify"): ...  # fmt: skip
@@ -135,7 +139,7 @@ def test_a_public_name_explains_itself(name):
 
 
 def test_every_error_is_public():
-    assert {name for name, value in vars(errors).items() if inspect.isclass(value)} <= set(broker.__all__)
+    assert {name for name, value in ERRORS.items() if inspect.isclass(value)} <= set(broker.__all__)
 
 
 def test_it_is_typed():
@@ -203,6 +207,9 @@ def test_stream_broker_adds_verbs_and_overrides_none():
     assert issubclass(broker.StreamBroker, broker.Broker)
 
 
+ERRORS = {**vars(errors), **vars(key_errors)}
+
+
 def drawn():
     """Name -> (parent, note) of the tree in the docstring."""
     path = ["BrokerError"]
@@ -216,7 +223,7 @@ def drawn():
 def test_the_error_tree_is_the_one_that_is_drawn():
     actual = {
         name: value.__bases__[0].__name__
-        for name, value in vars(errors).items()
+        for name, value in ERRORS.items()
         if inspect.isclass(value) and value is not errors.BrokerError
     }
     assert {name: parent for name, parent, _ in drawn()} == actual
@@ -224,8 +231,8 @@ def test_the_error_tree_is_the_one_that_is_drawn():
 
 def test_timeouts_are_timeouts():
     assert {name for name, _, note in drawn() if "(TimeoutError)" in note} == {
-        name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, TimeoutError)
+        name for name, value in ERRORS.items() if inspect.isclass(value) and issubclass(value, TimeoutError)
     }
     assert {name for name, _, note in drawn() if "(ValueError)" in note} == {
-        name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, ValueError)
+        name for name, value in ERRORS.items() if inspect.isclass(value) and issubclass(value, ValueError)
     }

@@ -223,6 +223,22 @@ class StreamBackend(CoreBackend, Protocol):
         """
 
     @abstractmethod
+    def append_atomic(self, records: Sequence[Record], *, timeout: float) -> asyncio.Future[Sequence[Receipt]]:
+        """One attempt to store records of one stream, all or nothing, next to each other. See ``append``.
+
+        The future also fails with:
+            BatchRejected: nothing was stored. ``"duplicate"`` means that at least one id was stored before; after an
+                attempt whose answer was lost it may mean that the whole batch was.
+        """
+
+    @abstractmethod
+    async def look_up(self, record: Record, *, timeout: float) -> Receipt | None:
+        """The receipt of the record's first copy when its id was stored within the duplicate window; ``None`` when not.
+
+        Stores nothing, whatever the answer. What else is wrong with the record does not matter.
+        """
+
+    @abstractmethod
     async def find_stream(self, subject: str) -> str | None:
         """The name of the stream that captures the subject (or pattern), ``None`` when there is none.
 
@@ -292,6 +308,16 @@ class StreamBackend(CoreBackend, Protocol):
         self, stream: str, subjects: Sequence[str], *, up_to: int | datetime | None
     ) -> AsyncIterator[StoredMessage]:
         """The last message of each subject that the patterns cover, as of a sequence, a time or now, page by page."""
+
+    @abstractmethod
+    async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
+        """The value of the subject's counter, 0 when nothing was added yet; ``None`` when it is no counter.
+
+        With ``sequence``: its value right after that addition; ``None`` when it is not kept any more.
+
+        Raises:
+            StreamNotFound: there is none.
+        """
 
     @abstractmethod
     async def delete_message(self, stream: str, sequence: int, *, erase: bool = False) -> bool:

@@ -16,7 +16,8 @@ BrokerError
 │   │   └── KeyExists                 the key that was to be created has a value
 │   ├── EnqueueUnknown                stored or not is unknown: enqueue again with the same key  (TimeoutError)
 │   ├── EnqueueManyError              some of many failed: receipts and errors by index
-│   ├── BatchRejected                 an atomic batch was refused as a whole (reserved)
+│   ├── BatchRejected                 an atomic batch was refused as a whole: nothing was stored
+│   ├── FeatureDisabled               the stream was not declared with what the verb needs
 │   ├── ConsumerGone                  the consumer was deleted and may not be made again
 │   ├── ConsumerNotFound              no consumer of that name on the stream
 │   ├── StreamNotFound                no stream of that name
@@ -41,7 +42,7 @@ BrokerError
 └── QoSViolation                      a contract's guarantee would not hold (reserved)
 
 ``embedded://`` may also raise ``broker.server``'s ``ServerError`` (a BrokerError: our own server did not start) and its
-kind ``InUse`` (its port or store is taken).
+kind ``InUse`` (its port or store is taken). What only keys know of is in ``key_errors.py``.
 
 Each carries what it knows (subject, stream, code ...) as attributes. The library below never leaks its own exceptions.
 """
@@ -51,7 +52,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from broker.contracts.envelopes import Receipt
 
@@ -130,19 +131,13 @@ class StreamFull(StreamError):
 
 
 class SequenceConflict(StreamError):
-    """An expectation on the stream's last message did not hold; nothing was stored."""
-
-
-class KeyExists(SequenceConflict):
-    """The key has a value already; nothing was stored.
+    """An expectation on the stream's last message did not hold; nothing was stored.
 
     Attributes:
-        key: which.
+        index: of the entry of an atomic batch whose expectation it was, when that is known.
     """
 
-    def __init__(self, message: str = "", *, key: str = "", subject: str | None = None) -> None:
-        super().__init__(message, subject=subject)
-        self.key = key
+    index: int | None = None
 
 
 class EnqueueUnknown(StreamError, TimeoutError):
@@ -151,11 +146,20 @@ class EnqueueUnknown(StreamError, TimeoutError):
     Attributes:
         idempotency_key: the caller's key, or the generated id when none was given. Passing either as
             ``idempotency_key=`` to the same subject makes the repeat safe within the stream's duplicate window.
+        idempotency_keys: the same for every entry of an atomic batch, in the order given; empty otherwise.
     """
 
-    def __init__(self, message: str = "", *, idempotency_key: str | None = None, subject: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        idempotency_key: str | None = None,
+        idempotency_keys: Sequence[str] = (),
+        subject: str | None = None,
+    ) -> None:
         super().__init__(message, subject=subject)
         self.idempotency_key = idempotency_key
+        self.idempotency_keys = tuple(idempotency_keys)
 
 
 class EnqueueManyError(StreamError):
@@ -175,7 +179,44 @@ class EnqueueManyError(StreamError):
 
 
 class BatchRejected(StreamError):
-    """The server refused an atomic batch as a whole; nothing of it was stored."""
+    """The server refused an atomic batch as a whole; nothing of it was stored.
+
+    Attributes:
+        reason: ``"duplicate"``: an entry's key was stored before; ``"disabled"``: the stream takes no batches;
+            ``"too_large"``: more entries than the server takes; ``"streams"``: the entries belong to several streams;
+            ``"incomplete"``: the server has not received all of it; ``"header"``: a header that no batch may carry.
+        index: of the entry it is about, in the order given; ``None`` when it is about none in particular.
+        stored: index -> receipt, of entries whose key was stored before (``"duplicate"``).
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        reason: str = "",
+        index: int | None = None,
+        stored: Mapping[int, Receipt] | None = None,
+        subject: str | None = None,
+        stream: str | None = None,
+    ) -> None:
+        super().__init__(message, subject=subject, stream=stream)
+        self.reason = reason
+        self.index = index
+        self.stored = dict(stored or {})
+
+
+class FeatureDisabled(StreamError):
+    """The stream was not declared with what the verb needs; nothing was stored.
+
+    Attributes:
+        option: the field of ``StreamOptions`` it needs.
+    """
+
+    def __init__(
+        self, message: str = "", *, option: str = "", subject: str | None = None, stream: str | None = None
+    ) -> None:
+        super().__init__(message, subject=subject, stream=stream)
+        self.option = option
 
 
 class ConsumerGone(StreamError):
@@ -188,36 +229,6 @@ class ConsumerNotFound(StreamError):
 
 class StreamNotFound(StreamError):
     """There is no stream of that name."""
-
-
-class BucketNotFound(StreamNotFound):
-    """There is no bucket of that name, or it was deleted (and perhaps made again) while it was watched.
-
-    Attributes:
-        bucket: which.
-    """
-
-    def __init__(self, message: str = "", *, bucket: str = "", stream: str | None = None) -> None:
-        super().__init__(message, stream=stream)
-        self.bucket = bucket
-
-
-class WriteUnknown(StreamError, TimeoutError):
-    """No word on a key that was written: it may be stored. Read the key before writing again.
-
-    A write that went through is the key's next revision, greater than ``revision``. A ``put`` may simply be repeated.
-
-    Attributes:
-        key: which.
-        revision: the one that was expected; ``None`` when none was, 0 when none was to exist.
-    """
-
-    def __init__(
-        self, message: str = "", *, key: str = "", revision: int | None = None, subject: str | None = None
-    ) -> None:
-        super().__init__(message, subject=subject)
-        self.key = key
-        self.revision = revision
 
 
 class ConfigDrift(StreamError):

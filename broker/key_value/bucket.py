@@ -11,11 +11,11 @@ from broker.contracts.errors import (
     ApiError,
     ConnectionLost,
     InvalidOption,
-    KeyExists,
     RequestTimeout,
     SequenceConflict,
     StreamNotFound,
 )
+from broker.contracts.key_errors import KeyExists
 from broker.contracts.key_value import patterns_of, prefix_of, stream_of, subject_of
 from broker.contracts.options import ConsumerOptions, Start, in_range
 from broker.key_value.entries import KeyEntry

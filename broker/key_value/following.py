@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 from broker.contracts.errors import (
     ApiError,
-    BucketNotFound,
     ConnectionLost,
     ConsumerNotFound,
     RequestTimeout,
     StreamNotFound,
 )
+from broker.contracts.key_errors import BucketNotFound
 from broker.contracts.key_value import STREAM_PREFIX
 from broker.contracts.status import Status
 

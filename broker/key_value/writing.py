@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 from broker.contracts.envelopes import Entry, Expect
 from broker.contracts.errors import (
     BrokerError,
-    BucketNotFound,
     EnqueueUnknown,
     InvalidOption,
     NoStream,
     SequenceConflict,
     StreamNotFound,
-    WriteUnknown,
 )
 from broker.contracts.headers import MESSAGE_ID
+from broker.contracts.key_errors import BucketNotFound, WriteUnknown
 from broker.contracts.key_value import OPERATION, prefix_of, stream_of, subject_of
 from broker.contracts.options import ConsumerOptions, in_range
 from broker.key_value.following import Following

@@ -11,6 +11,7 @@ from msgspec import structs
 from broker.contracts.backend import DeliverySource, StreamBackend
 from broker.telemetry import naming
 from broker.telemetry.appending import Appending
+from broker.telemetry.batching import append_batch
 from broker.telemetry.core import TracedCore
 from broker.telemetry.propagation import arrived
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.envelopes import Delivery, Receipt, Record, StoredMessage
     from broker.contracts.options import ConsumerOptions, StreamOptions
-    from broker.telemetry.probe import Probe
+    from broker.telemetry.probe import Probe, Sending
 
 
 class TracedStreams(TracedCore, StreamBackend):
@@ -41,8 +42,16 @@ class TracedStreams(TracedCore, StreamBackend):
         """Store inside a span that ends with the receipt."""
         send = self._probe.enqueue(record)
         appending = Appending(self._streams, record, timeout, send)
-        appending.start(structs.replace(record, headers=send.headers) if send.injected else record)
+        appending.start(_carrying(record, send))
         return appending.receipt
+
+    def append_atomic(self, records: Sequence[Record], *, timeout: float) -> asyncio.Future[Sequence[Receipt]]:
+        """Store a batch, each record inside a span that ends with its receipt."""
+        return append_batch(self._streams, self._probe, records, timeout, _carrying)
+
+    async def look_up(self, record: Record, *, timeout: float) -> Receipt | None:
+        """Whether a record is stored; nothing is sent on its way, so no span."""
+        return await self._streams.look_up(record, timeout=timeout)
 
     async def open_consumer(self, options: ConsumerOptions) -> DeliverySource:
         """A traced source on the consumer."""
@@ -94,6 +103,10 @@ class TracedStreams(TracedCore, StreamBackend):
         async for stored in self._streams.get_last_many(stream, subjects, up_to=up_to):
             yield replace(stored, headers=arrived(stored.headers))
 
+    async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
+        """The value of a counter."""
+        return await self._streams.counter(stream, subject, sequence=sequence)
+
     async def delete_message(self, stream: str, sequence: int, *, erase: bool = False) -> bool:
         """Whether there was one."""
         return await self._streams.delete_message(stream, sequence, erase=erase)
@@ -133,6 +146,11 @@ class TracedStreams(TracedCore, StreamBackend):
     async def unpin_consumer(self, stream: str, name: str, group: str) -> None:
         """Free a priority group."""
         await self._streams.unpin_consumer(stream, name, group)
+
+
+def _carrying(record: Record, send: Sending) -> Record:
+    """The record with the trace context it is sent with."""
+    return structs.replace(record, headers=send.headers) if send.injected else record
 
 
 class TracedSource(DeliverySource):

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from broker.contracts.errors import ApiError, PayloadTooLarge, SequenceConflict, StreamFull, Unsupported
+from broker.contracts.errors import (
+    ApiError,
+    FeatureDisabled,
+    PayloadTooLarge,
+    SequenceConflict,
+    StreamFull,
+    Unsupported,
+)
 
 if TYPE_CHECKING:
     from broker.backends.memory.log import StreamLog
-    from broker.contracts.envelopes import Expect
+    from broker.contracts.envelopes import Expect, Record
     from broker.contracts.options import StreamOptions
 
 
@@ -58,6 +65,29 @@ def check_last_id(expect: Expect, log: StreamLog, stream: str, subject: str) -> 
     """
     if expect.last_msg_id is not None and expect.last_msg_id != log.last_message_id:
         raise SequenceConflict(f"wrong last msg ID: {log.last_message_id}", subject=subject, stream=stream)
+
+
+def check_features(options: StreamOptions, record: Record) -> None:
+    """Refuse what the stream was not declared for.
+
+    Raises:
+        ApiError: a roll-up.
+        FeatureDisabled: a time to live, a schedule or a counter, or none on a stream that keeps counters.
+    """
+    for option, lacks in (
+        ("allow_msg_ttl", record.ttl is not None and not options.allow_msg_ttl),
+        ("schedules", record.schedule is not None and not options.schedules),
+        ("counters", (record.increment is not None) is not options.counters),
+    ):
+        if lacks:
+            raise FeatureDisabled(
+                f"stream {options.name!r}: StreamOptions.{option} stands in the way",
+                option=option,
+                subject=record.subject,
+                stream=options.name,
+            )
+    if record.rollup and not options.allow_rollup:
+        raise ApiError("rollup not permitted", code=400, err_code=10111, subject=record.subject, stream=options.name)
 
 
 def check_size(options: StreamOptions, subject: str, payload: int) -> None:

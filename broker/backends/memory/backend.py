@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from broker.backends.memory.consumers import change_consumer, create_consumer, open_consumer
 from broker.backends.memory.core import MemoryCore
-from broker.backends.memory.outbox import Posting
+from broker.backends.memory.outbox import Batch, Posting
 from broker.backends.memory.source import MemorySource
 from broker.backends.memory.wire import check_payload, record_headers
 from broker.contracts.backend import StreamBackend
-from broker.contracts.errors import ApiError, BrokerClosed, NoStream, PayloadTooLarge
+from broker.contracts.envelopes import Receipt
+from broker.contracts.errors import ApiError, BrokerClosed, NoResponders, NoStream, PayloadTooLarge
 from broker.contracts.subjects import publish_subject
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from broker.backends.memory.stream import MemoryStream
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.backend import DeliverySource
-    from broker.contracts.envelopes import Receipt, Record, StoredMessage
+    from broker.contracts.envelopes import Record, StoredMessage
     from broker.contracts.options import ConsumerOptions, StreamOptions
 
 
@@ -60,6 +61,35 @@ class MemoryBackend(MemoryCore, StreamBackend):
             self._hub.collect(self.outbox)
         self.outbox.post(Posting(record, headers, receipt, timeout))
         return receipt
+
+    def append_atomic(self, records: Sequence[Record], *, timeout: float) -> asyncio.Future[Sequence[Receipt]]:
+        """Store all or nothing on the loop's next turn.
+
+        Raises:
+            BrokerClosed: here, not in the future: nothing was sent.
+        """
+        self._check_open()
+        receipts: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
+        headers = [record_headers(record) for record in records]
+        try:
+            for record, each in zip(records, headers, strict=True):
+                check_payload(publish_subject(record.subject), record.data, each, self._hub.max_payload)
+        except PayloadTooLarge as exc:
+            asyncio.get_running_loop().call_soon(_fail, receipts, exc)
+            return receipts
+        if not self.outbox:
+            self._hub.collect(self.outbox)
+        self.outbox.post(Batch(records, headers, receipts, timeout))
+        return receipts
+
+    async def look_up(self, record: Record, *, timeout: float) -> Receipt | None:  # noqa: ARG002 - nothing to wait for
+        """The receipt of the record's first copy, when its id was stored within the duplicate window."""
+        await self._arrive()
+        stream = self._hub.streams.capturing(record.subject)
+        if stream is None:
+            raise NoResponders(f"no stream captures {record.subject!r}", subject=record.subject)
+        first = stream.first_copy(record.message_id)
+        return None if first is None else Receipt(stream.name, first, duplicate=True)
 
     async def find_stream(self, subject: str) -> str | None:
         """The first stream, by name, that captures something the subject or pattern covers, as the server answers."""
@@ -119,6 +149,13 @@ class MemoryBackend(MemoryCore, StreamBackend):
         """The message with that sequence, or the last one of that pattern; ``None`` when there is none."""
         del fresh  # there is one copy
         return (await self._find(stream)).read(sequence, last_of)
+
+    async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
+        """The value of the subject's counter, now or right after an addition; ``None`` when there is none."""
+        found = await self._find(stream)
+        if not found.options.counters:
+            return None
+        return found.counter(subject) if sequence is None else found.counted(sequence)
 
     async def get_last_many(
         self, stream: str, subjects: Sequence[str], *, up_to: int | datetime | None
@@ -204,6 +241,6 @@ class MemoryBackend(MemoryCore, StreamBackend):
         return stream
 
 
-def _fail(receipt: asyncio.Future[Receipt], error: Exception) -> None:
+def _fail(receipt: asyncio.Future[Any], error: Exception) -> None:
     if not receipt.done():
         receipt.set_exception(error)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from broker.backends.memory.batches import store_batch
 from broker.backends.memory.clock import Clock, LoopClock, after
+from broker.backends.memory.outbox import Batch
 from broker.backends.memory.routing import Subscription, SubscriptionTable
 from broker.backends.memory.streams import Streams
 from broker.backends.memory.wire import NO_RESPONDERS
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from broker.backends.memory.stream import MemoryStream
     from broker.contracts.envelopes import Receipt
 
+_T = TypeVar("_T")
 MAX_PAYLOAD: Final = 1 << 20
 """Bytes of body and headers that one message may have, as on a NATS server."""
 
@@ -124,7 +127,7 @@ class MemoryHub:
         try:
             receipt = stream.capture(parcel.subject, parcel.data, parcel.headers)
             answer: dict[str, object] = {"stream": receipt.stream, "seq": receipt.sequence}
-            self._republish_stored(stream, receipt.sequence)
+            self._republish(stream, receipt)
         except ApiError as exc:
             error = {"code": exc.code, "err_code": exc.err_code, "description": exc.description}
             answer = {"error": error, "stream": stream.name, "seq": 0}
@@ -136,40 +139,56 @@ class MemoryHub:
         if parcel.reply_to is not None:
             self._deliver(parcel.reply_to, json.dumps(answer).encode(), None, None)
 
-    def _store(self, posting: Posting, sender: Outbox) -> None:
+    def _store(self, posting: Posting | Batch, sender: Outbox) -> None:
         """An append is a publish as well: subscribers of the subject see it."""
+        if isinstance(posting, Batch):
+            self._store_batch(posting, sender)
+            return
         record, headers, receipt, timeout = posting
         heard = self._deliver(record.subject, record.data, headers, None, sender)
         stream = self.streams.capturing(record.subject)
         if stream is not None:
-            _complete(receipt, lambda: stream.append(record, headers))
-            self._republish(stream, receipt)
+            self._republish(stream, _complete(receipt, lambda: stream.append(record, headers)))
         elif not receipt.done():
-            self._unanswered(posting, heard=heard, timeout=timeout)
+            self._unanswered(record.subject, receipt, heard=heard, timeout=timeout)
 
-    def _republish(self, stream: MemoryStream, receipt: asyncio.Future[Receipt]) -> None:
-        if stream.republished is None or not receipt.done() or receipt.cancelled() or receipt.exception() is not None:
-            return
-        if not receipt.result().duplicate:
-            self._republish_stored(stream, receipt.result().sequence)
+    def _store_batch(self, batch: Batch, sender: Outbox) -> None:
+        """The last entry commits, so its stream is the one that answers."""
+        records, headers, receipts, timeout = batch
+        heard = [
+            self._deliver(record.subject, record.data, each, None, sender)
+            for record, each in zip(records, headers, strict=True)
+        ]
+        home = self.streams.capturing(records[-1].subject)
+        if home is not None:
+            elsewhere = any(self.streams.capturing(record.subject) is not home for record in records)
+            stored = _complete(receipts, lambda: store_batch(home, records, headers, elsewhere=elsewhere))
+            for receipt in stored or ():
+                self._republish(home, receipt)
+        elif not receipts.done():
+            self._unanswered(records[-1].subject, receipts, heard=heard[-1], timeout=timeout)
 
-    def _republish_stored(self, stream: MemoryStream, sequence: int) -> None:
+    def _republish(self, stream: MemoryStream, receipt: Receipt | None) -> None:
         """What was just stored, as a core message that tells where it is stored."""
-        message, rule = stream.log.get(sequence), stream.options.republish
-        if message is None or rule is None or stream.republished is None:
+        rule = stream.options.republish
+        if receipt is None or receipt.duplicate or rule is None or stream.republished is None:
             return
-        target = stream.republished(message.subject)
-        if target is None:
+        message = stream.log.get(receipt.sequence)
+        target = stream.republished(message.subject) if message is not None else None
+        if message is None or target is None:
             return
-        own = [("Nats-Stream", stream.name), ("Nats-Subject", message.subject), ("Nats-Sequence", str(sequence))]
+        own = [
+            ("Nats-Stream", stream.name),
+            ("Nats-Subject", message.subject),
+            ("Nats-Sequence", str(receipt.sequence)),
+        ]
         if rule.headers_only:
             own.append(("Nats-Msg-Size", str(len(message.data))))
         headers = Headers((*(message.headers.pairs if message.headers is not None else ()), *own))
         self._deliver(target, b"" if rule.headers_only else message.data, headers, None)
 
-    def _unanswered(self, posting: Posting, *, heard: bool, timeout: float) -> None:
+    def _unanswered(self, subject: str, receipt: asyncio.Future[Any], *, heard: bool, timeout: float) -> None:
         """No stream: subscribers that hear it hide that from the sender, as on a real server."""
-        subject, receipt = posting.record.subject, posting.receipt
         if not heard:
             receipt.set_exception(NoResponders(f"no stream captures {subject!r}", subject=subject))
             return
@@ -182,15 +201,17 @@ class MemoryHub:
         receipt.add_done_callback(lambda _: timer.cancel())
 
 
-def _complete(future: asyncio.Future[Receipt], work: Callable[[], Receipt]) -> None:
+def _complete(future: asyncio.Future[_T], work: Callable[[], _T]) -> _T | None:
+    """What was stored, also where nobody waits for it any more."""
     try:
         result = work()
     except BrokerError as exc:
         if not future.done():
             future.set_exception(exc)
-    else:
-        if not future.done():
-            future.set_result(result)
+        return None
+    if not future.done():
+        future.set_result(result)
+    return result
 
 
 _SHARED: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, MemoryHub]] = WeakKeyDictionary()

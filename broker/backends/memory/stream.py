@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from broker.backends.memory.admission import (
     DuplicateWindow,
+    check_features,
     check_last_id,
     check_open,
     check_position,
@@ -16,12 +17,15 @@ from broker.backends.memory.admission import (
     surplus,
 )
 from broker.backends.memory.clock import Alarm, Clock
+from broker.backends.memory.counters import counter_body, counter_of
 from broker.backends.memory.log import Stored, StreamLog
+from broker.backends.memory.schedules import Schedules
 from broker.backends.memory.transforming import transform
 from broker.backends.memory.wire import headers_size, is_tombstone, marker_headers, stored_size
 from broker.contracts.admin import StreamInfo, StreamState
-from broker.contracts.envelopes import Receipt, Record, StoredMessage
+from broker.contracts.envelopes import Counted, Receipt, Record, StoredMessage
 from broker.contracts.errors import ApiError, ConsumerNotFound, PayloadTooLarge, StreamFull
+from broker.contracts.schedules import captured_by
 from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
@@ -49,8 +53,9 @@ class MemoryStream:
         self.consumers: dict[str, MemoryConsumer] = {}
         self._window = DuplicateWindow()
         self._alarm = Alarm(clock, self.expire)
+        self._schedules = Schedules(clock, self.log, self.capture, self.remove)
         self._created = datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC)
-        self._rewrite = _rewriting(options)
+        self.stored_under = _rewriting(options)
         self.republished = _republishing(options)
 
     @property
@@ -60,7 +65,7 @@ class MemoryStream:
 
     def captures(self, subject: str) -> bool:
         """Whether it stores what is published on the subject."""
-        return any(matches(pattern, subject) for pattern in self.options.subjects)
+        return any(matches(pattern, subject) for pattern in captured_by(self.options))
 
     def info(self) -> StreamInfo:
         """What the server would say about it."""
@@ -82,8 +87,8 @@ class MemoryStream:
         Raises:
             ApiError, Unsupported: subjects cannot be rewritten so.
         """
-        rewrite, republished = _rewriting(options), _republishing(options)
-        self.options, self._rewrite, self.republished = options, rewrite, republished
+        stored_under, republished = _rewriting(options), _republishing(options)
+        self.options, self.stored_under, self.republished = options, stored_under, republished
         subjects = {message.subject for message in self.log.since()} if options.max_msgs_per_subject else set()
         for subject in (*subjects, ""):
             self._make_room(subject)
@@ -98,26 +103,43 @@ class MemoryStream:
         """
         self.expire()
         check_open(self.options)
-        now, expect, subject = self.clock.now(), record.expect, self._rewrite(record.subject)
+        now, expect, subject = self.clock.now(), record.expect, self.stored_under(record.subject)
         if expect is not None:
             check_position(expect, self.log, self.name, subject)
+        check_features(self.options, record)
         first = self._window.first_copy(record.message_id, now, self.options.duplicate_window)
         if first is not None:
             return Receipt(self.name, first, duplicate=True)
         if expect is not None:
             check_last_id(expect, self.log, self.name, subject)
-        if record.ttl is not None and not self.options.allow_msg_ttl:
-            raise ApiError("per-message TTL is disabled", code=400, err_code=10166, stream=self.name)
-        if record.rollup and not self.options.allow_rollup:
-            raise ApiError("rollup not permitted", code=400, err_code=10111, subject=subject, stream=self.name)
         lifetime = max(record.ttl, self.options.delete_marker_ttl or 0) if record.ttl is not None else None
         expires_at = now + lifetime if lifetime is not None else None
-        sequence = self._store(subject, record.data, headers, record.message_id, expires_at)
-        if record.rollup:
-            for earlier in self.log.sequences_of(subject)[:-1]:
-                self.remove(earlier)
+        value = None if record.increment is None else self.counter(subject) + record.increment
+        data = record.data if value is None else counter_body(value)
+        sequence = self._store(subject, data, headers, record.message_id, expires_at)
+        if record.rollup or record.schedule is not None:
+            for earlier in self.log.sequences_of(subject):
+                if earlier != sequence:
+                    self.remove(earlier)
         self._window.remember(record.message_id, now, sequence)
-        return Receipt(self.name, sequence)
+        if record.schedule is not None:
+            self._schedules.keep(sequence, record.schedule)
+        return Receipt(self.name, sequence) if value is None else Counted.of(self.name, sequence, value)
+
+    def counter(self, subject: str) -> int:
+        """The value of the subject's counter."""
+        self.expire()
+        last = self.log.get(self.log.last_of(subject))
+        return 0 if last is None else counter_of(last.data)
+
+    def counted(self, sequence: int) -> int | None:
+        """The value of a counter right after an addition; ``None`` when that is not kept any more."""
+        stored = self.log.get(sequence)
+        return None if stored is None else counter_of(stored.data)
+
+    def first_copy(self, message_id: str) -> int | None:
+        """The sequence the id was stored with within the duplicate window."""
+        return self._window.first_copy(message_id, self.clock.now(), self.options.duplicate_window)
 
     def capture(self, subject: str, data: bytes, headers: Headers | None) -> Receipt:
         """Store what was published without asking for storage.
@@ -127,7 +149,7 @@ class MemoryStream:
         """
         self.expire()
         check_open(self.options)
-        return Receipt(self.name, self._store(self._rewrite(subject), data, headers, "", None))
+        return Receipt(self.name, self._store(self.stored_under(subject), data, headers, "", None))
 
     def purge(self, subject: str | None, up_to: int | None, keep: int | None) -> int:
         """Remove what is covered by the pattern and below ``up_to``, or all but the newest ``keep``; how many.
@@ -236,6 +258,7 @@ class MemoryStream:
     def end(self, error: Callable[[], Exception]) -> None:
         """It is deleted: whoever waits on its consumers is told at once."""
         self._alarm.cancel()
+        self._schedules.pause()
         for consumer in self.consumers.values():
             consumer.end(error)
         self.consumers.clear()
@@ -243,12 +266,14 @@ class MemoryStream:
     def pause(self) -> None:
         """Nobody is connected: no timers."""
         self._alarm.cancel()
+        self._schedules.pause()
         for consumer in self.consumers.values():
             consumer.pause()
 
     def resume(self) -> None:
         """Set the timers that are needed."""
         self.expire()
+        self._schedules.resume()
         for consumer in self.consumers.values():
             consumer.resume()
 

@@ -8,6 +8,7 @@ from broker.backends.memory.admission import check_declared
 from broker.backends.memory.stream import MemoryStream
 from broker.contracts.drift import FIXED_HINT, fixed_in_stream, stream_differences
 from broker.contracts.errors import ApiError, ConfigDrift, InvalidOption, StreamNotFound
+from broker.contracts.schedules import captured_by
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Streams:
         return [
             name
             for name in sorted(self._streams)
-            if any(overlap(pattern, subject) for subject in self._streams[name].options.subjects)
+            if any(overlap(pattern, subject) for subject in captured_by(self._streams[name].options))
         ]
 
     def get(self, name: str) -> MemoryStream | None:
@@ -133,7 +134,7 @@ class Streams:
     def _check_overlap(self, options: StreamOptions) -> None:
         for other in self._streams.values():
             if other.name != options.name and any(
-                overlap(left, right) for left in options.subjects for right in other.options.subjects
+                overlap(left, right) for left in captured_by(options) for right in captured_by(other.options)
             ):
                 words = "subjects overlap with an existing stream"
                 raise ApiError(words, code=400, err_code=10065, stream=options.name)

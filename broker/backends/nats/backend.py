@@ -8,8 +8,10 @@ from broker.backends.nats import addresses
 from broker.backends.nats.admin import Admin
 from broker.backends.nats.api import Api
 from broker.backends.nats.appending import Appender
+from broker.backends.nats.batching import BatchAppender
 from broker.backends.nats.consumers import Consumers
 from broker.backends.nats.core import NatsCore
+from broker.backends.nats.counters import counter_value
 from broker.backends.nats.direct import Direct
 from broker.backends.nats.embedded import embedded_server
 from broker.backends.nats.session import Session
@@ -53,7 +55,9 @@ class NatsBackend(NatsCore, StreamBackend):
         self._server = server
         api = Api(session, self)
         self._admin = Admin(api)
-        self._append = Appender(session).append
+        appender = Appender(session)
+        self._append, self._look_up = appender.append, appender.look_up
+        self._append_atomic = BatchAppender(session).append
         self._direct = Direct(session, self, self._admin)
         self._consumers = Consumers(session, self, api, self._admin)
 
@@ -69,6 +73,14 @@ class NatsBackend(NatsCore, StreamBackend):
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
         """See ``StreamBackend``."""
         return self._append(record, timeout=timeout)
+
+    def append_atomic(self, records: Sequence[Record], *, timeout: float) -> asyncio.Future[Sequence[Receipt]]:
+        """See ``StreamBackend``."""
+        return self._append_atomic(records, timeout=timeout)
+
+    async def look_up(self, record: Record, *, timeout: float) -> Receipt | None:
+        """See ``StreamBackend``."""
+        return await self._look_up(record, timeout=timeout)
 
     async def find_stream(self, subject: str) -> str | None:
         """See ``StreamBackend``."""
@@ -119,6 +131,10 @@ class NatsBackend(NatsCore, StreamBackend):
     ) -> AsyncIterator[StoredMessage]:
         """See ``StreamBackend``."""
         return self._direct.get_last_many(stream, subjects, up_to)
+
+    async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
+        """See ``StreamBackend``."""
+        return await counter_value(self._admin, stream, subject, sequence)
 
     async def delete_message(self, stream: str, sequence: int, *, erase: bool = False) -> bool:
         """See ``StreamBackend``."""

@@ -22,6 +22,7 @@ class Refusal(NamedTuple):
         description: the server's words; in braces what differs from case to case.
         advice: one sentence on what to do.
         transient: the same call may succeed a moment later.
+        about: the ``option`` of a ``FeatureDisabled``, the ``reason`` of a ``BatchRejected``.
     """
 
     err_code: int
@@ -30,3 +31,4 @@ class Refusal(NamedTuple):
     description: str
     advice: str
     transient: bool = False
+    about: str = ""

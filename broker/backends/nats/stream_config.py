@@ -17,6 +17,7 @@ from broker.contracts.features import (
     SubjectTransform,
 )
 from broker.contracts.options import StreamOptions
+from broker.contracts.schedules import captured_by, pattern_of
 
 _LIMITS: Final = ("max_msgs", "max_bytes", "max_msgs_per_subject", "max_msg_size", "max_consumers")
 _AS_THEY_ARE: Final = ("storage", "retention", "discard", "description", "compression")
@@ -42,7 +43,7 @@ def stream_config(options: StreamOptions) -> dict[str, Any]:
     """What we ask of a stream."""
     config: dict[str, Any] = {
         "name": options.name,
-        "subjects": list(options.subjects),
+        "subjects": list(captured_by(options)),
         "max_age": nanoseconds(options.max_age),
         "duplicate_window": nanoseconds(options.duplicate_window),
         "num_replicas": options.replicas,
@@ -108,7 +109,7 @@ def stream_options(config: dict[str, Any]) -> StreamOptions:
     max_age = seconds(config.get("max_age"))
     return StreamOptions(
         name=config["name"],
-        subjects=config.get("subjects") or (),
+        subjects=[each for each in config.get("subjects") or () if each != pattern_of(config["name"])],
         max_age=max_age,
         duplicate_window=seconds(config.get("duplicate_window"))
         or min(_DUPLICATE_WINDOW, max_age or _DUPLICATE_WINDOW),

@@ -11,11 +11,13 @@ A backend gives one fixture and inherits from every class::
 The fixtures ``restart`` and ``url`` are asked for only where a capability that needs them is claimed.
 """
 
+from broker.testing.conformance.atomic import AtomicConformance
 from broker.testing.conformance.bad_input import BadInputConformance
 from broker.testing.conformance.capabilities import CapabilitiesConformance
 from broker.testing.conformance.catching_up import CatchUpConformance
 from broker.testing.conformance.consuming import ConsumeConformance, ConsumerAdminConformance
 from broker.testing.conformance.core import CoreConformance
+from broker.testing.conformance.counting import CountConformance
 from broker.testing.conformance.dead_letters import DeadLetterConformance
 from broker.testing.conformance.draining import DrainConformance
 from broker.testing.conformance.enqueueing import EnqueueConformance, EnqueueManyConformance
@@ -29,6 +31,7 @@ from broker.testing.conformance.pulling import PullConformance
 from broker.testing.conformance.reading import ReadConformance
 from broker.testing.conformance.request_reply import RequestReplyConformance
 from broker.testing.conformance.scene import Conformance, Connect, Restart
+from broker.testing.conformance.scheduling import ScheduleConformance, TimeToLiveConformance
 from broker.testing.conformance.settlement import SettlementConformance
 from broker.testing.conformance.state import StateConformance
 from broker.testing.conformance.streams import StreamConformance
@@ -36,12 +39,14 @@ from broker.testing.conformance.subscribing import SubscribeConformance
 from broker.testing.conformance.watching import WatchConformance
 
 ALL = (
+    AtomicConformance,
     BadInputConformance,
     CapabilitiesConformance,
     CatchUpConformance,
     ConsumeConformance,
     ConsumerAdminConformance,
     CoreConformance,
+    CountConformance,
     DeadLetterConformance,
     DrainConformance,
     EnqueueConformance,
@@ -55,16 +60,19 @@ ALL = (
     PullConformance,
     ReadConformance,
     RequestReplyConformance,
+    ScheduleConformance,
     SettlementConformance,
     StateConformance,
     StreamConformance,
     SubscribeConformance,
+    TimeToLiveConformance,
     WatchConformance,
 )
 """Every class of tests; a backend passes them all."""
 
 __all__ = [
     "ALL",
+    "AtomicConformance",
     "BadInputConformance",
     "CapabilitiesConformance",
     "CatchUpConformance",
@@ -73,6 +81,7 @@ __all__ = [
     "ConsumeConformance",
     "ConsumerAdminConformance",
     "CoreConformance",
+    "CountConformance",
     "DeadLetterConformance",
     "DrainConformance",
     "EnqueueConformance",
@@ -87,9 +96,11 @@ __all__ = [
     "ReadConformance",
     "RequestReplyConformance",
     "Restart",
+    "ScheduleConformance",
     "SettlementConformance",
     "StateConformance",
     "StreamConformance",
     "SubscribeConformance",
+    "TimeToLiveConformance",
     "WatchConformance",
 ]
