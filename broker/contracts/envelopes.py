@@ -97,8 +97,8 @@ class Expect:
         last_sequence: the stream's last sequence.
         last_subject_sequence: the last sequence on the subject (0: none yet).
         subject_filter: count ``last_subject_sequence`` over this pattern instead of the subject itself.
-        last_msg_id: the wire id of the stream's last message. Not on a stream with replicas: nats-server 2.15.1 stops
-            answering there, for good, after the first message whose expectation does not hold.
+        last_msg_id: the wire id of the stream's last message. The stream is asked about first, and one with replicas is
+            refused (``Unsupported``): nats-server 2.15.1 loses such a stream when the expectation does not hold.
         stream: the name of the stream that captures the subject.
 
     Raises:

@@ -2,7 +2,17 @@
 
 import pytest
 
-from broker import ApiError, ConfigDrift, ConsumerOptions, Placement, StreamBroker, StreamOptions
+from broker import (
+    ApiError,
+    ConfigDrift,
+    ConsumerOptions,
+    Expect,
+    Placement,
+    SequenceConflict,
+    StreamBroker,
+    StreamOptions,
+    Unsupported,
+)
 from broker.server import Cluster
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
@@ -37,3 +47,23 @@ async def test_a_replicated_stream_is_placed_read_anywhere_and_scaled(link):
         with pytest.raises(ApiError) as caught:
             await sb.declare(StreamOptions("U", ["u.>"], placement=Placement("elsewhere")))
         assert caught.value.err_code == 10005
+
+
+async def test_expecting_a_message_id_is_refused_where_the_server_would_lose_the_stream(link):
+    async with (
+        Cluster(name="game", sync_interval=None) as cluster,
+        StreamBroker.connect(cluster.url, link=link) as sb,
+    ):
+        await sb.declare(StreamOptions("R3", ["r.>"], replicas=3), StreamOptions("R1", ["s.>"]))
+        for subject in ("r.a", "s.a"):
+            assert (await sb.enqueue(subject, 1)).sequence == 1
+        other = Expect(last_msg_id="other")
+        with pytest.raises(Unsupported, match="3 replicas"):
+            await sb.enqueue("r.a", 2, expect=other)
+        with pytest.raises(SequenceConflict):
+            await sb.enqueue("s.a", 2, expect=other)
+        for expect in (Expect(last_sequence=9), Expect(last_subject_sequence=9)):
+            with pytest.raises(SequenceConflict):
+                await sb.enqueue("r.a", 2, expect=expect)
+        for subject in ("r.a", "s.a"):
+            assert (await sb.enqueue(subject, 2)).sequence == 2

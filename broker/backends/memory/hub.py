@@ -15,14 +15,13 @@ from broker.backends.memory.streams import Streams
 from broker.backends.memory.wire import NO_RESPONDERS
 from broker.contracts.envelopes import Envelope
 from broker.contracts.errors import ApiError, BrokerError, NoResponders, PayloadTooLarge, RequestTimeout, StreamFull
-from broker.contracts.headers import Headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.backends.memory.outbox import Outbox, Parcel, Posting
     from broker.backends.memory.stream import MemoryStream
-    from broker.contracts.envelopes import Receipt
+    from broker.contracts.headers import Headers
 
 _T = TypeVar("_T")
 MAX_PAYLOAD: Final = 1 << 20
@@ -43,7 +42,7 @@ class MemoryHub:
     def __init__(self, *, clock: Clock | None = None, max_payload: int = MAX_PAYLOAD) -> None:
         self.clock: Clock = clock if clock is not None else LoopClock()
         self.max_payload = max_payload
-        self.streams = Streams(self.clock)
+        self.streams = Streams(self.clock, self._republish)
         self._table = SubscriptionTable()
         self._connections: set[object] = set()
         self._waiting: list[Outbox] = []
@@ -127,7 +126,6 @@ class MemoryHub:
         try:
             receipt = stream.capture(parcel.subject, parcel.data, parcel.headers)
             answer: dict[str, object] = {"stream": receipt.stream, "seq": receipt.sequence}
-            self._republish(stream, receipt)
         except ApiError as exc:
             error = {"code": exc.code, "err_code": exc.err_code, "description": exc.description}
             answer = {"error": error, "stream": stream.name, "seq": 0}
@@ -148,7 +146,7 @@ class MemoryHub:
         heard = self._deliver(record.subject, record.data, headers, None, sender)
         stream = self.streams.capturing(record.subject)
         if stream is not None:
-            self._republish(stream, _complete(receipt, lambda: stream.append(record, headers)))
+            _complete(receipt, lambda: stream.append(record, headers))
         elif not receipt.done():
             self._unanswered(record.subject, receipt, heard=heard, timeout=timeout)
 
@@ -162,30 +160,12 @@ class MemoryHub:
         home = self.streams.capturing(records[-1].subject)
         if home is not None:
             elsewhere = any(self.streams.capturing(record.subject) is not home for record in records)
-            stored = _complete(receipts, lambda: store_batch(home, records, headers, elsewhere=elsewhere))
-            for receipt in stored or ():
-                self._republish(home, receipt)
+            _complete(receipts, lambda: store_batch(home, records, headers, elsewhere=elsewhere))
         elif not receipts.done():
             self._unanswered(records[-1].subject, receipts, heard=heard[-1], timeout=timeout)
 
-    def _republish(self, stream: MemoryStream, receipt: Receipt | None) -> None:
-        """What was just stored, as a core message that tells where it is stored."""
-        rule = stream.options.republish
-        if receipt is None or receipt.duplicate or rule is None or stream.republished is None:
-            return
-        message = stream.log.get(receipt.sequence)
-        target = stream.republished(message.subject) if message is not None else None
-        if message is None or target is None:
-            return
-        own = [
-            ("Nats-Stream", stream.name),
-            ("Nats-Subject", message.subject),
-            ("Nats-Sequence", str(receipt.sequence)),
-        ]
-        if rule.headers_only:
-            own.append(("Nats-Msg-Size", str(len(message.data))))
-        headers = Headers((*(message.headers.pairs if message.headers is not None else ()), *own))
-        self._deliver(target, b"" if rule.headers_only else message.data, headers, None)
+    def _republish(self, subject: str, data: bytes, headers: Headers) -> None:
+        self._deliver(subject, data, headers, None)
 
     def _unanswered(self, subject: str, receipt: asyncio.Future[Any], *, heard: bool, timeout: float) -> None:
         """No stream: subscribers that hear it hide that from the sender, as on a real server."""
@@ -201,17 +181,15 @@ class MemoryHub:
         receipt.add_done_callback(lambda _: timer.cancel())
 
 
-def _complete(future: asyncio.Future[_T], work: Callable[[], _T]) -> _T | None:
-    """What was stored, also where nobody waits for it any more."""
+def _complete(future: asyncio.Future[_T], work: Callable[[], _T]) -> None:
     try:
         result = work()
     except BrokerError as exc:
         if not future.done():
             future.set_exception(exc)
-        return None
-    if not future.done():
-        future.set_result(result)
-    return result
+    else:
+        if not future.done():
+            future.set_result(result)
 
 
 _SHARED: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, MemoryHub]] = WeakKeyDictionary()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -25,15 +26,19 @@ from broker.backends.memory.wire import headers_size, is_tombstone, marker_heade
 from broker.contracts.admin import StreamInfo, StreamState
 from broker.contracts.envelopes import Counted, Receipt, Record, StoredMessage
 from broker.contracts.errors import ApiError, ConsumerNotFound, PayloadTooLarge, StreamFull
+from broker.contracts.headers import Headers
 from broker.contracts.schedules import captured_by
 from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from broker.backends.memory.consumer import MemoryConsumer
-    from broker.contracts.headers import Headers
     from broker.contracts.options import StreamOptions
+
+
+Publish = Callable[[str, bytes, Headers], object]
+"""Takes a core message: subject, body, headers."""
 
 
 class MemoryStream:
@@ -42,11 +47,13 @@ class MemoryStream:
     Args:
         options: as declared.
         clock: drives ages and the duplicate window.
+        publish: takes what is republished once it is stored.
     """
 
-    def __init__(self, options: StreamOptions, clock: Clock) -> None:
+    def __init__(self, options: StreamOptions, clock: Clock, publish: Publish) -> None:
         self.options = options
         self.clock = clock
+        self._publish = publish
         self.log = StreamLog()
         if options.first_seq is not None:
             self.log.last_sequence = options.first_seq - 1
@@ -56,7 +63,7 @@ class MemoryStream:
         self._schedules = Schedules(clock, self.log, self.capture, self.remove)
         self._created = datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC)
         self.stored_under = _rewriting(options)
-        self.republished = _republishing(options)
+        self._republished = _republishing(options)
 
     @property
     def name(self) -> str:
@@ -88,7 +95,7 @@ class MemoryStream:
             ApiError, Unsupported: subjects cannot be rewritten so.
         """
         stored_under, republished = _rewriting(options), _republishing(options)
-        self.options, self.stored_under, self.republished = options, stored_under, republished
+        self.options, self.stored_under, self._republished = options, stored_under, republished
         subjects = {message.subject for message in self.log.since()} if options.max_msgs_per_subject else set()
         for subject in (*subjects, ""):
             self._make_room(subject)
@@ -304,7 +311,22 @@ class MemoryStream:
             self.remove(sequence)
         if expires_at is not None or self.options.max_age is not None:
             self._alarm.set(self.log.next_expiry(self.options.max_age))
+        self._republish(sequence)
         return sequence
+
+    def _republish(self, sequence: int) -> None:
+        """What was just stored, as a core message that tells where it is stored."""
+        rule, message = self.options.republish, self.log.get(sequence)
+        if rule is None or message is None or self._republished is None:
+            return
+        target = self._republished(message.subject)
+        if target is None:
+            return
+        own = [("Nats-Stream", self.name), ("Nats-Subject", message.subject), ("Nats-Sequence", str(sequence))]
+        if rule.headers_only:
+            own.append(("Nats-Msg-Size", str(len(message.data))))
+        headers = Headers((*(message.headers.pairs if message.headers is not None else ()), *own))
+        self._publish(target, b"" if rule.headers_only else message.data, headers)
 
     def _make_room(self, subject: str) -> None:
         while (leaving := surplus(self.options, self.log, subject)) is not None:

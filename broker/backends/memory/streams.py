@@ -13,6 +13,7 @@ from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
     from broker.backends.memory.clock import Clock
+    from broker.backends.memory.stream import Publish
     from broker.contracts.options import StreamOptions
 
 _REMEMBERED: Final = 8192
@@ -21,8 +22,9 @@ _REMEMBERED: Final = 8192
 class Streams:
     """Streams by name; no two capture the same subject."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, publish: Publish) -> None:
         self._clock = clock
+        self._publish = publish
         self._streams: dict[str, MemoryStream] = {}
         self._capturing: dict[str, MemoryStream | None] = {}
 
@@ -91,7 +93,7 @@ class Streams:
             raise InvalidOption(told, option="sealed")
         check_declared(options)
         self._check_overlap(options)
-        stream = self._streams[options.name] = MemoryStream(options, self._clock)
+        stream = self._streams[options.name] = MemoryStream(options, self._clock, self._publish)
         self._capturing.clear()
         return stream
 

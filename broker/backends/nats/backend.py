@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from broker.backends.nats import addresses
@@ -14,11 +15,11 @@ from broker.backends.nats.core import NatsCore
 from broker.backends.nats.counters import counter_value
 from broker.backends.nats.direct import Direct
 from broker.backends.nats.embedded import embedded_server
+from broker.backends.nats.last_id import append_expecting_id
 from broker.backends.nats.session import Session
 from broker.contracts.backend import StreamBackend
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
 
@@ -72,6 +73,8 @@ class NatsBackend(NatsCore, StreamBackend):
 
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
         """See ``StreamBackend``."""
+        if record.expect is not None and record.expect.last_msg_id is not None:
+            return asyncio.ensure_future(append_expecting_id(self._admin, self._append, record, timeout))
         return self._append(record, timeout=timeout)
 
     def append_atomic(self, records: Sequence[Record], *, timeout: float) -> asyncio.Future[Sequence[Receipt]]:

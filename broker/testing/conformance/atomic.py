@@ -12,16 +12,21 @@ from broker import (
     EncodeError,
     Entry,
     Expect,
+    FeatureDisabled,
     InvalidHeader,
     InvalidKey,
     InvalidOption,
     InvalidSubject,
     NoStream,
     PayloadTooLarge,
+    Republish,
     SequenceConflict,
     StreamFull,
+    StreamOptions,
+    SubjectTransform,
 )
-from broker.testing.conformance.scene import Conformance, a_stream, bodies, fresh, listed
+from broker.testing.conformance.scene import Conformance, a_stream, arrived, bodies, fresh, listed
+from broker.testing.waiting import never
 
 if TYPE_CHECKING:
     from broker import StreamBroker
@@ -168,6 +173,38 @@ class AtomicConformance(Conformance):
         await sb.enqueue_atomic([Entry(f"{name}.a", n) for n in range(3)])
         with pytest.raises(StreamFull):
             await sb.enqueue_atomic([Entry(f"{name}.a", 3)])
+
+    async def test_a_full_subject_takes_all_or_nothing(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb, max_msgs_per_subject=2, discard_new_per_subject=True)
+        with pytest.raises(StreamFull):
+            await sb.enqueue_atomic([Entry(f"{name}.b", 0), *(Entry(f"{name}.a", n) for n in range(3))])
+        assert await _messages(sb, name) == 0
+
+    async def test_an_entry_the_stream_was_not_declared_for_rejects_all(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb, allow_msg_ttl=False)
+        with pytest.raises(FeatureDisabled) as caught:
+            await sb.enqueue_atomic([Entry(f"{name}.a", 0), Entry(f"{name}.b", 1, ttl=5)])
+        assert caught.value.option == "allow_msg_ttl"
+        assert await _messages(sb, name) == 0
+
+    async def test_entries_are_rewritten_and_republished(self, connect: Connect) -> None:
+        sb, heard, name = await connect(), list[Any](), fresh("stream")
+        rewritten = SubjectTransform(f"{name}.*", f"kept.{name}.{{{{wildcard(1)}}}}")
+        republished = Republish(f"live.{name}.>", f"kept.{name}.>")
+        await sb.declare(StreamOptions(name, [f"{name}.*"], subject_transform=rewritten, republish=republished))
+        await sb.subscribe(f"live.{name}.>", heard.append)
+        for _ in range(2):
+            await sb.enqueue_atomic([Entry(f"{name}.{at}", at, idempotency_key=at) for at in "ab"])
+        await arrived(heard, 2)
+        await never(lambda: len(heard) > 2, during=0.1)
+        assert [(message.subject, message.json()) for message in heard] == [
+            (f"live.{name}.a", "a"),
+            (f"live.{name}.b", "b"),
+        ]
+        stored = await listed(sb.streams.get_last_many(name, [f"kept.{name}.>"]))
+        assert bodies(stored) == ["a", "b"]
 
     async def test_a_stream_without_batches_refuses(self, connect: Connect) -> None:
         sb = await connect()

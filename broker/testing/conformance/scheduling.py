@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker import FeatureDisabled, InvalidKey, InvalidOption, InvalidSubject, NoStream
+from broker import FeatureDisabled, InvalidKey, InvalidOption, InvalidSubject, NoStream, Republish, StreamOptions
 from broker.testing.conformance.scene import WORKER, Conformance, a_stream, arrived, bodies, fresh
 from broker.testing.waiting import never
 
@@ -40,6 +40,15 @@ class ScheduleConformance(Conformance):
         assert message.subject == f"{name}.remind"
         await never(lambda: len(seen) > 1, during=0.3)
         assert not await sb.cancel("k")
+
+    async def test_it_is_republished_when_it_is_due(self, connect: Connect) -> None:
+        sb, heard, name = await connect(), list[Any](), fresh("stream")
+        rule = Republish(f"live.{name}.>", f"{name}.>")
+        await sb.declare(StreamOptions(name, [f"{name}.>"], schedules=True, discard="old", republish=rule))
+        await sb.subscribe(f"live.{name}.>", heard.append)
+        await sb.schedule(f"{name}.remind", 1, delay=0.5, key="k")
+        await arrived(heard, 1)
+        assert (heard[0].subject, heard[0].json()) == (f"live.{name}.remind", 1)
 
     async def test_a_time_that_is_past_is_now(self, connect: Connect) -> None:
         sb, seen = await connect(), list[Any]()
