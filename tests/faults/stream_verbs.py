@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from broker import Entry, NoStream, StreamOptions
+from broker import Entry, Expect, NoStream, SequenceConflict, StreamOptions
 from broker.testing.waiting import eventually
 from tests.faults.stage import ACK_WAIT, AGAIN, BOUND, verb
 
@@ -33,6 +33,34 @@ async def enqueue_to_no_stream(stage):
 async def enqueue_many(stage):
     receipts = await stage.sb.enqueue_many((Entry(stage.subject("many"), n) for n in range(12)), window=4)
     assert len(receipts) == 12
+
+
+@verb
+async def enqueue_atomic(stage):
+    receipts = await stage.sb.enqueue_atomic([Entry(stage.subject("batch"), n) for n in range(3)])
+    assert len(receipts) == 3
+
+
+@verb
+async def enqueue_expecting_an_id(stage):
+    with pytest.raises(SequenceConflict):
+        await stage.sb.enqueue(stage.subject(), b"x", expect=Expect(last_msg_id="other"))
+
+
+@verb
+async def schedule(stage):
+    name = f"{stage.stream}later"
+    await stage.sb.declare(StreamOptions(name, [f"{name}.>"], schedules=True, discard="old"))
+    await stage.sb.schedule(f"{name}.a", b"x", delay=600, key="k")
+    assert await stage.sb.cancel("k", stream=name)
+
+
+@verb
+async def increment(stage):
+    name = f"{stage.stream}sums"
+    await stage.sb.declare(StreamOptions(name, [f"{name}.>"], counters=True, discard="old"))
+    value = await stage.sb.increment(f"{name}.a")
+    assert await stage.sb.counter(f"{name}.a") >= value
 
 
 @verb
