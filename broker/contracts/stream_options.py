@@ -86,7 +86,8 @@ class StreamOptions:
         consumer_limits: what its consumers may ask for at most.
         atomic: batches may be stored all or nothing (``enqueue_atomic``). ``None``: yes, except for a mirror and with
             ``persist_mode="async"``.
-        schedules: messages may be stored for later (``schedule``). Needs ``discard="old"``; cannot be switched off.
+        schedules: messages may be stored for later (``schedule``); they wait under ``gamebroker.schedule.<name>.*``,
+            which the stream captures as well. Needs ``discard="old"``; cannot be switched off.
         counters: every message adds to a counter (``increment``), and nothing else is stored. Needs
             ``discard="old"``, ``retention="limits"`` and no ``allow_msg_ttl``. Never changes.
 

@@ -26,26 +26,29 @@ class Server:
 
     def __init__(self, direct, api=STORED, *, clustered=False):
         self.asked = []
+        self.requests = []
         self.clustered = clustered
         self._direct = direct
         self._api = api
 
-    async def call(self, _subject, _data, _headers, _timeout):
+    async def call(self, subject, data, _headers, _timeout):
         self.asked.append("copy")
+        self.requests.append((subject, data))
         if isinstance(self._direct, Exception):
             raise self._direct
         return self._direct
 
     async def get_message(self, _stream, *, sequence, last_of):
         self.asked.append("leader")
-        assert (sequence, last_of) == (7, None)
+        assert (sequence, last_of) == self.wanted
         if isinstance(self._api, Exception):
             raise self._api
         return self._api
 
-    async def read(self, times=1):
+    async def read(self, times=1, sequence=7, last_of=None):
+        self.wanted = (sequence, last_of)
         direct = Direct(SimpleNamespace(connected_within=self._connected), self, self)
-        return [await direct.get_message("S", sequence=7, last_of=None) for _ in range(times)][-1]
+        return [await direct.get_message("S", sequence=sequence, last_of=last_of) for _ in range(times)][-1]
 
     async def _connected(self, timeout):
         return timeout
@@ -97,3 +100,23 @@ async def test_any_other_status_is_an_error_with_its_number():
     with pytest.raises(ApiError) as caught:
         await Server(answered(b"NATS/1.0 412 Required Api Level\r\n\r\n")).read()
     assert (caught.value.code, caught.value.description) == (412, "Required Api Level")
+
+
+@pytest.mark.parametrize(
+    ("last_of", "subject", "body"),
+    [
+        ("s.a", "$JS.API.DIRECT.GET.S.s.a", b""),
+        ("s.*", "$JS.API.DIRECT.GET.S", b'{"last_by_subj":"s.*"}'),
+        ("s.>", "$JS.API.DIRECT.GET.S", b'{"last_by_subj":"s.>"}'),
+    ],
+)
+async def test_the_last_of_one_subject_is_asked_for_by_subject(last_of, subject, body):
+    server = Server(answered(HERE))
+    assert (await server.read(sequence=None, last_of=last_of)).sequence == 7
+    assert server.requests == [(subject, body)]
+
+
+async def test_one_subject_that_may_not_be_read_says_nothing_about_the_next():
+    server = Server(DENIED)
+    assert await server.read(2, sequence=None, last_of="s.a") is STORED
+    assert server.asked == ["copy", "leader", "copy", "leader"]

@@ -21,6 +21,7 @@ from broker.contracts.errors import (
     PayloadTooLarge,
     RequestTimeout,
 )
+from broker.contracts.headers import MESSAGE_ID
 from broker.contracts.subjects import publish_subject
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from broker.contracts.schedules import Schedule
 
 _KEPT_TARGETS: Final = 8192
-_MESSAGE_ID: Final = "Nats-Msg-Id"
 _TTL: Final = "Nats-TTL"
 _EXPECTED_STREAM: Final = "Nats-Expected-Stream"
 _EXPECTED_SEQUENCE: Final = "Nats-Expected-Last-Sequence"
@@ -44,7 +44,7 @@ _NEVER: Final = "never"
 """A roll-up that does not exist: the server refuses the message, on one node as on three, once it has looked for
 repeats. An expectation that never holds would not do: one node looks at most of them first, and three stop answering
 after a wrong last message id (2.15.1)."""
-_INCREMENT: Final = "Nats-Incr"
+INCREMENT: Final = "Nats-Incr"
 _EXPECTED_MESSAGE_ID: Final = "Nats-Expected-Last-Msg-Id"
 
 
@@ -102,7 +102,7 @@ def block_of(record: Record) -> bytes:
             return f"NATS/1.0\r\nNats-Msg-Id: {record.message_id}\r\n\r\n".encode()
         lines = "".join([f"{name}: {value}\r\n" for name, value in record.headers.pairs])
         return f"NATS/1.0\r\nNats-Msg-Id: {record.message_id}\r\n{lines}\r\n".encode()
-    pairs = [(_MESSAGE_ID, record.message_id)]
+    pairs = [(MESSAGE_ID, record.message_id)]
     if record.ttl is not None:
         pairs.append((_TTL, f"{record.ttl}s"))
     if record.expect is not None:
@@ -112,7 +112,7 @@ def block_of(record: Record) -> bytes:
     if record.schedule is not None:
         pairs.extend(_scheduled(record.schedule))
     if record.increment is not None:
-        pairs.append((_INCREMENT, f"{record.increment:+d}"))
+        pairs.append((INCREMENT, f"{record.increment:+d}"))
     if record.headers is not None:
         pairs.extend(record.headers.pairs)
     return frames.header_block(pairs)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 from msgspec import MsgspecError, Struct
 from msgspec.json import Decoder
 
+from broker.backends.nats.appending import INCREMENT
+
 if TYPE_CHECKING:
     from broker.backends.nats.admin import Admin
-
-_INCREMENT: Final = "Nats-Incr"
 
 
 class _Counter(Struct):
@@ -28,7 +28,7 @@ async def counter_value(admin: Admin, stream: str, subject: str, sequence: int |
         return None
     if message is None:
         return 0 if (await admin.stream_info(stream)).config.counters else None
-    if message.headers is None or message.headers.get(_INCREMENT) is None:
+    if message.headers is None or message.headers.get(INCREMENT) is None:
         return None
     try:
         return int(_decode(message.data).val)
