@@ -7,7 +7,7 @@ from broker.broker import Broker
 from broker.codecs import BytesCodec, JsonCodec, MsgpackCodec
 from broker.connecting import Connecting
 from broker.consuming import Consumption
-from broker.contracts.admin import ConsumerInfo, StreamInfo, StreamState
+from broker.contracts.admin import ConsumerInfo, OriginState, StreamInfo, StreamState
 from broker.contracts.codec import Codec
 from broker.contracts.envelopes import Entry, Expect, Receipt
 from broker.contracts.errors import (
@@ -27,10 +27,13 @@ from broker.contracts.errors import (
     EncodeError,
     EnqueueManyError,
     EnqueueUnknown,
+    FeatureDisabled,
     InvalidHeader,
     InvalidKey,
     InvalidOption,
     InvalidSubject,
+    JetStreamNotEnabled,
+    LimitsExceeded,
     NoResponders,
     NoStream,
     PayloadTooLarge,
@@ -46,12 +49,27 @@ from broker.contracts.errors import (
     Unauthorized,
     Unsupported,
 )
+from broker.contracts.features import (
+    ConsumerLimits,
+    External,
+    Placement,
+    Republish,
+    StreamSource,
+    SubjectTransform,
+)
 from broker.contracts.headers import Headers
+from broker.contracts.key_errors import BucketNotFound, KeyExists, WriteUnknown
+from broker.contracts.key_value import BucketInfo, BucketOptions, Operation
 from broker.contracts.options import ConsumeOptions, ConsumerOptions, StreamOptions
 from broker.contracts.qos import QoS
+from broker.contracts.schedules import Scheduled
 from broker.contracts.status import Stats, Status
 from broker.contracts.subjects import Subject
 from broker.dead_letters import DeadLetters
+from broker.key_value.bucket import KeyValue
+from broker.key_value.buckets import BucketAdmin
+from broker.key_value.entries import KeyEntry
+from broker.key_value.watching import Watch
 from broker.letters import DeadLetter
 from broker.messages import Message, StreamMessage
 from broker.pulling import Puller
@@ -74,6 +92,10 @@ __all__ = [
     "Broker",
     "BrokerClosed",
     "BrokerError",
+    "BucketAdmin",
+    "BucketInfo",
+    "BucketNotFound",
+    "BucketOptions",
     "BytesCodec",
     "Codec",
     "CodecError",
@@ -85,6 +107,7 @@ __all__ = [
     "ConsumerAdmin",
     "ConsumerGone",
     "ConsumerInfo",
+    "ConsumerLimits",
     "ConsumerNotFound",
     "ConsumerOptions",
     "Consumption",
@@ -96,26 +119,38 @@ __all__ = [
     "EnqueueUnknown",
     "Entry",
     "Expect",
+    "External",
+    "FeatureDisabled",
     "Headers",
     "InvalidHeader",
     "InvalidKey",
     "InvalidOption",
     "InvalidSubject",
+    "JetStreamNotEnabled",
     "JsonCodec",
+    "KeyEntry",
+    "KeyExists",
+    "KeyValue",
+    "LimitsExceeded",
     "Message",
     "MsgpackCodec",
     "NoResponders",
     "NoStream",
+    "Operation",
+    "OriginState",
     "PayloadTooLarge",
     "PermissionDenied",
+    "Placement",
     "Puller",
     "QoS",
     "QoSViolation",
     "Reader",
     "Receipt",
     "RemoteError",
+    "Republish",
     "RequestError",
     "RequestTimeout",
+    "Scheduled",
     "SequenceConflict",
     "StateEvent",
     "StatePublisher",
@@ -133,9 +168,13 @@ __all__ = [
     "StreamMessage",
     "StreamNotFound",
     "StreamOptions",
+    "StreamSource",
     "StreamState",
     "Subject",
+    "SubjectTransform",
     "Subscription",
     "Unauthorized",
     "Unsupported",
+    "Watch",
+    "WriteUnknown",
 ]

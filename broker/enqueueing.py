@@ -6,6 +6,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
+from broker.atomic import AtomicStoring, batch_of
 from broker.contracts.envelopes import Expect, Record
 from broker.contracts.errors import InvalidOption
 from broker.contracts.headers import KEY, ORDERING_KEY, Headers
@@ -17,7 +18,7 @@ from broker.messages import encode_body
 from broker.storing import Storing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from broker.contracts.backend import StreamBackend
     from broker.contracts.codec import Codec
@@ -33,6 +34,11 @@ class Enqueuer:
         self._prefix = f"{GENERATED}{os.urandom(8).hex()}-"
         self._counter = 0
 
+    def fresh_id(self, subject: str) -> str:
+        """A wire id that no message has."""
+        self._counter += 1
+        return generated_id(subject, f"{self._prefix}{self._counter}")
+
     def record(self, entry: Entry) -> Record:
         """The entry as the backend takes it.
 
@@ -44,8 +50,7 @@ class Enqueuer:
         data = body if type(body) is bytes else encode_body(self._codec, body)
         headers = None if given is None else Headers.checked(given)
         if key is None:
-            self._counter += 1
-            message_id = generated_id(subject, f"{self._prefix}{self._counter}")
+            message_id = self.fresh_id(subject)
         else:
             pair = (KEY, check_key(key))
             headers = headers.adding(pair) if headers else Headers((pair,))
@@ -67,6 +72,12 @@ class Enqueuer:
     async def store(self, record: Record, *, deadline: float) -> Receipt:
         """See one record through (see ``Storing``)."""
         return await Storing(self._backend, record, deadline).receipt()
+
+    async def enqueue_atomic(self, entries: Sequence[Entry], timeout: float) -> list[Receipt]:
+        """Store all or nothing."""
+        in_range("timeout", timeout, 0)
+        records = batch_of(entries, self.record)
+        return await AtomicStoring(self._backend, records, asyncio.get_running_loop().time() + timeout).receipts()
 
     async def enqueue_many(self, entries: Iterable[Entry], *, window: int, timeout: float) -> list[Receipt]:
         """Store many, at most ``window`` in flight; receipts in the order given."""

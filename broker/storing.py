@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.errors import (
@@ -35,12 +36,12 @@ _UNSURE: Final = 2.0
 """Seconds a role that may not ask which stream captures a subject keeps trying before it believes that none does."""
 
 
-class Storing:
-    """One record on its way into a stream.
+class Attempts(ABC):
+    """What every way of storing does between two attempts: weigh what the last one came to, and rest.
 
     Args:
         backend: where to.
-        record: what.
+        subject: what it is stored under, for asking whether a stream captures it.
         deadline: by the event loop's clock.
         find_stream: which stream captures a subject, when many ask at once; the backend by default.
     """
@@ -48,49 +49,46 @@ class Storing:
     def __init__(
         self,
         backend: StreamBackend,
-        record: Record,
+        subject: str,
         deadline: float,
         find_stream: Callable[[str], Awaitable[str | None]] | None = None,
     ) -> None:
         self._backend = backend
         self._find_stream = find_stream or backend.find_stream
-        self._record = record
+        self._subject = subject
         self._deadline = deadline
         self._clock = asyncio.get_running_loop().time
         self._pause = _PAUSE[0]
         self._may_be_stored = False
         self._believe_at: float | None = None
 
-    async def receipt(self, answer: asyncio.Future[Receipt] | None = None) -> Receipt:
-        """The server's word; ``answer`` is an attempt that is under way already.
+    @abstractmethod
+    def _unknown(self) -> EnqueueUnknown:
+        """What the caller is told when nothing more can be found out."""
+
+    def _time_left(self, last: BrokerError | None) -> float:
+        """Seconds the next attempt may take.
 
         Raises:
-            NoStream, StreamFull, SequenceConflict, PayloadTooLarge, PermissionDenied, ApiError: not stored.
-            EnqueueUnknown: no word until the deadline, or the broker was closed meanwhile.
+            EnqueueUnknown: none, or the broker was closed after an attempt that may have arrived.
             BrokerClosed, Unauthorized: before anything was sent.
         """
-        stats = self._backend.stats
-        last: BrokerError | None = None
-        while True:
-            if answer is None:
-                left = self._deadline - self._clock()
-                if left <= 0:
-                    raise self._unknown() from last
-                self._backend.board.check_open()
-                stats.enqueue_retries += last is not None
-                answer = self._backend.append(self._record, timeout=min(left, ATTEMPT))
-            try:
-                receipt = await answer
-            except BrokerError as exc:
-                answer, last = None, exc
-                await self._weigh(exc)
-            else:
-                stats.enqueued += 1
-                stats.duplicates += receipt.duplicate
-                return receipt
-            left = max(0.0, self._deadline - self._clock())
-            await asyncio.sleep(min(self._pause * random.uniform(0.5, 1.0), left))
-            self._pause = min(self._pause * 2, _PAUSE[1])
+        left = self._deadline - self._clock()
+        if left <= 0:
+            raise self._unknown() from last
+        try:
+            self._backend.board.check_open()
+        except (BrokerClosed, Unauthorized) as exc:
+            if self._may_be_stored:
+                raise self._unknown() from exc
+            raise
+        self._backend.stats.enqueue_retries += last is not None
+        return min(left, ATTEMPT)
+
+    async def _rest(self) -> None:
+        left = max(0.0, self._deadline - self._clock())
+        await asyncio.sleep(min(self._pause * random.uniform(0.5, 1.0), left))
+        self._pause = min(self._pause * 2, _PAUSE[1])
 
     async def _weigh(self, error: BrokerError) -> None:
         """Return when the same id may be sent again; raise what the attempt comes to otherwise."""
@@ -114,7 +112,7 @@ class Storing:
 
     async def _refuse_uncaptured(self, believe_at: float) -> None:
         """Raise ``NoStream`` when no stream captures the subject; return when one does, or nobody can say."""
-        subject = self._record.subject
+        subject = self._subject
         try:
             async with asyncio.timeout_at(self._deadline):
                 captured = await self._find_stream(subject)
@@ -122,6 +120,8 @@ class Storing:
             captured = None if self._clock() >= believe_at else subject
         except (TimeoutError, NoResponders, ConnectionLost):  # RequestTimeout is a TimeoutError
             return
+        except (BrokerClosed, Unauthorized) as exc:
+            raise self._unknown() from exc
         except ApiError as exc:
             if exc.transient:
                 return
@@ -137,6 +137,51 @@ class Storing:
             raise self._unknown() from exc
         except ConnectionLost:
             return
+
+
+class Storing(Attempts):
+    """One record on its way into a stream.
+
+    Args:
+        backend: where to.
+        record: what.
+        deadline: by the event loop's clock.
+        find_stream: see ``Attempts``.
+    """
+
+    def __init__(
+        self,
+        backend: StreamBackend,
+        record: Record,
+        deadline: float,
+        find_stream: Callable[[str], Awaitable[str | None]] | None = None,
+    ) -> None:
+        super().__init__(backend, record.subject, deadline, find_stream)
+        self._record = record
+
+    async def receipt(self, answer: asyncio.Future[Receipt] | None = None) -> Receipt:
+        """The server's word; ``answer`` is an attempt that is under way already.
+
+        Raises:
+            NoStream, StreamFull, SequenceConflict, PayloadTooLarge, PermissionDenied, ApiError: not stored.
+            EnqueueUnknown: no word until the deadline, or the broker was closed meanwhile.
+            BrokerClosed, Unauthorized: before anything was sent.
+        """
+        stats = self._backend.stats
+        last: BrokerError | None = None
+        while True:
+            if answer is None:
+                answer = self._backend.append(self._record, timeout=self._time_left(last))
+            try:
+                receipt = await answer
+            except BrokerError as exc:
+                answer, last = None, exc
+                await self._weigh(exc)
+            else:
+                stats.enqueued += 1
+                stats.duplicates += receipt.duplicate
+                return receipt
+            await self._rest()
 
     def _unknown(self) -> EnqueueUnknown:
         subject, key = self._record.subject, key_of(self._record)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, Literal, cast, final
 
 from broker.administration import ConsumerAdmin, StreamAdmin
 from broker.broker import Broker
 from broker.consuming import Consumption
 from broker.contracts.envelopes import Entry
 from broker.contracts.errors import InvalidOption, Unsupported
+from broker.contracts.key_value import BucketOptions
 from broker.contracts.options import (
     ConsumeOptions,
     ConsumerOptions,
@@ -20,11 +21,16 @@ from broker.contracts.options import (
     in_range,
 )
 from broker.contracts.subjects import subscribe_pattern
+from broker.counting import Counting
 from broker.dead_letters import DeadLetters, DeadLetterWriter
 from broker.enqueueing import Enqueuer
 from broker.handling import check_handler
+from broker.key_value.bucket import KeyValue
+from broker.key_value.buckets import BucketAdmin
+from broker.publishing import Publishing
 from broker.pulling import Puller
 from broker.reading import Reader, Until
+from broker.scheduling import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,13 +42,14 @@ if TYPE_CHECKING:
     from broker.messages import StreamMessage
 
 
-class StreamBroker(Broker):
+class StreamBroker(Broker, Publishing):
     """At-least-once messaging over the same connection. It adds verbs and overrides none.
 
     Attributes:
-        streams: create, change, look at and purge streams.
-        consumers: look at and delete consumers.
+        streams: create, change, look at, read and purge streams.
+        consumers: create, change, look at, pause, set back and delete consumers.
         dead_letters: what gave up: list, replay, discard.
+        buckets: look at, list and delete buckets of keys.
     """
 
     def __init__(self, backend: StreamBackend | CoreBackend, *, codec: Codec | None = None) -> None:
@@ -51,9 +58,12 @@ class StreamBroker(Broker):
             raise Unsupported("this backend has no streams; use Broker")
         self._streams = cast("StreamBackend", backend)
         self._enqueuer = Enqueuer(self._streams, self._codec)
+        self._scheduler = Scheduler(self._streams, self._enqueuer)
+        self._counting = Counting(self._streams, self._enqueuer)
         self.streams = StreamAdmin(self._streams, self._codec)
         self.consumers = ConsumerAdmin(self._streams)
         self.dead_letters = DeadLetters(self._streams, self._enqueuer, self._codec)
+        self.buckets = BucketAdmin(self.streams)
 
     @final
     async def declare(self, *streams: StreamOptions, ensure: Ensure = "verify") -> None:
@@ -275,6 +285,65 @@ class StreamBroker(Broker):
         """
         options = ConsumerOptions(filters=(subscribe_pattern(subject),), stream=stream, acks=False, start=start)
         return Reader(options, until, backend=self._streams, codec=self._codec)
+
+    @final
+    async def key_value(
+        self,
+        bucket: str,
+        *,
+        history: int = 10,
+        ttl: float | None = None,
+        max_bytes: int | None = None,
+        max_value_size: int | None = None,
+        storage: Literal["file", "memory"] = "file",
+        replicas: int = 1,
+        marker_ttl: float | None = 5.0,
+        description: str = "",
+        ensure: Ensure = "verify",
+    ) -> KeyValue:
+        """Keys with values and revisions, in a bucket that is made when it is missing.
+
+        Args:
+            bucket: its name, 1 to 250 of ``A-Z a-z 0-9 _ -``.
+            history: revisions kept per key, 1 to 64.
+            ttl: seconds every value lives; a key's own ``ttl`` may end it sooner.
+            max_bytes: bytes of everything stored; a full bucket refuses (``StreamFull``).
+            max_value_size: bytes of one value at most.
+            storage: ``"file"`` outlives the server's process, ``"memory"`` does not.
+            replicas: copies in a cluster, 1 to 5.
+            marker_ttl: whole seconds for which the word that a key has expired is kept for watchers; no key's own
+                ``ttl`` may be shorter. ``None``: keys expire silently.
+            description: free text.
+            ensure: ``"verify"`` raises on a difference, ``"update"`` brings the server in line, ``"bind"`` asks
+                nothing (for roles that may not, and for other clients' buckets); the options are not looked at then.
+
+        Raises:
+            ConfigDrift: verify, and it exists with other settings; it names each field.
+            InvalidOption: at once.
+            ConnectionLost, RequestTimeout, BrokerClosed, PermissionDenied, ApiError.
+        """
+        self._lifetime.check_loop()
+        options = BucketOptions(
+            bucket=bucket,
+            history=history,
+            ttl=ttl,
+            max_bytes=max_bytes,
+            max_value_size=max_value_size,
+            storage=storage,
+            replicas=replicas,
+            marker_ttl=marker_ttl,
+            description=description,
+        )
+        await self.buckets.ensure(options, ensure)
+        return KeyValue(
+            bucket,
+            least_ttl=(marker_ttl or 0) if ensure != "bind" else 0,
+            backend=self._streams,
+            codec=self._codec,
+            enqueuer=self._enqueuer,
+            buckets=self.buckets,
+            roster=self._roster,
+        )
 
 
 def _consumer_options(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import broker
-from broker.contracts import errors
+from broker.contracts import errors, key_errors
 
 PACKAGE = Path(broker.__file__).parent
 
@@ -38,12 +38,27 @@ class StreamBroker:
     async def enqueue(self, subject, body, *, idempotency_key=None, ordering_key=None, headers=None, ttl=None,
                       expect=None, timeout=15.0): ...  # fmt: skip
     async def enqueue_many(self, entries, *, window=1024, timeout=30.0): ...
+    async def enqueue_atomic(self, entries, *, timeout=15.0): ...
+    async def schedule(self, subject, body, *, at=None, delay=None, every=None, key, idempotency_key=None): ...
+    async def cancel(self, key): ...
+    async def increment(self, subject, by=1, *, idempotency_key=None): ...
     async def consume(self, subject, handler, *, queue=None, durable=None, max_ack_pending=256, ack_wait=30.0,
                       concurrency=16, max_deliver=5, backoff=(1, 5, 30, 120), dead_letter=True, auto_extend=True,
                       stream=None, ensure="verify"): ...  # fmt: skip
     def pull(self, subject, *, queue=None, durable=None, batch=100, max_ack_pending=1000, ack_wait=30.0, stream=None,
              ensure="verify"): ...  # fmt: skip
     def read(self, subject, *, start="first", until=None): ...
+    async def key_value(self, bucket, *, history=10, ttl=None, max_bytes=None, storage="file"): ...
+
+
+class KeyValue:
+    async def get(self, key): ...
+    async def put(self, key, value): ...
+    async def create(self, key, value, *, ttl=None): ...
+    async def update(self, key, value, *, revision): ...
+    async def delete(self, key, *, revision=None): ...
+    async def purge(self, key): ...
+    async def history(self, key): ...
 
 
 class Message:
@@ -63,11 +78,11 @@ class StatePublisher:
     def tick(self, state, events=()): ...
 
 
-DESIGNED = (Broker, StreamBroker, Message, StreamMessage, StatePublisher)
+DESIGNED = (Broker, StreamBroker, KeyValue, Message, StreamMessage, StatePublisher)
 VERBS = [(design.__name__, verb) for design in DESIGNED for verb in vars(design) if not verb.startswith("_")]
 ATTRIBUTES = {
     "Broker": ["status", "stats", "status_changes"],
-    "StreamBroker": ["streams", "consumers", "dead_letters"],
+    "StreamBroker": ["streams", "consumers", "dead_letters", "buckets"],
     "Message": ["subject", "data", "headers", "reply_to"],
     "StreamMessage": ["stream", "sequence", "consumer", "attempt", "timestamp", "pending", "idempotency_key"],
     "StateReader": ["state", "rooms", "stats", "__aiter__", "__aenter__"],
@@ -77,6 +92,10 @@ ATTRIBUTES = {
                     "delete_message"],
     "ConsumerAdmin": ["info", "list", "names", "delete"],
     "DeadLetters": ["list", "replay"],
+    "KeyValue": ["keys", "watch"],
+    "KeyEntry": ["key", "value", "revision", "operation", "created", "json", "decode"],
+    "Watch": ["ready", "__aiter__", "__anext__"],
+    "BucketAdmin": ["info", "list", "names", "delete"],
 }  # fmt: skip
 RECORDS = {
     "Entry": ["subject", "body", "idempotency_key", "ordering_key", "headers", "ttl", "expect"],
@@ -120,7 +139,7 @@ def test_a_public_name_explains_itself(name):
 
 
 def test_every_error_is_public():
-    assert {name for name, value in vars(errors).items() if inspect.isclass(value)} <= set(broker.__all__)
+    assert {name for name, value in ERRORS.items() if inspect.isclass(value)} <= set(broker.__all__)
 
 
 def test_it_is_typed():
@@ -188,6 +207,9 @@ def test_stream_broker_adds_verbs_and_overrides_none():
     assert issubclass(broker.StreamBroker, broker.Broker)
 
 
+ERRORS = {**vars(errors), **vars(key_errors)}
+
+
 def drawn():
     """Name -> (parent, note) of the tree in the docstring."""
     path = ["BrokerError"]
@@ -201,7 +223,7 @@ def drawn():
 def test_the_error_tree_is_the_one_that_is_drawn():
     actual = {
         name: value.__bases__[0].__name__
-        for name, value in vars(errors).items()
+        for name, value in ERRORS.items()
         if inspect.isclass(value) and value is not errors.BrokerError
     }
     assert {name: parent for name, parent, _ in drawn()} == actual
@@ -209,8 +231,8 @@ def test_the_error_tree_is_the_one_that_is_drawn():
 
 def test_timeouts_are_timeouts():
     assert {name for name, _, note in drawn() if "(TimeoutError)" in note} == {
-        name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, TimeoutError)
+        name for name, value in ERRORS.items() if inspect.isclass(value) and issubclass(value, TimeoutError)
     }
     assert {name for name, _, note in drawn() if "(ValueError)" in note} == {
-        name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, ValueError)
+        name for name, value in ERRORS.items() if inspect.isclass(value) and issubclass(value, ValueError)
     }

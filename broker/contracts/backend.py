@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractContextManager
+    from datetime import datetime
 
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.envelopes import Delivery, Envelope, Receipt, Record, StoredMessage
@@ -38,6 +39,8 @@ class Capabilities(NamedTuple):
         reports_duplicates: a repeated message id is dropped within the window, and the receipt says so.
         expects_sequences: ``Expect`` is checked and stored atomically.
         expires_messages: a per-message time to live is honoured.
+        copies_streams: mirrors, sources and placement of streams.
+        groups_by_priority: priority groups of consumers.
     """
 
     survives_restart: bool
@@ -47,6 +50,8 @@ class Capabilities(NamedTuple):
     reports_duplicates: bool
     expects_sequences: bool
     expires_messages: bool
+    copies_streams: bool
+    groups_by_priority: bool
 
 
 class Interest(Protocol):
@@ -218,6 +223,22 @@ class StreamBackend(CoreBackend, Protocol):
         """
 
     @abstractmethod
+    def append_atomic(self, records: Sequence[Record], *, timeout: float) -> asyncio.Future[Sequence[Receipt]]:
+        """One attempt to store records of one stream, all or nothing, next to each other. See ``append``.
+
+        The future also fails with:
+            BatchRejected: nothing was stored. ``"duplicate"`` means that at least one id was stored before; after an
+                attempt whose answer was lost it may mean that the whole batch was.
+        """
+
+    @abstractmethod
+    async def look_up(self, record: Record, *, timeout: float) -> Receipt | None:
+        """The receipt of the record's first copy when its id was stored within the duplicate window; ``None`` when not.
+
+        Stores nothing, whatever the answer. What else is wrong with the record does not matter.
+        """
+
+    @abstractmethod
     async def find_stream(self, subject: str) -> str | None:
         """The name of the stream that captures the subject (or pattern), ``None`` when there is none.
 
@@ -250,6 +271,7 @@ class StreamBackend(CoreBackend, Protocol):
 
         Raises:
             StreamNotFound: there is none.
+            ConfigDrift: it names every field that no update can bring in line; nothing was changed.
         """
 
     @abstractmethod
@@ -257,8 +279,12 @@ class StreamBackend(CoreBackend, Protocol):
         """Raises ``StreamNotFound`` when there is none."""
 
     @abstractmethod
-    def list_streams(self) -> AsyncIterator[StreamInfo]:
-        """Every stream, by name, page by page."""
+    def list_streams(self, subject: str | None = None) -> AsyncIterator[StreamInfo]:
+        """Every stream (that captures something of the pattern), by name, page by page."""
+
+    @abstractmethod
+    def list_stream_names(self, subject: str | None = None) -> AsyncIterator[str]:
+        """Their names alone, page by page."""
 
     @abstractmethod
     async def delete_stream(self, name: str) -> None:
@@ -269,12 +295,50 @@ class StreamBackend(CoreBackend, Protocol):
         """How many messages were removed: of that pattern, below sequence ``up_to``, but the newest ``keep``."""
 
     @abstractmethod
-    async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
-        """The message with that sequence, or the last one of that pattern; ``None`` when there is none."""
+    async def get_message(
+        self, stream: str, *, sequence: int | None, last_of: str | None, fresh: bool = False
+    ) -> StoredMessage | None:
+        """The message with that sequence, or the last one of that pattern; ``None`` when there is none.
+
+        Any copy may answer, perhaps without what was stored a moment ago; ``fresh`` asks the one that takes appends.
+        """
 
     @abstractmethod
-    async def delete_message(self, stream: str, sequence: int) -> bool:
-        """Whether there was one."""
+    def get_last_many(
+        self, stream: str, subjects: Sequence[str], *, up_to: int | datetime | None
+    ) -> AsyncIterator[StoredMessage]:
+        """The last message of each subject that the patterns cover, as of a sequence, a time or now, page by page."""
+
+    @abstractmethod
+    async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
+        """The value of the subject's counter, 0 when nothing was added yet; ``None`` when it is no counter.
+
+        With ``sequence``: its value right after that addition; ``None`` when it is not kept any more.
+
+        Raises:
+            StreamNotFound: there is none.
+        """
+
+    @abstractmethod
+    async def delete_message(self, stream: str, sequence: int, *, erase: bool = False) -> bool:
+        """Whether there was one; ``erase`` overwrites its bytes."""
+
+    @abstractmethod
+    async def create_consumer(self, options: ConsumerOptions) -> ConsumerInfo:
+        """Create it; fine when it exists exactly so.
+
+        Raises:
+            ConfigDrift, NoStream, StreamNotFound: as ``open_consumer``.
+        """
+
+    @abstractmethod
+    async def update_consumer(self, options: ConsumerOptions) -> ConsumerInfo:
+        """Change an existing consumer; its position stays.
+
+        Raises:
+            ConsumerNotFound, StreamNotFound: there is none.
+            ConfigDrift: it names every field that no update can bring in line; nothing was changed.
+        """
 
     @abstractmethod
     async def consumer_info(self, stream: str, name: str) -> ConsumerInfo:
@@ -287,3 +351,19 @@ class StreamBackend(CoreBackend, Protocol):
     @abstractmethod
     async def delete_consumer(self, stream: str, name: str) -> None:
         """Raises ``ConsumerNotFound`` (or ``StreamNotFound``) when there is none."""
+
+    @abstractmethod
+    def list_consumer_names(self, stream: str) -> AsyncIterator[str]:
+        """Their names alone, page by page."""
+
+    @abstractmethod
+    async def pause_consumer(self, stream: str, name: str, *, until: datetime | None) -> bool:
+        """Hand out nothing until then (``None``: go on at once); whether it is paused now."""
+
+    @abstractmethod
+    async def reset_consumer(self, stream: str, name: str, *, sequence: int | None) -> int:
+        """Forget what was settled from ``sequence`` on (``None``: hand out anew what is not settled); where it is."""
+
+    @abstractmethod
+    async def unpin_consumer(self, stream: str, name: str, group: str) -> None:
+        """The worker that has the priority group alone has it no more; the next one that asks gets it."""

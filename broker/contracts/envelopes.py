@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from broker.contracts.errors import InvalidOption
+from broker.contracts.headers import Headers
 from broker.contracts.options import in_range
 from broker.contracts.subjects import resource_name, subscribe_pattern
 
 if TYPE_CHECKING:
-    from broker.contracts.headers import Headers, HeadersLike
+    from broker.contracts.headers import HeadersLike
+    from broker.contracts.schedules import Schedule
 
 
 class Envelope(Struct, gc=False):
@@ -69,6 +72,23 @@ class Receipt(NamedTuple):
     duplicate: bool = False
 
 
+class Counted(Receipt):
+    """The receipt of an addition to a counter.
+
+    Attributes:
+        value: of the counter right after it.
+    """
+
+    value: int
+
+    @classmethod
+    def of(cls, stream: str, sequence: int, value: int) -> Counted:
+        """An addition that was stored just now."""
+        counted = cls(stream, sequence)
+        counted.value = value
+        return counted
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expect:
     """What must hold for an enqueue to be stored; otherwise ``SequenceConflict`` and nothing is stored.
@@ -77,7 +97,8 @@ class Expect:
         last_sequence: the stream's last sequence.
         last_subject_sequence: the last sequence on the subject (0: none yet).
         subject_filter: count ``last_subject_sequence`` over this pattern instead of the subject itself.
-        last_msg_id: the wire id of the stream's last message.
+        last_msg_id: the wire id of the stream's last message. The stream is asked about first, and one with replicas is
+            refused (``Unsupported``): nats-server 2.15.1 loses such a stream when the expectation does not hold.
         stream: the name of the stream that captures the subject.
 
     Raises:
@@ -122,6 +143,10 @@ class Record(Struct, gc=False):
     Attributes:
         message_id: the id the server deduplicates by within the stream's duplicate window; never empty.
         ttl: seconds after which the server may drop it, whole; ``None`` keeps it as long as the stream does.
+        rollup: once it is stored, every earlier message of its subject is gone.
+        schedule: it waits under ``subject`` until then.
+        increment: what it adds to the counter of its subject; it has no body then.
+        inquiry: it asks whether its id is stored, and is never stored itself.
     """
 
     subject: str
@@ -130,6 +155,31 @@ class Record(Struct, gc=False):
     message_id: str
     ttl: int | None = None
     expect: Expect | None = None
+    rollup: bool = False
+    schedule: Schedule | None = None
+    increment: int | None = None
+    inquiry: bool = False
+
+
+def inquiring(record: Record) -> Record:
+    """The same record, sent to learn whether it is stored."""
+    return replace(record, expect=None, inquiry=True)
+
+
+def scheduling(record: Record, schedule: Schedule, subject: str, message_id: str, *pairs: tuple[str, str]) -> Record:
+    """The same record, kept on another subject until it is due, under an id of its own and with more headers."""
+    headers = record.headers.adding(*pairs) if record.headers is not None else Headers(pairs)
+    return replace(record, subject=subject, headers=headers, message_id=message_id, schedule=schedule)
+
+
+def counting(record: Record, by: int) -> Record:
+    """The same record as an addition to its subject's counter."""
+    return replace(record, increment=by)
+
+
+def expecting(record: Record, expect: Expect | None) -> Record:
+    """The same record with another expectation, or none."""
+    return replace(record, expect=expect)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,19 @@ BrokerError
 │   ├── NoStream                      no stream captures the subject: nothing was stored
 │   ├── StreamFull                    the stream's limit is reached and it refuses new messages
 │   ├── SequenceConflict              an expectation did not hold: nothing was stored
+│   │   └── KeyExists                 the key that was to be created has a value
 │   ├── EnqueueUnknown                stored or not is unknown: enqueue again with the same key  (TimeoutError)
 │   ├── EnqueueManyError              some of many failed: receipts and errors by index
-│   ├── BatchRejected                 an atomic batch was refused as a whole (reserved)
+│   ├── BatchRejected                 an atomic batch was refused as a whole: nothing was stored
+│   ├── FeatureDisabled               the stream was not declared with what the verb needs
 │   ├── ConsumerGone                  the consumer was deleted and may not be made again
 │   ├── ConsumerNotFound              no consumer of that name on the stream
 │   ├── StreamNotFound                no stream of that name
+│   │   └── BucketNotFound            no bucket of that name, or it was deleted meanwhile
+│   ├── WriteUnknown                  a key was written or not: read it before writing again  (TimeoutError)
 │   ├── ConfigDrift                   what exists differs from what was asked, field by field
+│   ├── JetStreamNotEnabled           the server, or this account on it, has no streams
+│   ├── LimitsExceeded                the account, server or stream allows no more of these, or no larger
 │   ├── AlreadySettled                the message was acked, nak'ed or terminated before
 │   ├── AckUnknown                    a confirmed ack got no answer: it may be redelivered  (TimeoutError)
 │   └── ApiError                      any other server error, numbers kept as .code and .err_code
@@ -28,7 +34,7 @@ BrokerError
 │   └── DecodeError                   the bytes are not what was asked for
 ├── PermissionDenied                  the server forbids this verb on this subject
 ├── InvalidSubject                    not a subject, or not one for this verb               (ValueError)
-├── InvalidKey                        not an idempotency key                                (ValueError)
+├── InvalidKey                        not an idempotency key, or not a bucket's key         (ValueError)
 ├── InvalidHeader                     not a header, or a reserved one                       (ValueError)
 ├── InvalidOption                     an option out of its range, or two that contradict    (ValueError)
 ├── PayloadTooLarge                   body and headers exceed what the server takes         (ValueError)
@@ -36,7 +42,7 @@ BrokerError
 └── QoSViolation                      a contract's guarantee would not hold (reserved)
 
 ``embedded://`` may also raise ``broker.server``'s ``ServerError`` (a BrokerError: our own server did not start) and its
-kind ``InUse`` (its port or store is taken).
+kind ``InUse`` (its port or store is taken). What only keys know of is in ``key_errors.py``.
 
 Each carries what it knows (subject, stream, code ...) as attributes. The library below never leaks its own exceptions.
 """
@@ -46,7 +52,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from broker.contracts.envelopes import Receipt
 
@@ -57,7 +63,14 @@ class BrokerError(Exception):
     Attributes:
         subject: the subject the failing call was about, when there was one.
         stream: the stream it was about, when known.
+        code: HTTP-like status of a server's refusal; 0 when no server refused.
+        err_code: the server's own error number (docs/errors.md lists them); 0 when it sent none.
+        advice: one sentence on what to do about that number; empty when it is not in the list.
     """
+
+    code: int = 0
+    err_code: int = 0
+    advice: str = ""
 
     def __init__(self, message: str = "", *, subject: str | None = None, stream: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").split("\n", 1)[0])
@@ -118,7 +131,13 @@ class StreamFull(StreamError):
 
 
 class SequenceConflict(StreamError):
-    """An expectation on the stream's last message did not hold; nothing was stored."""
+    """An expectation on the stream's last message did not hold; nothing was stored.
+
+    Attributes:
+        index: of the entry of an atomic batch whose expectation it was, when that is known.
+    """
+
+    index: int | None = None
 
 
 class EnqueueUnknown(StreamError, TimeoutError):
@@ -127,11 +146,20 @@ class EnqueueUnknown(StreamError, TimeoutError):
     Attributes:
         idempotency_key: the caller's key, or the generated id when none was given. Passing either as
             ``idempotency_key=`` to the same subject makes the repeat safe within the stream's duplicate window.
+        idempotency_keys: the same for every entry of an atomic batch, in the order given; empty otherwise.
     """
 
-    def __init__(self, message: str = "", *, idempotency_key: str | None = None, subject: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        idempotency_key: str | None = None,
+        idempotency_keys: Sequence[str] = (),
+        subject: str | None = None,
+    ) -> None:
         super().__init__(message, subject=subject)
         self.idempotency_key = idempotency_key
+        self.idempotency_keys = tuple(idempotency_keys)
 
 
 class EnqueueManyError(StreamError):
@@ -151,7 +179,44 @@ class EnqueueManyError(StreamError):
 
 
 class BatchRejected(StreamError):
-    """The server refused an atomic batch as a whole; nothing of it was stored."""
+    """The server refused an atomic batch as a whole; nothing of it was stored.
+
+    Attributes:
+        reason: ``"duplicate"``: an entry's key was stored before; ``"disabled"``: the stream takes no batches;
+            ``"too_large"``: more entries than the server takes; ``"streams"``: the entries belong to several streams;
+            ``"incomplete"``: the server has not received all of it; ``"header"``: a header that no batch may carry.
+        index: of the entry it is about, in the order given; ``None`` when it is about none in particular.
+        stored: index -> receipt, of entries whose key was stored before (``"duplicate"``).
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        reason: str = "",
+        index: int | None = None,
+        stored: Mapping[int, Receipt] | None = None,
+        subject: str | None = None,
+        stream: str | None = None,
+    ) -> None:
+        super().__init__(message, subject=subject, stream=stream)
+        self.reason = reason
+        self.index = index
+        self.stored = dict(stored or {})
+
+
+class FeatureDisabled(StreamError):
+    """The stream was not declared with what the verb needs; nothing was stored.
+
+    Attributes:
+        option: the field of ``StreamOptions`` it needs.
+    """
+
+    def __init__(
+        self, message: str = "", *, option: str = "", subject: str | None = None, stream: str | None = None
+    ) -> None:
+        super().__init__(message, subject=subject, stream=stream)
+        self.option = option
 
 
 class ConsumerGone(StreamError):
@@ -189,6 +254,14 @@ class ConfigDrift(StreamError):
         super().__init__(f"{kind} {name} differs from what was asked: {told}{hint}", stream=stream)
         self.name = name
         self.differences = dict(differences)
+
+
+class JetStreamNotEnabled(StreamError):
+    """The server, or this account on it, has no JetStream: there are no streams, but core messages work."""
+
+
+class LimitsExceeded(StreamError):
+    """The account, the server or the stream does not allow another one of these, or one that large."""
 
 
 class AlreadySettled(StreamError):
@@ -255,7 +328,11 @@ class InvalidSubject(BrokerError, ValueError):
 
 
 class InvalidKey(BrokerError, ValueError):
-    """The idempotency key is malformed: 1 to 255 bytes, no control characters, no blanks at the ends."""
+    """The key is malformed.
+
+    An idempotency key has 1 to 255 bytes, no control characters, no blanks at its ends; a bucket's key consists of
+    ``A-Z a-z 0-9 - _ / =`` and single dots between them.
+    """
 
 
 class InvalidHeader(BrokerError, ValueError):

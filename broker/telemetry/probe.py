@@ -14,6 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from broker.contracts.envelopes import Delivery, Envelope
+from broker.contracts.headers import MESSAGE_ID
 from broker.telemetry import naming
 from broker.telemetry.propagation import extract, inject, remote_span
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from broker.contracts.headers import Headers
     from broker.telemetry.metrics import Instruments
 
-_WIRE_ID: Final = "Nats-Msg-Id"
 _CACHED: Final = 4096
 _UNANSWERED: Final = 1024
 """Requests remembered until their reply is sent; what nobody answers is pushed out by the next."""
@@ -194,7 +194,7 @@ def _of_delivery(delivery: Delivery) -> dict[str, AttributeValue]:
         naming.SEQUENCE: delivery.sequence,
         naming.ATTEMPT: delivery.attempt,
     }
-    if delivery.headers is not None and (wire_id := delivery.headers.get(_WIRE_ID)):
+    if delivery.headers is not None and (wire_id := delivery.headers.get(MESSAGE_ID)):
         attributes[naming.MESSAGE_ID] = wire_id
     return attributes
 

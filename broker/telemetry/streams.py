@@ -11,17 +11,19 @@ from msgspec import structs
 from broker.contracts.backend import DeliverySource, StreamBackend
 from broker.telemetry import naming
 from broker.telemetry.appending import Appending
+from broker.telemetry.batching import append_batch
 from broker.telemetry.core import TracedCore
 from broker.telemetry.propagation import arrived
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Sequence
+    from datetime import datetime
 
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.envelopes import Delivery, Receipt, Record, StoredMessage
     from broker.contracts.options import ConsumerOptions, StreamOptions
-    from broker.telemetry.probe import Probe
+    from broker.telemetry.probe import Probe, Sending
 
 
 class TracedStreams(TracedCore, StreamBackend):
@@ -40,8 +42,16 @@ class TracedStreams(TracedCore, StreamBackend):
         """Store inside a span that ends with the receipt."""
         send = self._probe.enqueue(record)
         appending = Appending(self._streams, record, timeout, send)
-        appending.start(structs.replace(record, headers=send.headers) if send.injected else record)
+        appending.start(_carrying(record, send))
         return appending.receipt
+
+    def append_atomic(self, records: Sequence[Record], *, timeout: float) -> asyncio.Future[Sequence[Receipt]]:
+        """Store a batch, each record inside a span that ends with its receipt."""
+        return append_batch(self._streams, self._probe, records, timeout, _carrying)
+
+    async def look_up(self, record: Record, *, timeout: float) -> Receipt | None:
+        """Whether a record is stored; nothing is sent on its way, so no span."""
+        return await self._streams.look_up(record, timeout=timeout)
 
     async def open_consumer(self, options: ConsumerOptions) -> DeliverySource:
         """A traced source on the consumer."""
@@ -63,9 +73,13 @@ class TracedStreams(TracedCore, StreamBackend):
         """What the server says about a stream."""
         return await self._streams.stream_info(name)
 
-    def list_streams(self) -> AsyncIterator[StreamInfo]:
+    def list_streams(self, subject: str | None = None) -> AsyncIterator[StreamInfo]:
         """Every stream."""
-        return self._streams.list_streams()
+        return self._streams.list_streams(subject)
+
+    def list_stream_names(self, subject: str | None = None) -> AsyncIterator[str]:
+        """Their names alone."""
+        return self._streams.list_stream_names(subject)
 
     async def delete_stream(self, name: str) -> None:
         """Delete a stream."""
@@ -75,14 +89,35 @@ class TracedStreams(TracedCore, StreamBackend):
         """How many messages were removed."""
         return await self._streams.purge_stream(name, subject=subject, up_to=up_to, keep=keep)
 
-    async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
+    async def get_message(
+        self, stream: str, *, sequence: int | None, last_of: str | None, fresh: bool = False
+    ) -> StoredMessage | None:
         """One message, read straight from the stream."""
-        stored = await self._streams.get_message(stream, sequence=sequence, last_of=last_of)
+        stored = await self._streams.get_message(stream, sequence=sequence, last_of=last_of, fresh=fresh)
         return None if stored is None else replace(stored, headers=arrived(stored.headers))
 
-    async def delete_message(self, stream: str, sequence: int) -> bool:
+    async def get_last_many(
+        self, stream: str, subjects: Sequence[str], *, up_to: int | datetime | None
+    ) -> AsyncIterator[StoredMessage]:
+        """The last message of each subject."""
+        async for stored in self._streams.get_last_many(stream, subjects, up_to=up_to):
+            yield replace(stored, headers=arrived(stored.headers))
+
+    async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
+        """The value of a counter."""
+        return await self._streams.counter(stream, subject, sequence=sequence)
+
+    async def delete_message(self, stream: str, sequence: int, *, erase: bool = False) -> bool:
         """Whether there was one."""
-        return await self._streams.delete_message(stream, sequence)
+        return await self._streams.delete_message(stream, sequence, erase=erase)
+
+    async def create_consumer(self, options: ConsumerOptions) -> ConsumerInfo:
+        """Create a consumer."""
+        return await self._streams.create_consumer(options)
+
+    async def update_consumer(self, options: ConsumerOptions) -> ConsumerInfo:
+        """Change an existing consumer."""
+        return await self._streams.update_consumer(options)
 
     async def consumer_info(self, stream: str, name: str) -> ConsumerInfo:
         """What the server says about a consumer."""
@@ -95,6 +130,27 @@ class TracedStreams(TracedCore, StreamBackend):
     async def delete_consumer(self, stream: str, name: str) -> None:
         """Delete a consumer."""
         await self._streams.delete_consumer(stream, name)
+
+    def list_consumer_names(self, stream: str) -> AsyncIterator[str]:
+        """Their names alone."""
+        return self._streams.list_consumer_names(stream)
+
+    async def pause_consumer(self, stream: str, name: str, *, until: datetime | None) -> bool:
+        """Hand out nothing until then."""
+        return await self._streams.pause_consumer(stream, name, until=until)
+
+    async def reset_consumer(self, stream: str, name: str, *, sequence: int | None) -> int:
+        """Go back, or ahead."""
+        return await self._streams.reset_consumer(stream, name, sequence=sequence)
+
+    async def unpin_consumer(self, stream: str, name: str, group: str) -> None:
+        """Free a priority group."""
+        await self._streams.unpin_consumer(stream, name, group)
+
+
+def _carrying(record: Record, send: Sending) -> Record:
+    """The record with the trace context it is sent with."""
+    return structs.replace(record, headers=send.headers) if send.injected else record
 
 
 class TracedSource(DeliverySource):

@@ -1,11 +1,12 @@
 """Every public verb of the stream tier, ready to be called again and again on one stage."""
 
 import asyncio
+from contextlib import aclosing
 from uuid import uuid4
 
 import pytest
 
-from broker import Entry, NoStream, StreamOptions
+from broker import Entry, Expect, NoStream, SequenceConflict, StreamOptions
 from broker.testing.waiting import eventually
 from tests.faults.stage import ACK_WAIT, AGAIN, BOUND, verb
 
@@ -32,6 +33,34 @@ async def enqueue_to_no_stream(stage):
 async def enqueue_many(stage):
     receipts = await stage.sb.enqueue_many((Entry(stage.subject("many"), n) for n in range(12)), window=4)
     assert len(receipts) == 12
+
+
+@verb
+async def enqueue_atomic(stage):
+    receipts = await stage.sb.enqueue_atomic([Entry(stage.subject("batch"), n) for n in range(3)])
+    assert len(receipts) == 3
+
+
+@verb
+async def enqueue_expecting_an_id(stage):
+    with pytest.raises(SequenceConflict):
+        await stage.sb.enqueue(stage.subject(), b"x", expect=Expect(last_msg_id="other"))
+
+
+@verb
+async def schedule(stage):
+    name = f"{stage.stream}later"
+    await stage.sb.declare(StreamOptions(name, [f"{name}.>"], schedules=True, discard="old"))
+    await stage.sb.schedule(f"{name}.a", b"x", delay=600, key="k")
+    assert await stage.sb.cancel("k", stream=name)
+
+
+@verb
+async def increment(stage):
+    name = f"{stage.stream}sums"
+    await stage.sb.declare(StreamOptions(name, [f"{name}.>"], counters=True, discard="old"))
+    value = await stage.sb.increment(f"{name}.a")
+    assert await stage.sb.counter(f"{name}.a") >= value
 
 
 @verb
@@ -155,6 +184,36 @@ async def read_the_last(stage):
     await three(stage)
     async with stage.sb.read(stage.subject("three"), start="last") as stored:
         assert (await anext(stored)).json() == 2
+
+
+# -- keys
+
+
+@verb
+async def key_value(stage):
+    await stage.sb.key_value(stage.stream)
+
+
+@verb
+async def key_value_writing(stage):
+    kv = await stage.sb.key_value(stage.stream)
+    revision = await kv.put("a", b"1")
+    await kv.update("a", b"2", revision=revision)
+    await kv.modify("a", lambda entry: entry.value + b"3")
+    assert (await kv.get("a")).value == b"23"
+    await kv.purge("a")
+    await kv.create("a", b"4")
+
+
+@verb
+async def key_value_watch(stage):
+    kv = await stage.sb.key_value(stage.stream)
+    await kv.put("a", b"1")
+    async with kv.watch() as watch:
+        assert (await anext(watch)).value == b"1"
+    assert len(await kv.history("a")) >= 1
+    async with aclosing(kv.keys()) as keys:
+        assert [key async for key in keys] == ["a"]
 
 
 # -- settling

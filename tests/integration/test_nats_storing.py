@@ -131,10 +131,10 @@ class TestAdmin:
 
     async def test_an_update_keeps_what_it_does_not_speak_of(self, backend):
         config = (await backend._admin.raw_stream("ORDERS"))["config"]
-        await backend._admin._api.call("STREAM.UPDATE.ORDERS", {**config, "allow_rollup_hdrs": True})
+        await backend._admin._api.call("STREAM.UPDATE.ORDERS", {**config, "allow_batched": True})
         changed = await backend.update_stream(replace(ORDERS, max_msgs=5))
         assert changed.config == replace(ORDERS, max_msgs=5)
-        assert (await backend._admin.raw_stream("ORDERS"))["config"]["allow_rollup_hdrs"] is True
+        assert (await backend._admin.raw_stream("ORDERS"))["config"]["allow_batched"] is True
         with pytest.raises(StreamNotFound):
             await backend.update_stream(StreamOptions("NOBODY", ["x"]))
 

@@ -363,3 +363,12 @@ def test_a_sound_key_is_kept(key):
 def test_an_expectation_that_cannot_hold_is_refused_where_it_is_made(given):
     with pytest.raises((InvalidOption, InvalidSubject)):
         Expect(**given)
+
+
+async def test_closed_while_asking_after_a_lost_answer_is_unknown():
+    backend = ScriptedBackend("stored but silent")
+    sb = StreamBroker(backend)
+    await sb.declare(StreamOptions("S", ["s.>"]))
+    backend.find = BrokerClosed()
+    with pytest.raises(EnqueueUnknown):
+        await sb.enqueue("s.a", 1)

@@ -308,4 +308,6 @@ def test_what_it_claims():
     claims = MemoryBackend.capabilities
     assert not claims.survives_restart
     assert not claims.crosses_processes
-    assert sum(claims) == len(claims) - 2
+    assert not claims.copies_streams
+    assert not claims.groups_by_priority
+    assert sum(claims) == len(claims) - 4

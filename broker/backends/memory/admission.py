@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from broker.contracts.errors import ApiError, PayloadTooLarge, SequenceConflict, StreamFull
+from broker.contracts.errors import (
+    ApiError,
+    FeatureDisabled,
+    PayloadTooLarge,
+    SequenceConflict,
+    StreamFull,
+    Unsupported,
+)
 
 if TYPE_CHECKING:
     from broker.backends.memory.log import StreamLog
-    from broker.contracts.envelopes import Expect
+    from broker.contracts.envelopes import Expect, Record
     from broker.contracts.options import StreamOptions
 
 
@@ -60,6 +67,29 @@ def check_last_id(expect: Expect, log: StreamLog, stream: str, subject: str) -> 
         raise SequenceConflict(f"wrong last msg ID: {log.last_message_id}", subject=subject, stream=stream)
 
 
+def check_features(options: StreamOptions, record: Record) -> None:
+    """Refuse what the stream was not declared for.
+
+    Raises:
+        ApiError: a roll-up.
+        FeatureDisabled: a time to live, a schedule or a counter, or none on a stream that keeps counters.
+    """
+    for option, lacks in (
+        ("allow_msg_ttl", record.ttl is not None and not options.allow_msg_ttl),
+        ("schedules", record.schedule is not None and not options.schedules),
+        ("counters", (record.increment is not None) is not options.counters),
+    ):
+        if lacks:
+            raise FeatureDisabled(
+                f"stream {options.name!r}: StreamOptions.{option} stands in the way",
+                option=option,
+                subject=record.subject,
+                stream=options.name,
+            )
+    if record.rollup and not options.allow_rollup:
+        raise ApiError("rollup not permitted", code=400, err_code=10111, subject=record.subject, stream=options.name)
+
+
 def check_size(options: StreamOptions, subject: str, payload: int) -> None:
     """Refuse a message over the stream's ``max_msg_size``.
 
@@ -73,13 +103,16 @@ def check_size(options: StreamOptions, subject: str, payload: int) -> None:
 def check_room(options: StreamOptions, log: StreamLog, subject: str, size: int) -> None:
     """Refuse what a full stream with ``discard="new"`` refuses.
 
-    A subject at its own limit makes room for itself: its oldest message leaves for the new one.
+    A subject at its own limit makes room for itself: its oldest message leaves for the new one, unless it refuses too.
 
     Raises:
-        StreamFull: it has ``max_msgs`` messages or ``max_bytes`` bytes.
+        StreamFull: it has ``max_msgs`` messages or ``max_bytes`` bytes, or the subject all it may have.
     """
     if options.discard != "new":
         return
+    limit = options.max_msgs_per_subject
+    if options.discard_new_per_subject and limit is not None and log.count_of(subject) >= limit:
+        raise StreamFull("maximum messages per subject exceeded", subject=subject, stream=options.name)
     replaced = _replaced(options, log, subject)
     if options.max_msgs is not None and len(log) >= options.max_msgs and replaced is None:
         raise StreamFull("maximum messages exceeded", subject=subject, stream=options.name)
@@ -107,16 +140,26 @@ def surplus(options: StreamOptions, log: StreamLog, subject: str) -> int | None:
     return None
 
 
-def check_update(old: StreamOptions, new: StreamOptions) -> None:
-    """Refuse changes that the server refuses.
+def check_declared(options: StreamOptions) -> None:
+    """Refuse what one process cannot be, and what a single server refuses.
 
     Raises:
-        ApiError: the storage, or the retention to or from a work queue, would change.
+        Unsupported: mirrors, sources, placement.
+        ApiError: several replicas.
     """
-    if old.storage != new.storage:
-        what = "storage type"
-    elif old.retention != new.retention and "workqueue" in {old.retention, new.retention}:
-        what = "retention policy to/from workqueue"
-    else:
-        return
-    raise ApiError(f"stream configuration update can not change {what}", code=500, err_code=10052, stream=old.name)
+    for option in ("mirror", "sources", "placement"):
+        if getattr(options, option):
+            raise Unsupported(f"{option} needs a real server: a memory broker is one process without others")
+    if options.replicas > 1:
+        words = "replicas > 1 not supported in non-clustered mode"
+        raise ApiError(words, code=500, err_code=10074, stream=options.name)
+
+
+def check_open(options: StreamOptions) -> None:
+    """Refuse a sealed stream's new messages.
+
+    Raises:
+        ApiError: it is sealed.
+    """
+    if options.sealed:
+        raise ApiError("invalid operation on sealed stream", code=400, err_code=10109, stream=options.name)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from broker.backends.memory.consumers import open_consumer
+from broker.backends.memory.consumers import change_consumer, create_consumer, open_consumer
 from broker.backends.memory.core import MemoryCore
-from broker.backends.memory.outbox import Posting
+from broker.backends.memory.outbox import Batch, Posting
 from broker.backends.memory.source import MemorySource
 from broker.backends.memory.wire import check_payload, record_headers
 from broker.contracts.backend import StreamBackend
-from broker.contracts.errors import BrokerClosed, NoStream, PayloadTooLarge
+from broker.contracts.envelopes import Receipt
+from broker.contracts.errors import ApiError, BrokerClosed, NoResponders, NoStream, PayloadTooLarge
 from broker.contracts.subjects import publish_subject
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+    from datetime import datetime
 
     from broker.backends.memory.hub import MemoryHub
     from broker.backends.memory.stream import MemoryStream
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.backend import DeliverySource
-    from broker.contracts.envelopes import Receipt, Record, StoredMessage
+    from broker.contracts.envelopes import Record, StoredMessage
     from broker.contracts.options import ConsumerOptions, StreamOptions
 
 
@@ -60,6 +62,35 @@ class MemoryBackend(MemoryCore, StreamBackend):
         self.outbox.post(Posting(record, headers, receipt, timeout))
         return receipt
 
+    def append_atomic(self, records: Sequence[Record], *, timeout: float) -> asyncio.Future[Sequence[Receipt]]:
+        """Store all or nothing on the loop's next turn.
+
+        Raises:
+            BrokerClosed: here, not in the future: nothing was sent.
+        """
+        self._check_open()
+        receipts: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
+        headers = [record_headers(record) for record in records]
+        try:
+            for record, each in zip(records, headers, strict=True):
+                check_payload(publish_subject(record.subject), record.data, each, self._hub.max_payload)
+        except PayloadTooLarge as exc:
+            asyncio.get_running_loop().call_soon(_fail, receipts, exc)
+            return receipts
+        if not self.outbox:
+            self._hub.collect(self.outbox)
+        self.outbox.post(Batch(records, headers, receipts, timeout))
+        return receipts
+
+    async def look_up(self, record: Record, *, timeout: float) -> Receipt | None:  # noqa: ARG002 - nothing to wait for
+        """The receipt of the record's first copy, when its id was stored within the duplicate window."""
+        await self._arrive()
+        stream = self._hub.streams.capturing(record.subject)
+        if stream is None:
+            raise NoResponders(f"no stream captures {record.subject!r}", subject=record.subject)
+        first = stream.first_copy(record.message_id)
+        return None if first is None else Receipt(stream.name, first, duplicate=True)
+
     async def find_stream(self, subject: str) -> str | None:
         """The first stream, by name, that captures something the subject or pattern covers, as the server answers."""
         await self._arrive()
@@ -90,13 +121,18 @@ class MemoryBackend(MemoryCore, StreamBackend):
         """Raises ``StreamNotFound`` when there is none."""
         return (await self._find(name)).info()
 
-    async def list_streams(self) -> AsyncIterator[StreamInfo]:
-        """Every stream, by name."""
-        await self._arrive()
-        for name in self._hub.streams.names():
+    async def list_streams(self, subject: str | None = None) -> AsyncIterator[StreamInfo]:
+        """Every stream (that captures something of the pattern), by name."""
+        async for name in self.list_stream_names(subject):
             stream = self._hub.streams.get(name)
             if stream is not None:
                 yield stream.info()
+
+    async def list_stream_names(self, subject: str | None = None) -> AsyncIterator[str]:
+        """Their names alone."""
+        await self._arrive()
+        for name in self._hub.streams.names(subject):
+            yield name
 
     async def delete_stream(self, name: str) -> None:
         """Raises ``StreamNotFound`` when there is none."""
@@ -107,15 +143,41 @@ class MemoryBackend(MemoryCore, StreamBackend):
         """How many messages were removed; ``up_to`` and ``keep`` together are refused, as by the server."""
         return (await self._find(name)).purge(subject, up_to, keep)
 
-    async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
+    async def get_message(
+        self, stream: str, *, sequence: int | None, last_of: str | None, fresh: bool = False
+    ) -> StoredMessage | None:
         """The message with that sequence, or the last one of that pattern; ``None`` when there is none."""
+        del fresh  # there is one copy
         return (await self._find(stream)).read(sequence, last_of)
 
-    async def delete_message(self, stream: str, sequence: int) -> bool:
-        """Whether there was one."""
+    async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
+        """The value of the subject's counter, now or right after an addition; ``None`` when there is none."""
         found = await self._find(stream)
-        found.expire()
-        return found.remove(sequence)
+        if not found.options.counters:
+            return None
+        return found.counter(subject) if sequence is None else found.counted(sequence)
+
+    async def get_last_many(
+        self, stream: str, subjects: Sequence[str], *, up_to: int | datetime | None
+    ) -> AsyncIterator[StoredMessage]:
+        """The last message of each subject that the patterns cover, as of a sequence, a time or now."""
+        found = await self._find(stream)
+        for message in found.last_of_each(subjects, up_to):
+            yield message
+
+    async def delete_message(self, stream: str, sequence: int, *, erase: bool = False) -> bool:  # noqa: ARG002 - memory keeps no bytes to overwrite
+        """Whether there was one."""
+        return (await self._find(stream)).delete(sequence)
+
+    async def create_consumer(self, options: ConsumerOptions) -> ConsumerInfo:
+        """Create it; fine when it exists exactly so."""
+        await self._arrive()
+        return create_consumer(self._stream_for(options), options).info()
+
+    async def update_consumer(self, options: ConsumerOptions) -> ConsumerInfo:
+        """Change an existing consumer."""
+        await self._arrive()
+        return change_consumer(self._stream_for(options), options).info()
 
     async def consumer_info(self, stream: str, name: str) -> ConsumerInfo:
         """Raises ``ConsumerNotFound`` (or ``StreamNotFound``) when there is none."""
@@ -132,9 +194,27 @@ class MemoryBackend(MemoryCore, StreamBackend):
             if consumer is not None:
                 yield consumer.info()
 
+    async def list_consumer_names(self, stream: str) -> AsyncIterator[str]:
+        """Their names alone."""
+        for name in sorted((await self._find(stream)).consumers):
+            yield name
+
     async def delete_consumer(self, stream: str, name: str) -> None:
         """Raises ``ConsumerNotFound`` (or ``StreamNotFound``) when there is none."""
         (await self._find(stream)).delete_consumer(name)
+
+    async def pause_consumer(self, stream: str, name: str, *, until: datetime | None) -> bool:
+        """Hand out nothing until then (``None``: go on at once); whether it is paused now."""
+        return (await self._find(stream)).find_consumer(name).hold(until)
+
+    async def reset_consumer(self, stream: str, name: str, *, sequence: int | None) -> int:
+        """Go back, or ahead, to a sequence; where it is now."""
+        return (await self._find(stream)).find_consumer(name).reset(sequence)
+
+    async def unpin_consumer(self, stream: str, name: str, group: str) -> None:
+        """There are no priority groups here."""
+        (await self._find(stream)).find_consumer(name)
+        raise ApiError(f"consumer {name!r} has no priority group {group!r}", code=400, err_code=10160, stream=stream)
 
     async def close(self) -> None:
         """Release everything; a fetch that waits fails with ``BrokerClosed``. Idempotent."""
@@ -161,6 +241,6 @@ class MemoryBackend(MemoryCore, StreamBackend):
         return stream
 
 
-def _fail(receipt: asyncio.Future[Receipt], error: Exception) -> None:
+def _fail(receipt: asyncio.Future[Any], error: Exception) -> None:
     if not receipt.done():
         receipt.set_exception(error)

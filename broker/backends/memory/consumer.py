@@ -12,6 +12,8 @@ from broker.backends.memory.clock import Alarm, Cancellable, Clock, after
 from broker.backends.memory.lending import Lending, Lent, Shelf, Start
 from broker.contracts.admin import ConsumerInfo
 from broker.contracts.envelopes import Delivery
+from broker.contracts.errors import ApiError
+from broker.contracts.headers import Headers
 from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
@@ -118,6 +120,8 @@ class MemoryConsumer:
         self._serving = False
         self._alarm = Alarm(clock, self._ring)
         self._idle = Alarm(clock, abandoned)
+        self._held_until: datetime | None = None
+        self._release = Alarm(clock, self.wake)
         self._sources = 0
         self._ended = False
         self._created = datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC)
@@ -162,7 +166,38 @@ class MemoryConsumer:
             delivered_sequence=lending.delivered,
             ack_floor=lending.ack_floor,
             created=self._created,
+            paused_until=self._held_until if self._held else None,
         )
+
+    def hold(self, until: datetime | None) -> bool:
+        """Hand out nothing until then; whether it is held now."""
+        self._held_until = until
+        if until is not None:
+            self._release.set(self._clock.now() + until.timestamp() - self._clock.wall_ns() / 1e9)
+        self.wake()
+        return self._held
+
+    @property
+    def _held(self) -> bool:
+        return self._held_until is not None and self._held_until.timestamp() > self._clock.wall_ns() / 1e9
+
+    def reset(self, sequence: int | None) -> int:
+        """Go back, or ahead; where it is now.
+
+        Raises:
+            ApiError: not before where it starts, nor at all where it starts at a message that was the last then.
+        """
+        start = self.options.start
+        if sequence is None:
+            sequence = self.ack_floor + 1
+        elif isinstance(start, str) and start != "first":
+            raise ApiError("invalid reset: not allowed", code=400, err_code=10204, stream=self.stream)
+        elif isinstance(start, int) and sequence < start:
+            raise ApiError("invalid reset: below start seq", code=400, err_code=10204, stream=self.stream)
+        self._lending.restart(sequence, self._shelf.ahead(sequence))
+        self._alarm.cancel()
+        self.wake()
+        return sequence
 
     # The stream tells what happens to its messages.
 
@@ -248,14 +283,17 @@ class MemoryConsumer:
         """Nobody is connected: no timers."""
         self._alarm.cancel()
         self._idle.cancel()
+        self._release.cancel()
 
     def resume(self) -> None:
         """Set the timers that are needed; none once it has ended."""
         if self._ended:
             return
         self._alarm.set(self._lending.next_due)
-        if not self._sources and self.unnamed:
-            self._idle.set(self._clock.now() + self.options.inactive_threshold)
+        if self._held_until is not None and self._held:
+            self.hold(self._held_until)
+        if not self._sources and self.options.threshold is not None:
+            self._idle.set(self._clock.now() + self.options.threshold)
 
     def end(self, error: Callable[[], Exception]) -> None:
         """It is deleted: whoever waits is told at once."""
@@ -278,6 +316,8 @@ class MemoryConsumer:
     def _serve(self) -> None:
         """Deal out what there is, one message to each pull in line at a time; answer those that got something."""
         self._serving = False
+        if self._held:
+            return
         now = self._clock.now()
         self._lending.expire(now)
         served: list[Pull] = []
@@ -297,11 +337,15 @@ class MemoryConsumer:
         message = self._log.get(lent.sequence)
         assert message is not None, "what is lent is stored"
         pull = self._pulls.popleft()
+        data, headers = message.data, message.headers
+        if self.options.headers_only:
+            size = ("Nats-Msg-Size", str(len(data)))
+            data, headers = b"", Headers((*(headers.pairs if headers is not None else ()), size))
         pull.gathered.append(
             Delivery(
                 message.subject,
-                message.data,
-                message.headers,
+                data,
+                headers,
                 self.stream,
                 self.name,
                 lent.sequence,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from broker.backends.memory.consumer import FilteredShelf, MemoryConsumer
-from broker.backends.memory.drift import consumer_differences, consumer_name
 from broker.backends.memory.lending import Start
-from broker.contracts.errors import ApiError, ConfigDrift, NoStream
+from broker.contracts.drift import FIXED_HINT, consumer_differences, fixed_in_consumer
+from broker.contracts.errors import ApiError, ConfigDrift, ConsumerNotFound, LimitsExceeded, NoStream, Unsupported
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
@@ -31,24 +31,56 @@ def open_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsu
         ApiError: the server would refuse it.
     """
     stream.expire()
-    name = consumer_name(options)
+    name = _name(options)
     if options.ensure == "bind":
         return stream.find_consumer(name or "")
     existing = stream.consumers.get(name) if name is not None else None
     if existing is None:
         return _create(stream, name or f"unnamed-{secrets.token_hex(6)}", options)
     differences = consumer_differences(options, existing.options)
-    fixed = {field: both for field, both in differences.items() if field == "acks"}
-    if fixed or (differences and options.ensure == "verify"):
-        raise ConfigDrift(existing.name, fixed or differences, stream=stream.name)
-    if differences:
-        _check(stream, options, existing.name)
-        existing.update(replace(options, stream=stream.name, start=existing.options.start, ensure="verify"))
+    if differences and options.ensure == "verify":
+        raise ConfigDrift(existing.name, differences, stream=stream.name)
+    return change_consumer(stream, options) if differences else existing
+
+
+def create_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsumer:
+    """A new one, or the one that exists exactly so; raises as ``open_consumer``."""
+    consumer = open_consumer(stream, replace(options, ensure="verify"))
+    consumer.resume()
+    return consumer
+
+
+def change_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsumer:
+    """Change what may be changed.
+
+    Raises:
+        ConsumerNotFound: there is none.
+        ConfigDrift: settings that never change.
+        ApiError: the server would refuse them.
+    """
+    existing = stream.consumers.get(_name(options) or "")
+    if existing is None:
+        raise ConsumerNotFound(f"no consumer {_name(options)!r} on stream {stream.name!r}", stream=stream.name)
+    differences = consumer_differences(options, existing.options)
+    fixed = fixed_in_consumer(differences)
+    if fixed:
+        raise ConfigDrift(existing.name, fixed, stream=stream.name, hint=FIXED_HINT)
+    _check(stream, options, existing.name)
+    changes: dict[str, Any] = {field: ours for field, (ours, _) in differences.items()}
+    existing.update(replace(existing.options, **changes))
     return existing
+
+
+def _name(options: ConsumerOptions) -> str | None:
+    """The name a position is stored under; ``None`` for an unnamed consumer."""
+    return options.durable or options.queue
 
 
 def _create(stream: MemoryStream, name: str, options: ConsumerOptions) -> MemoryConsumer:
     _check(stream, options, name)
+    most = stream.options.max_consumers
+    if most is not None and len(stream.consumers) >= most:
+        raise LimitsExceeded("maximum consumers limit reached", stream=stream.name)
     if stream.options.retention == "workqueue" and options.start != "first":
         raise _refusal(stream, 10101, "consumer must be deliver all on workqueue stream")
     consumer = MemoryConsumer(
@@ -93,7 +125,11 @@ def _stored_since(log: StreamLog, time: datetime) -> int:
 
 def _check(stream: MemoryStream, options: ConsumerOptions, name: str) -> None:
     filters = options.filters
-    for each in filters:
+    for option in ("priority_policy", "deliver_subject"):
+        if getattr(options, option) is not None:
+            raise Unsupported(f"{option} needs a real server")
+    _check_limits(stream, options)
+    for each in filters if stream.options.subject_transform is None else ():
         if not any(overlap(each, subject) for subject in stream.options.subjects):
             raise NoStream(f"stream {stream.name!r} does not capture {each!r}", subject=each, stream=stream.name)
     for index, left in enumerate(filters):
@@ -101,6 +137,21 @@ def _check(stream: MemoryStream, options: ConsumerOptions, name: str) -> None:
             raise _refusal(stream, 10138, "consumer subject filters cannot overlap")
     if stream.options.retention == "workqueue":
         _check_workqueue(stream, options, name)
+
+
+def _check_limits(stream: MemoryStream, options: ConsumerOptions) -> None:
+    if (options.replicas or 1) > stream.options.replicas:
+        words = "replicas > 1 not supported in non-clustered mode"
+        raise ApiError(words, code=500, err_code=10074, stream=stream.name)
+    limits = stream.options.consumer_limits
+    if limits is None:
+        return
+    if options.acks and limits.max_ack_pending is not None and options.max_ack_pending > limits.max_ack_pending:
+        told = f"consumer max ack pending exceeds system limit of {limits.max_ack_pending}"
+        raise LimitsExceeded(told, stream=stream.name)
+    if limits.inactive_threshold is not None and (options.threshold or 0) > limits.inactive_threshold:
+        told = f"consumer inactive threshold exceeds system limit of {limits.inactive_threshold:g} s"
+        raise LimitsExceeded(told, stream=stream.name)
 
 
 def _check_workqueue(stream: MemoryStream, options: ConsumerOptions, name: str) -> None:

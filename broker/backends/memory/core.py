@@ -55,6 +55,8 @@ class MemoryCore(CoreBackend):
         reports_duplicates=True,
         expects_sequences=True,
         expires_messages=True,
+        copies_streams=False,
+        groups_by_priority=False,
     )
 
     def __init__(

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from broker.backends.memory.batches import store_batch
 from broker.backends.memory.clock import Clock, LoopClock, after
+from broker.backends.memory.outbox import Batch
 from broker.backends.memory.routing import Subscription, SubscriptionTable
 from broker.backends.memory.streams import Streams
 from broker.backends.memory.wire import NO_RESPONDERS
 from broker.contracts.envelopes import Envelope
-from broker.contracts.errors import BrokerError, NoResponders, PayloadTooLarge, RequestTimeout, StreamFull
+from broker.contracts.errors import ApiError, BrokerError, NoResponders, PayloadTooLarge, RequestTimeout, StreamFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.backends.memory.outbox import Outbox, Parcel, Posting
     from broker.backends.memory.stream import MemoryStream
-    from broker.contracts.envelopes import Receipt
     from broker.contracts.headers import Headers
 
+_T = TypeVar("_T")
 MAX_PAYLOAD: Final = 1 << 20
 """Bytes of body and headers that one message may have, as on a NATS server."""
 
@@ -40,7 +42,7 @@ class MemoryHub:
     def __init__(self, *, clock: Clock | None = None, max_payload: int = MAX_PAYLOAD) -> None:
         self.clock: Clock = clock if clock is not None else LoopClock()
         self.max_payload = max_payload
-        self.streams = Streams(self.clock)
+        self.streams = Streams(self.clock, self._republish)
         self._table = SubscriptionTable()
         self._connections: set[object] = set()
         self._waiting: list[Outbox] = []
@@ -124,6 +126,9 @@ class MemoryHub:
         try:
             receipt = stream.capture(parcel.subject, parcel.data, parcel.headers)
             answer: dict[str, object] = {"stream": receipt.stream, "seq": receipt.sequence}
+        except ApiError as exc:
+            error = {"code": exc.code, "err_code": exc.err_code, "description": exc.description}
+            answer = {"error": error, "stream": stream.name, "seq": 0}
         except (StreamFull, PayloadTooLarge) as exc:
             full = isinstance(exc, StreamFull)
             code, err_code = (503, 10077) if full else (400, 10054)
@@ -132,19 +137,38 @@ class MemoryHub:
         if parcel.reply_to is not None:
             self._deliver(parcel.reply_to, json.dumps(answer).encode(), None, None)
 
-    def _store(self, posting: Posting, sender: Outbox) -> None:
+    def _store(self, posting: Posting | Batch, sender: Outbox) -> None:
         """An append is a publish as well: subscribers of the subject see it."""
+        if isinstance(posting, Batch):
+            self._store_batch(posting, sender)
+            return
         record, headers, receipt, timeout = posting
         heard = self._deliver(record.subject, record.data, headers, None, sender)
         stream = self.streams.capturing(record.subject)
         if stream is not None:
             _complete(receipt, lambda: stream.append(record, headers))
         elif not receipt.done():
-            self._unanswered(posting, heard=heard, timeout=timeout)
+            self._unanswered(record.subject, receipt, heard=heard, timeout=timeout)
 
-    def _unanswered(self, posting: Posting, *, heard: bool, timeout: float) -> None:
+    def _store_batch(self, batch: Batch, sender: Outbox) -> None:
+        """The last entry commits, so its stream is the one that answers."""
+        records, headers, receipts, timeout = batch
+        heard = [
+            self._deliver(record.subject, record.data, each, None, sender)
+            for record, each in zip(records, headers, strict=True)
+        ]
+        home = self.streams.capturing(records[-1].subject)
+        if home is not None:
+            elsewhere = any(self.streams.capturing(record.subject) is not home for record in records)
+            _complete(receipts, lambda: store_batch(home, records, headers, elsewhere=elsewhere))
+        elif not receipts.done():
+            self._unanswered(records[-1].subject, receipts, heard=heard[-1], timeout=timeout)
+
+    def _republish(self, subject: str, data: bytes, headers: Headers) -> None:
+        self._deliver(subject, data, headers, None)
+
+    def _unanswered(self, subject: str, receipt: asyncio.Future[Any], *, heard: bool, timeout: float) -> None:
         """No stream: subscribers that hear it hide that from the sender, as on a real server."""
-        subject, receipt = posting.record.subject, posting.receipt
         if not heard:
             receipt.set_exception(NoResponders(f"no stream captures {subject!r}", subject=subject))
             return
@@ -157,7 +181,7 @@ class MemoryHub:
         receipt.add_done_callback(lambda _: timer.cancel())
 
 
-def _complete(future: asyncio.Future[Receipt], work: Callable[[], Receipt]) -> None:
+def _complete(future: asyncio.Future[_T], work: Callable[[], _T]) -> None:
     try:
         result = work()
     except BrokerError as exc:

@@ -133,6 +133,13 @@ class Lending:
         self._picked.clear()
         self.pending = pending
 
+    def restart(self, sequence: int, pending: int) -> None:
+        """Begin anew at a sequence, with so many wanted messages ahead; every loan is forgotten."""
+        self._cursor, self._delivered, self.pending = sequence, sequence - 1, pending
+        self._redelivered = 0
+        for each in (self._picked, self._again, self._loans, self._due):
+            each.clear()
+
     @property
     def cursor(self) -> int:
         """The first sequence not looked at."""

@@ -114,6 +114,11 @@ class StreamLog:
         first = self._order.first()
         return self.last_sequence + 1 if first is None else first
 
+    @property
+    def subjects(self) -> int:
+        """How many different subjects are stored."""
+        return len(self._subjects)
+
     def add(self, message: Stored) -> None:
         """Append the message that bears the next sequence."""
         sequence = message.sequence
@@ -167,6 +172,11 @@ class StreamLog:
         """The oldest sequence of the subject."""
         sequences = self._subjects.get(subject)
         return sequences.first() if sequences is not None else None
+
+    def sequences_of(self, subject: str) -> list[int]:
+        """Every sequence of the subject, ascending."""
+        sequences = self._subjects.get(subject)
+        return list(sequences.since(0)) if sequences is not None else []
 
     def last_of(self, pattern: str) -> int:
         """The newest sequence of the pattern, 0 when there is none."""

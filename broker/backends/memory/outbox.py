@@ -7,6 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from broker.contracts.envelopes import Receipt, Record
     from broker.contracts.headers import Headers
     from broker.contracts.status import Stats
@@ -31,6 +33,15 @@ class Posting(NamedTuple):
     timeout: float
 
 
+class Batch(NamedTuple):
+    """Messages on their way into one stream, all or nothing, and who waits for the receipts until when."""
+
+    records: Sequence[Record]
+    headers: Sequence[Headers]
+    receipt: asyncio.Future[Sequence[Receipt]]
+    timeout: float
+
+
 class Outbox:
     """Holds at most ``limit`` bytes of core messages; the oldest make room and are counted. Postings are never dropped.
 
@@ -44,7 +55,7 @@ class Outbox:
         self._stats = stats
         self._bytes = 0
         self._parcels: deque[Parcel] = deque()
-        self._postings: deque[Posting] = deque()
+        self._postings: deque[Posting | Batch] = deque()
         self._emptied: asyncio.Future[None] | None = None
 
     @property
@@ -63,11 +74,11 @@ class Outbox:
             self._bytes -= self._parcels.popleft().size
             self._stats.dropped_outbound += 1
 
-    def post(self, posting: Posting) -> None:
-        """Take a message for a stream."""
+    def post(self, posting: Posting | Batch) -> None:
+        """Take a message, or a batch, for a stream."""
         self._postings.append(posting)
 
-    def take(self) -> tuple[deque[Parcel], deque[Posting]]:
+    def take(self) -> tuple[deque[Parcel], deque[Posting | Batch]]:
         """Everything that waits; what is sent from now on waits for the next turn."""
         taken = self._parcels, self._postings
         self._parcels, self._postings, self._bytes = deque(), deque(), 0

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from broker.backends.memory.admission import (
     DuplicateWindow,
+    check_features,
     check_last_id,
+    check_open,
     check_position,
     check_room,
     check_size,
-    check_update,
     surplus,
 )
 from broker.backends.memory.clock import Alarm, Clock
+from broker.backends.memory.counters import counter_body, counter_of
 from broker.backends.memory.log import Stored, StreamLog
-from broker.backends.memory.wire import headers_size, stored_size
+from broker.backends.memory.schedules import Schedules
+from broker.backends.memory.transforming import transform
+from broker.backends.memory.wire import headers_size, is_tombstone, marker_headers, stored_size
 from broker.contracts.admin import StreamInfo, StreamState
-from broker.contracts.envelopes import Receipt, Record, StoredMessage
-from broker.contracts.errors import ApiError, ConsumerNotFound
+from broker.contracts.envelopes import Counted, Receipt, Record, StoredMessage
+from broker.contracts.errors import ApiError, ConsumerNotFound, PayloadTooLarge, StreamFull
+from broker.contracts.headers import Headers
+from broker.contracts.schedules import captured_by
 from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator, Sequence
 
     from broker.backends.memory.consumer import MemoryConsumer
-    from broker.contracts.headers import Headers
     from broker.contracts.options import StreamOptions
+
+
+Publish = Callable[[str, bytes, Headers], object]
+"""Takes a core message: subject, body, headers."""
 
 
 class MemoryStream:
@@ -36,16 +47,23 @@ class MemoryStream:
     Args:
         options: as declared.
         clock: drives ages and the duplicate window.
+        publish: takes what is republished once it is stored.
     """
 
-    def __init__(self, options: StreamOptions, clock: Clock) -> None:
+    def __init__(self, options: StreamOptions, clock: Clock, publish: Publish) -> None:
         self.options = options
         self.clock = clock
+        self._publish = publish
         self.log = StreamLog()
+        if options.first_seq is not None:
+            self.log.last_sequence = options.first_seq - 1
         self.consumers: dict[str, MemoryConsumer] = {}
         self._window = DuplicateWindow()
         self._alarm = Alarm(clock, self.expire)
+        self._schedules = Schedules(clock, self.log, self.capture, self.remove)
         self._created = datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC)
+        self.stored_under = _rewriting(options)
+        self._republished = _republishing(options)
 
     @property
     def name(self) -> str:
@@ -54,7 +72,7 @@ class MemoryStream:
 
     def captures(self, subject: str) -> bool:
         """Whether it stores what is published on the subject."""
-        return any(matches(pattern, subject) for pattern in self.options.subjects)
+        return any(matches(pattern, subject) for pattern in captured_by(self.options))
 
     def info(self) -> StreamInfo:
         """What the server would say about it."""
@@ -65,6 +83,8 @@ class MemoryStream:
             first_sequence=self.log.first_sequence,
             last_sequence=self.log.last_sequence,
             consumers=len(self.consumers),
+            subjects=self.log.subjects,
+            deleted=max(self.log.last_sequence - self.log.first_sequence + 1 - len(self.log), 0),
         )
         return StreamInfo(config=self.options, state=state, created=self._created)
 
@@ -72,10 +92,10 @@ class MemoryStream:
         """Take new settings and apply their limits to what is stored.
 
         Raises:
-            ApiError: a setting that cannot change.
+            ApiError, Unsupported: subjects cannot be rewritten so.
         """
-        check_update(self.options, options)
-        self.options = options
+        stored_under, republished = _rewriting(options), _republishing(options)
+        self.options, self.stored_under, self._republished = options, stored_under, republished
         subjects = {message.subject for message in self.log.since()} if options.max_msgs_per_subject else set()
         for subject in (*subjects, ""):
             self._make_room(subject)
@@ -89,34 +109,64 @@ class MemoryStream:
             SequenceConflict, StreamFull, PayloadTooLarge: not stored.
         """
         self.expire()
-        now, expect = self.clock.now(), record.expect
+        check_open(self.options)
+        now, expect, subject = self.clock.now(), record.expect, self.stored_under(record.subject)
         if expect is not None:
-            check_position(expect, self.log, self.name, record.subject)
+            check_position(expect, self.log, self.name, subject)
+        check_features(self.options, record)
         first = self._window.first_copy(record.message_id, now, self.options.duplicate_window)
         if first is not None:
             return Receipt(self.name, first, duplicate=True)
         if expect is not None:
-            check_last_id(expect, self.log, self.name, record.subject)
-        expires_at = now + record.ttl if record.ttl is not None else None
-        sequence = self._store(record.subject, record.data, headers, record.message_id, expires_at)
+            check_last_id(expect, self.log, self.name, subject)
+        lifetime = max(record.ttl, self.options.delete_marker_ttl or 0) if record.ttl is not None else None
+        expires_at = now + lifetime if lifetime is not None else None
+        value = None if record.increment is None else self.counter(subject) + record.increment
+        data = record.data if value is None else counter_body(value)
+        sequence = self._store(subject, data, headers, record.message_id, expires_at)
+        if record.rollup or record.schedule is not None:
+            for earlier in self.log.sequences_of(subject):
+                if earlier != sequence:
+                    self.remove(earlier)
         self._window.remember(record.message_id, now, sequence)
-        return Receipt(self.name, sequence)
+        if record.schedule is not None:
+            self._schedules.keep(sequence, record.schedule)
+        return Receipt(self.name, sequence) if value is None else Counted.of(self.name, sequence, value)
+
+    def counter(self, subject: str) -> int:
+        """The value of the subject's counter."""
+        self.expire()
+        last = self.log.get(self.log.last_of(subject))
+        return 0 if last is None else counter_of(last.data)
+
+    def counted(self, sequence: int) -> int | None:
+        """The value of a counter right after an addition; ``None`` when that is not kept any more."""
+        stored = self.log.get(sequence)
+        return None if stored is None else counter_of(stored.data)
+
+    def first_copy(self, message_id: str) -> int | None:
+        """The sequence the id was stored with within the duplicate window."""
+        return self._window.first_copy(message_id, self.clock.now(), self.options.duplicate_window)
 
     def capture(self, subject: str, data: bytes, headers: Headers | None) -> Receipt:
         """Store what was published without asking for storage.
 
         Raises:
-            StreamFull, PayloadTooLarge: not stored.
+            StreamFull, PayloadTooLarge, ApiError: not stored.
         """
         self.expire()
-        return Receipt(self.name, self._store(subject, data, headers, "", None))
+        check_open(self.options)
+        return Receipt(self.name, self._store(self.stored_under(subject), data, headers, "", None))
 
     def purge(self, subject: str | None, up_to: int | None, keep: int | None) -> int:
         """Remove what is covered by the pattern and below ``up_to``, or all but the newest ``keep``; how many.
 
         Raises:
-            ApiError: ``up_to`` and ``keep`` together.
+            ApiError: ``up_to`` and ``keep`` together, or the stream denies it.
         """
+        check_open(self.options)
+        if self.options.deny_purge:
+            raise ApiError("stream purge not permitted", code=500, err_code=10110, stream=self.name)
         if up_to and keep:
             raise ApiError("bad request", code=400, err_code=10003, stream=self.name)
         self.expire()
@@ -139,6 +189,34 @@ class MemoryStream:
             return None
         return StoredMessage(found.subject, found.data, found.headers, self.name, sequence, found.timestamp_ns)
 
+    def last_of_each(self, patterns: Sequence[str], up_to: int | datetime | None) -> Iterator[StoredMessage]:
+        """The newest message of each subject that the patterns cover, as of then."""
+        self.expire()
+        last: dict[str, Stored] = {}
+        for message in self.log.since():
+            if isinstance(up_to, datetime):
+                late = message.timestamp_ns >= round(up_to.timestamp() * 1e6) * 1000
+            else:
+                late = up_to is not None and message.sequence > up_to
+            if late:
+                break
+            if any(matches(pattern, message.subject) for pattern in patterns):
+                last[message.subject] = message
+        for each in sorted(last.values(), key=lambda message: message.sequence):
+            yield StoredMessage(each.subject, each.data, each.headers, self.name, each.sequence, each.timestamp_ns)
+
+    def delete(self, sequence: int) -> bool:
+        """Remove one message by hand; whether there was one.
+
+        Raises:
+            ApiError: the stream denies it.
+        """
+        check_open(self.options)
+        self.expire()
+        if self.options.deny_delete and sequence in self.log:
+            raise ApiError("message delete not permitted", code=500, err_code=10057, stream=self.name)
+        return self.remove(sequence)
+
     def remove(self, sequence: int) -> bool:
         """Remove one message; whether there was one."""
         message = self.log.remove(sequence)
@@ -151,9 +229,12 @@ class MemoryStream:
         return True
 
     def expire(self) -> None:
-        """Remove every message whose time is over."""
+        """Remove every message whose time is over; the last one of a subject may leave a marker."""
         for sequence in self.log.expired(self.clock.now(), self.options.max_age):
+            message = self.log.get(sequence)
             self.remove(sequence)
+            if message is not None:
+                self._mark(message)
         self._alarm.set(self.log.next_expiry(self.options.max_age))
 
     def settled(self, sequence: int) -> None:
@@ -184,6 +265,7 @@ class MemoryStream:
     def end(self, error: Callable[[], Exception]) -> None:
         """It is deleted: whoever waits on its consumers is told at once."""
         self._alarm.cancel()
+        self._schedules.pause()
         for consumer in self.consumers.values():
             consumer.end(error)
         self.consumers.clear()
@@ -191,14 +273,23 @@ class MemoryStream:
     def pause(self) -> None:
         """Nobody is connected: no timers."""
         self._alarm.cancel()
+        self._schedules.pause()
         for consumer in self.consumers.values():
             consumer.pause()
 
     def resume(self) -> None:
         """Set the timers that are needed."""
         self.expire()
+        self._schedules.resume()
         for consumer in self.consumers.values():
             consumer.resume()
+
+    def _mark(self, gone: Stored) -> None:
+        lifetime = self.options.delete_marker_ttl
+        if lifetime is None or self.log.count_of(gone.subject) or is_tombstone(gone.headers):
+            return
+        with suppress(StreamFull, PayloadTooLarge):
+            self._store(gone.subject, b"", marker_headers(lifetime), "", self.clock.now() + lifetime)
 
     def _needed(self, message: Stored) -> bool:
         return any(each.needs(message.sequence, message.subject) for each in self.consumers.values())
@@ -220,8 +311,38 @@ class MemoryStream:
             self.remove(sequence)
         if expires_at is not None or self.options.max_age is not None:
             self._alarm.set(self.log.next_expiry(self.options.max_age))
+        self._republish(sequence)
         return sequence
+
+    def _republish(self, sequence: int) -> None:
+        """What was just stored, as a core message that tells where it is stored."""
+        rule, message = self.options.republish, self.log.get(sequence)
+        if rule is None or message is None or self._republished is None:
+            return
+        target = self._republished(message.subject)
+        if target is None:
+            return
+        own = [("Nats-Stream", self.name), ("Nats-Subject", message.subject), ("Nats-Sequence", str(sequence))]
+        if rule.headers_only:
+            own.append(("Nats-Msg-Size", str(len(message.data))))
+        headers = Headers((*(message.headers.pairs if message.headers is not None else ()), *own))
+        self._publish(target, b"" if rule.headers_only else message.data, headers)
 
     def _make_room(self, subject: str) -> None:
         while (leaving := surplus(self.options, self.log, subject)) is not None:
             self.remove(leaving)
+
+
+def _rewriting(options: StreamOptions) -> Callable[[str], str]:
+    """Subject -> the subject it is stored under."""
+    rule = options.subject_transform
+    if rule is None:
+        return lambda subject: subject
+    change = transform(rule.source, rule.destination, err_code=10156)
+    return lambda subject: change(subject) or subject
+
+
+def _republishing(options: StreamOptions) -> Callable[[str], str | None] | None:
+    """Stored subject -> where it is also published; ``None`` when nothing is."""
+    rule = options.republish
+    return None if rule is None else transform(rule.source, rule.destination, err_code=10052)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from broker.backends.memory.drift import stream_differences
+from broker.backends.memory.admission import check_declared
 from broker.backends.memory.stream import MemoryStream
+from broker.contracts.drift import FIXED_HINT, fixed_in_stream, stream_differences
 from broker.contracts.errors import ApiError, ConfigDrift, InvalidOption, StreamNotFound
+from broker.contracts.schedules import captured_by
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
     from broker.backends.memory.clock import Clock
+    from broker.backends.memory.stream import Publish
     from broker.contracts.options import StreamOptions
 
 _REMEMBERED: Final = 8192
@@ -19,14 +22,21 @@ _REMEMBERED: Final = 8192
 class Streams:
     """Streams by name; no two capture the same subject."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, publish: Publish) -> None:
         self._clock = clock
+        self._publish = publish
         self._streams: dict[str, MemoryStream] = {}
         self._capturing: dict[str, MemoryStream | None] = {}
 
-    def names(self) -> list[str]:
-        """Every name, sorted."""
-        return sorted(self._streams)
+    def names(self, pattern: str | None = None) -> list[str]:
+        """Every name (of those that capture something of the pattern), sorted."""
+        if pattern is None:
+            return sorted(self._streams)
+        return [
+            name
+            for name in sorted(self._streams)
+            if any(overlap(pattern, subject) for subject in captured_by(self._streams[name].options))
+        ]
 
     def get(self, name: str) -> MemoryStream | None:
         """The stream of that name."""
@@ -58,8 +68,7 @@ class Streams:
         Raises:
             InvalidOption: several do.
         """
-        streams = [self._streams[name] for name in self.names()]
-        found = [each for each in streams if any(overlap(pattern, subject) for subject in each.options.subjects)]
+        found = [self._streams[name] for name in self.names(pattern)]
         if len(found) > 1:
             told = ", ".join(stream.name for stream in found)
             raise InvalidOption(f"{pattern!r} is captured by several streams ({told}): say stream=", option="stream")
@@ -71,6 +80,7 @@ class Streams:
         Raises:
             ConfigDrift: it exists with other settings.
             ApiError: its subjects overlap with another stream's.
+            Unsupported: it needs more than one process.
         """
         existing = self._streams.get(options.name)
         if existing is not None:
@@ -78,8 +88,12 @@ class Streams:
             if differences:
                 raise ConfigDrift(options.name, differences, stream=options.name)
             return existing
+        if options.sealed:
+            told = f"sealed: stream {options.name!r} does not exist; make it open, and seal it by update"
+            raise InvalidOption(told, option="sealed")
+        check_declared(options)
         self._check_overlap(options)
-        stream = self._streams[options.name] = MemoryStream(options, self._clock)
+        stream = self._streams[options.name] = MemoryStream(options, self._clock, self._publish)
         self._capturing.clear()
         return stream
 
@@ -88,9 +102,15 @@ class Streams:
 
         Raises:
             StreamNotFound: there is none.
-            ApiError: a setting that cannot change, or subjects that overlap with another stream's.
+            ConfigDrift: settings that never change.
+            ApiError: its subjects overlap with another stream's.
+            Unsupported: it needs more than one process.
         """
         stream = self.find(options.name)
+        fixed = fixed_in_stream(stream_differences(options, stream.options))
+        if fixed:
+            raise ConfigDrift(options.name, fixed, stream=options.name, hint=FIXED_HINT)
+        check_declared(options)
         self._check_overlap(options)
         stream.update(options)
         self._capturing.clear()
@@ -116,7 +136,7 @@ class Streams:
     def _check_overlap(self, options: StreamOptions) -> None:
         for other in self._streams.values():
             if other.name != options.name and any(
-                overlap(left, right) for left in options.subjects for right in other.options.subjects
+                overlap(left, right) for left in captured_by(options) for right in captured_by(other.options)
             ):
                 words = "subjects overlap with an existing stream"
                 raise ApiError(words, code=400, err_code=10065, stream=options.name)

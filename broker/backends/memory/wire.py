@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.errors import PayloadTooLarge
-from broker.contracts.headers import Headers
+from broker.contracts.headers import MARKER, MESSAGE_ID, Headers
+from broker.contracts.key_value import OPERATION
 
 if TYPE_CHECKING:
     from broker.contracts.envelopes import Record
 
-MESSAGE_ID: Final = "Nats-Msg-Id"
 TTL: Final = "Nats-TTL"
+ROLLUP: Final = ("Nats-Rollup", "sub")
 
 _FRAME: Final = len("NATS/1.0\r\n") + len("\r\n")
 _PER_PAIR: Final = len(": \r\n")
@@ -58,4 +59,16 @@ def record_headers(record: Record) -> Headers:
     own = [(MESSAGE_ID, record.message_id)]
     if record.ttl is not None:
         own.append((TTL, f"{record.ttl}s"))
+    if record.rollup:
+        own.append(ROLLUP)
     return Headers((*pairs, *own))
+
+
+def marker_headers(ttl: float) -> Headers:
+    """The headers of what a server stores in place of a subject's last message once that has expired."""
+    return Headers(((MARKER, "MaxAge"), (TTL, f"{ttl:g}s"), ROLLUP))
+
+
+def is_tombstone(headers: Headers | None) -> bool:
+    """Whether it says that its subject is gone already: its own expiry is no news to anybody."""
+    return headers is not None and (MARKER in headers or headers.get(OPERATION) == "PURGE")

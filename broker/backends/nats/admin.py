@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
-from broker.backends.nats import convert, errors
+from broker.backends.nats import convert, errors, stream_config
 from broker.backends.nats.api import TIMEOUT
 from broker.backends.nats.frames import WireHeaders
+from broker.contracts.drift import FIXED_HINT, fixed_in_stream
 from broker.contracts.envelopes import StoredMessage
-from broker.contracts.errors import ApiError, ConfigDrift, ConsumerNotFound, InvalidOption
+from broker.contracts.errors import ApiError, ConfigDrift, ConsumerNotFound, InvalidOption, StreamNotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     from broker.backends.nats.api import Api
     from broker.contracts.admin import ConsumerInfo, StreamInfo
@@ -37,23 +39,38 @@ class Admin:
     async def create_stream(self, options: StreamOptions) -> StreamInfo:
         """Create it; fine when it exists exactly so."""
         name = options.name
+        answer = await (self._found_sealed(name) if options.sealed else self._created(options))
+        differences = stream_config.stream_drift(options, answer["config"])
+        if differences:
+            raise ConfigDrift(name, differences, stream=name)
+        return stream_config.stream_info(answer)
+
+    async def _created(self, options: StreamOptions) -> dict[str, Any]:
+        """As the server has it, made now or before."""
+        name = options.name
         try:
-            answer = await self._api.call(f"STREAM.CREATE.{name}", convert.stream_config(options), stream=name)
+            return await self._api.call(f"STREAM.CREATE.{name}", stream_config.stream_config(options), stream=name)
         except ApiError as exc:
             if exc.err_code != errors.STREAM_NAME_EXISTS:
                 raise
-            answer = await self._api.call(f"STREAM.INFO.{name}", stream=name)
-        differences = convert.stream_drift(options, answer["config"])
-        if differences:
-            raise ConfigDrift(name, differences, stream=name)
-        return convert.stream_info(answer)
+            return await self.raw_stream(name)
+
+    async def _found_sealed(self, name: str) -> dict[str, Any]:
+        try:
+            return await self.raw_stream(name)
+        except StreamNotFound:
+            told = f"sealed: stream {name!r} does not exist; make it open, and seal it by update"
+            raise InvalidOption(told, option="sealed") from None
 
     async def update_stream(self, options: StreamOptions) -> StreamInfo:
         """Change it; what ``StreamOptions`` does not speak of stays as it is."""
         name = options.name
-        found = await self._api.call(f"STREAM.INFO.{name}", stream=name)
-        config = convert.merged_stream(options, found["config"])
-        return convert.stream_info(await self._api.call(f"STREAM.UPDATE.{name}", config, stream=name))
+        found = await self.raw_stream(name)
+        fixed = fixed_in_stream(stream_config.stream_drift(options, found["config"]))
+        if fixed:
+            raise ConfigDrift(name, fixed, stream=name, hint=FIXED_HINT)
+        config = stream_config.merged_stream(options, found["config"])
+        return stream_config.stream_info(await self._api.call(f"STREAM.UPDATE.{name}", config, stream=name))
 
     async def raw_stream(self, name: str) -> dict[str, Any]:
         """The server's own description of a stream."""
@@ -61,12 +78,32 @@ class Admin:
 
     async def stream_info(self, name: str) -> StreamInfo:
         """The stream as it is now."""
-        return convert.stream_info(await self.raw_stream(name))
+        return stream_config.stream_info(await self.raw_stream(name))
 
-    async def list_streams(self) -> AsyncIterator[StreamInfo]:
-        """Every stream, by name."""
-        async for item in self._api.pages("STREAM.LIST", "streams"):
-            yield convert.stream_info(item)
+    async def list_streams(self, subject: str | None) -> AsyncIterator[StreamInfo]:
+        """Every stream that captures the pattern, or every one."""
+        request = {"subject": subject} if subject is not None else None
+        async for item in self._api.pages("STREAM.LIST", "streams", request):
+            yield stream_config.stream_info(item)
+
+    async def list_stream_names(self, subject: str | None) -> AsyncIterator[str]:
+        """Their names alone."""
+        request = {"subject": subject} if subject is not None else None
+        async for name in self._api.pages("STREAM.NAMES", "streams", request):
+            yield str(name)
+
+    async def stored_subjects(self, stream: str, pattern: str) -> AsyncIterator[str]:
+        """Every subject of the pattern that has a message now."""
+        offset = 0
+        while True:
+            request = {"subjects_filter": pattern, "offset": offset}
+            answer = await self._api.call(f"STREAM.INFO.{stream}", request, stream=stream)
+            subjects = answer["state"].get("subjects") or {}
+            for subject in subjects:
+                yield subject
+            offset += len(subjects)
+            if not subjects or offset >= int(answer.get("total") or 0):
+                return
 
     async def delete_stream(self, name: str) -> None:
         """Delete it with everything in it."""
@@ -80,7 +117,7 @@ class Admin:
         return int(answer.get("purged") or 0)
 
     async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
-        """One stored message."""
+        """One stored message, from the leader."""
         request = {"seq": sequence} if sequence is not None else {"last_by_subj": last_of}
         try:
             answer = await self._api.call(f"STREAM.MSG.GET.{stream}", request, stream=stream)
@@ -99,10 +136,11 @@ class Admin:
             timestamp_ns=convert.timestamp_ns(message["time"]),
         )
 
-    async def delete_message(self, stream: str, sequence: int) -> bool:
+    async def delete_message(self, stream: str, sequence: int, *, erase: bool = False) -> bool:
         """Whether there was one."""
+        request = {"seq": sequence, "no_erase": not erase}
         try:
-            await self._api.call(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True}, stream=stream)
+            await self._api.call(f"STREAM.MSG.DELETE.{stream}", request, stream=stream)
         except ApiError as exc:
             if exc.err_code == errors.STREAM_MESSAGE_DELETE_FAILED:
                 # The number stands for every failure, and the words for "no such message" differ by storage.
@@ -125,6 +163,28 @@ class Admin:
         """Every consumer of the stream."""
         async for item in self._api.pages(f"CONSUMER.LIST.{stream}", "consumers"):
             yield convert.consumer_info(item)
+
+    async def list_consumer_names(self, stream: str) -> AsyncIterator[str]:
+        """Their names alone."""
+        async for name in self._api.pages(f"CONSUMER.NAMES.{stream}", "consumers"):
+            yield str(name)
+
+    async def pause_consumer(self, stream: str, name: str, until: datetime | None) -> bool:
+        """Hand out nothing until then, ``None``: go on; whether it is paused now."""
+        request = {"pause_until": convert.moment(until)} if until is not None else {}
+        answer = await self._api.call(f"CONSUMER.PAUSE.{stream}.{name}", request, stream=stream)
+        return bool(answer.get("paused"))
+
+    async def reset_consumer(self, stream: str, name: str, sequence: int | None) -> int:
+        """Go back, or ahead, to a sequence; ``None``: to the first that is not settled. Where it is now."""
+        await self.raw_consumer(stream, name)  # a reset of one that does not exist is answered by nobody
+        request = {"seq": sequence} if sequence is not None else {}
+        answer = await self._api.call(f"CONSUMER.RESET.{stream}.{name}", request, stream=stream)
+        return int(answer["reset_seq"])
+
+    async def unpin_consumer(self, stream: str, name: str, group: str) -> None:
+        """The worker that has the group alone has it no more."""
+        await self._api.call(f"CONSUMER.UNPIN.{stream}.{name}", {"group": group}, stream=stream)
 
     async def delete_consumer(self, stream: str, name: str, *, timeout: float = TIMEOUT) -> None:
         """Delete it and its position."""

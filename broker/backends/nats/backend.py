@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from broker.backends.nats import addresses
 from broker.backends.nats.admin import Admin
 from broker.backends.nats.api import Api
 from broker.backends.nats.appending import Appender
+from broker.backends.nats.batching import BatchAppender
 from broker.backends.nats.consumers import Consumers
 from broker.backends.nats.core import NatsCore
+from broker.backends.nats.counters import counter_value
+from broker.backends.nats.direct import Direct
 from broker.backends.nats.embedded import embedded_server
+from broker.backends.nats.last_id import append_expecting_id
 from broker.backends.nats.session import Session
 from broker.contracts.backend import StreamBackend
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+    from datetime import datetime
 
     from broker.backends.nats.embedded import Server
     from broker.contracts.admin import ConsumerInfo, StreamInfo
@@ -51,7 +56,10 @@ class NatsBackend(NatsCore, StreamBackend):
         self._server = server
         api = Api(session, self)
         self._admin = Admin(api)
-        self._append = Appender(session).append
+        appender = Appender(session)
+        self._append, self._look_up = appender.append, appender.look_up
+        self._append_atomic = BatchAppender(session).append
+        self._direct = Direct(session, self, self._admin)
         self._consumers = Consumers(session, self, api, self._admin)
 
     async def close(self) -> None:
@@ -65,7 +73,17 @@ class NatsBackend(NatsCore, StreamBackend):
 
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
         """See ``StreamBackend``."""
+        if record.expect is not None and record.expect.last_msg_id is not None:
+            return asyncio.ensure_future(append_expecting_id(self._admin, self._append, record, timeout))
         return self._append(record, timeout=timeout)
+
+    def append_atomic(self, records: Sequence[Record], *, timeout: float) -> asyncio.Future[Sequence[Receipt]]:
+        """See ``StreamBackend``."""
+        return self._append_atomic(records, timeout=timeout)
+
+    async def look_up(self, record: Record, *, timeout: float) -> Receipt | None:
+        """See ``StreamBackend``."""
+        return await self._look_up(record, timeout=timeout)
 
     async def find_stream(self, subject: str) -> str | None:
         """See ``StreamBackend``."""
@@ -87,9 +105,13 @@ class NatsBackend(NatsCore, StreamBackend):
         """See ``StreamBackend``."""
         return await self._admin.stream_info(name)
 
-    def list_streams(self) -> AsyncIterator[StreamInfo]:
+    def list_streams(self, subject: str | None = None) -> AsyncIterator[StreamInfo]:
         """See ``StreamBackend``."""
-        return self._admin.list_streams()
+        return self._admin.list_streams(subject)
+
+    def list_stream_names(self, subject: str | None = None) -> AsyncIterator[str]:
+        """See ``StreamBackend``."""
+        return self._admin.list_stream_names(subject)
 
     async def delete_stream(self, name: str) -> None:
         """See ``StreamBackend``."""
@@ -99,13 +121,35 @@ class NatsBackend(NatsCore, StreamBackend):
         """See ``StreamBackend``."""
         return await self._admin.purge_stream(name, subject=subject, up_to=up_to, keep=keep)
 
-    async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
+    async def get_message(
+        self, stream: str, *, sequence: int | None, last_of: str | None, fresh: bool = False
+    ) -> StoredMessage | None:
         """See ``StreamBackend``."""
-        return await self._admin.get_message(stream, sequence=sequence, last_of=last_of)
+        if fresh:
+            return await self._admin.get_message(stream, sequence=sequence, last_of=last_of)
+        return await self._direct.get_message(stream, sequence=sequence, last_of=last_of)
 
-    async def delete_message(self, stream: str, sequence: int) -> bool:
+    def get_last_many(
+        self, stream: str, subjects: Sequence[str], *, up_to: int | datetime | None
+    ) -> AsyncIterator[StoredMessage]:
         """See ``StreamBackend``."""
-        return await self._admin.delete_message(stream, sequence)
+        return self._direct.get_last_many(stream, subjects, up_to)
+
+    async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
+        """See ``StreamBackend``."""
+        return await counter_value(self._admin, stream, subject, sequence)
+
+    async def delete_message(self, stream: str, sequence: int, *, erase: bool = False) -> bool:
+        """See ``StreamBackend``."""
+        return await self._admin.delete_message(stream, sequence, erase=erase)
+
+    async def create_consumer(self, options: ConsumerOptions) -> ConsumerInfo:
+        """See ``StreamBackend``."""
+        return await self._consumers.create(options)
+
+    async def update_consumer(self, options: ConsumerOptions) -> ConsumerInfo:
+        """See ``StreamBackend``."""
+        return await self._consumers.update(options)
 
     async def consumer_info(self, stream: str, name: str) -> ConsumerInfo:
         """See ``StreamBackend``."""
@@ -118,3 +162,19 @@ class NatsBackend(NatsCore, StreamBackend):
     async def delete_consumer(self, stream: str, name: str) -> None:
         """See ``StreamBackend``."""
         await self._admin.delete_consumer(stream, name)
+
+    def list_consumer_names(self, stream: str) -> AsyncIterator[str]:
+        """See ``StreamBackend``."""
+        return self._admin.list_consumer_names(stream)
+
+    async def pause_consumer(self, stream: str, name: str, *, until: datetime | None) -> bool:
+        """See ``StreamBackend``."""
+        return await self._admin.pause_consumer(stream, name, until)
+
+    async def reset_consumer(self, stream: str, name: str, *, sequence: int | None) -> int:
+        """See ``StreamBackend``."""
+        return await self._admin.reset_consumer(stream, name, sequence)
+
+    async def unpin_consumer(self, stream: str, name: str, group: str) -> None:
+        """See ``StreamBackend``."""
+        await self._admin.unpin_consumer(stream, name, group)

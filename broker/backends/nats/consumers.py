@@ -10,6 +10,7 @@ from broker.backends.nats import convert, errors
 from broker.backends.nats.api import TIMEOUT
 from broker.backends.nats.presence import Bound, Managed, Presence, Resume
 from broker.backends.nats.source import NatsSource
+from broker.contracts.drift import FIXED_HINT, fixed_in_consumer
 from broker.contracts.errors import ApiError, ConfigDrift, NoStream
 from broker.contracts.subjects import overlap
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from broker.backends.nats.api import Api
     from broker.backends.nats.core import NatsCore
     from broker.backends.nats.session import Session
+    from broker.contracts.admin import ConsumerInfo
     from broker.contracts.options import ConsumerOptions
 
 _EXISTS: Final = frozenset({errors.CONSUMER_ALREADY_EXISTS, errors.CONSUMER_NAME_EXISTS})
@@ -40,6 +42,18 @@ class Consumers:
         presence = await (self._bound(options) if options.ensure == "bind" else self._managed(options))
         return NatsSource(self._session, presence, ack_wait=options.ack_wait if options.acks else None)
 
+    async def create(self, options: ConsumerOptions) -> ConsumerInfo:
+        """See ``StreamBackend.create_consumer``."""
+        options, stream, _ = await self._placed(replace(options, ensure="verify"))
+        return convert.consumer_info(await self._ensured(options, stream, _name_for(options)))
+
+    async def update(self, options: ConsumerOptions) -> ConsumerInfo:
+        """See ``StreamBackend.update_consumer``."""
+        options, stream, _ = await self._placed(options)
+        name = _name_for(options)
+        found = await self._admin.raw_consumer(stream, name)
+        return convert.consumer_info(await self._updated(options, stream, name, found))
+
     async def _bound(self, options: ConsumerOptions) -> Presence:
         stream = options.stream or await self._captured_by(options.filters[0])
         presence = Bound(self._core, stream, options.durable or options.queue or "")
@@ -48,18 +62,21 @@ class Consumers:
         return presence
 
     async def _managed(self, options: ConsumerOptions) -> Presence:
-        stream = options.stream
-        if stream is None:
-            stream = await self._captured_by(options.filters[0])
-        made = await self._check_filters(stream, options)
+        options, stream, made = await self._placed(options)
         if isinstance(options.start, Resume) and options.start.made != made:
             options = replace(options, start="first")  # the stream was deleted and made again: it counts anew
-        options = replace(options, stream=stream)
-        name = options.durable or options.queue or f"g{secrets.token_hex(8)}"
+        name = _name_for(options)
         answer = await self._ensured(options, stream, name)
         floor = int(answer["ack_floor"]["stream_seq"])
         unnamed = options.durable is None and options.queue is None
         return Managed(self._admin, stream, name, polls=options.acks, floor=floor, ours=unnamed, made=made)
+
+    async def _placed(self, options: ConsumerOptions) -> tuple[ConsumerOptions, str, str]:
+        """The options with their stream, its name, and when it was made."""
+        stream = options.stream
+        if stream is None:
+            stream = await self._captured_by(options.filters[0])
+        return replace(options, stream=stream), stream, await self._check_filters(stream, options)
 
     async def _captured_by(self, subject: str) -> str:
         stream = await self._admin.find_stream(subject)
@@ -89,10 +106,16 @@ class Consumers:
         differences = convert.consumer_drift(options, answer["config"])
         if not differences:
             return answer
-        fixed = {field: both for field, both in differences.items() if field in convert.UNCHANGEABLE}
-        if options.ensure == "verify" or fixed:
-            raise ConfigDrift(name, fixed or differences, stream=stream)
-        return await self._create(stream, convert.merged_consumer(options, answer["config"]), "update")
+        if options.ensure == "verify":
+            raise ConfigDrift(name, differences, stream=stream)
+        return await self._updated(options, stream, name, answer)
+
+    async def _updated(self, options: ConsumerOptions, stream: str, name: str, found: dict[str, Any]) -> dict[str, Any]:
+        """What may be changed is; what may not is named."""
+        fixed = fixed_in_consumer(convert.consumer_drift(options, found["config"]))
+        if fixed:
+            raise ConfigDrift(name, fixed, stream=stream, hint=FIXED_HINT)
+        return await self._create(stream, convert.merged_consumer(options, found["config"]), "update")
 
     async def _create(self, stream: str, config: dict[str, Any], action: str) -> dict[str, Any]:
         request = {"stream_name": stream, "config": config, "action": action}
@@ -100,3 +123,7 @@ class Consumers:
         if config.get("filter_subject"):
             verb = f"{verb}.{config['filter_subject']}"
         return await self._api.call(verb, request, stream=stream)
+
+
+def _name_for(options: ConsumerOptions) -> str:
+    return options.durable or options.queue or f"g{secrets.token_hex(8)}"

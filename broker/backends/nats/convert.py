@@ -1,16 +1,18 @@
-"""Options as the server's JSON and back. Unlimited is -1 or 0 there, ``None`` here; durations are nanoseconds there."""
+"""Times and consumers as the server's JSON and back (streams: ``stream_config``). Durations are nanoseconds there."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from broker.contracts.admin import ConsumerInfo, StreamInfo, StreamState
-from broker.contracts.options import ConsumerOptions, Start, StreamOptions
+from broker.contracts.admin import ConsumerInfo
+from broker.contracts.consumer_options import UNNAMED_THRESHOLD
+from broker.contracts.drift import Differences, consumer_differences
+from broker.contracts.options import ConsumerOptions, Start
 
 QUEUE: Final = "gamebroker.queue"
 """Metadata key that keeps a consumer's queue group."""
-_SERVERS_OWN: Final = "_nats"
+SERVERS_OWN: Final = "_nats"
 _SECOND: Final = 1_000_000_000
 _STARTS: Final = {"first": "all", "last": "last", "new": "new", "last_per_subject": "last_per_subject"}
 _START_WORDS: Final[dict[str, Start]] = {
@@ -19,7 +21,22 @@ _START_WORDS: Final[dict[str, Start]] = {
     "new": "new",
     "last_per_subject": "last_per_subject",
 }
-_LIMITS: Final = ("max_msgs", "max_bytes", "max_msgs_per_subject", "max_msg_size")
+_PARTICULARS: Final = ("description", "deliver_subject", "deliver_group", "headers_only", "flow_control")
+_MOST_PENDING: Final = 1_000_000
+_UNASKED_PENDING: Final = 256
+"""Without acks nothing is pending: the options say what they say by default."""
+_MERGED: Final = frozenset(
+    {
+        *("ack_wait", "max_ack_pending", "filter_subject", "filter_subjects", "inactive_threshold", "num_replicas"),
+        *("sample_freq", "priority_groups", "priority_policy", "priority_timeout", "rate_limit_bps", *_PARTICULARS),
+    }
+)
+"""What an update lays over an existing consumer; the rest never changes, or is where it starts."""
+_CLEARED: Final = (
+    *("filter_subject", "filter_subjects", "backoff", "headers_only"),
+    *("priority_groups", "priority_policy", "priority_timeout"),
+)
+"""Gone from an existing consumer unless asked for."""
 
 
 def nanoseconds(seconds: float | None) -> int:
@@ -62,105 +79,15 @@ def _microseconds(text: str) -> str:
     return f"{whole}.{rest[: min(digits, 6)]}{rest[digits:]}"
 
 
-# -- streams ----------------------------------------------------------------------------------------------------------
-
-
-def stream_config(options: StreamOptions) -> dict[str, Any]:
-    """What we ask of a stream."""
-    config: dict[str, Any] = {
-        "name": options.name,
-        "subjects": list(options.subjects),
-        "storage": options.storage,
-        "retention": options.retention,
-        "max_age": nanoseconds(options.max_age),
-        "duplicate_window": nanoseconds(options.duplicate_window),
-        "discard": options.discard,
-        "num_replicas": options.replicas,
-        "description": options.description,
-        "metadata": dict(options.metadata),
-        "max_consumers": -1,
-        "allow_direct": True,
-        "allow_msg_ttl": True,
-    }
-    for limit in _LIMITS:
-        value = getattr(options, limit)
-        config[limit] = -1 if value is None else value
-    return config
-
-
-def stream_options(config: dict[str, Any]) -> StreamOptions:
-    """The options a stream was declared with."""
-    limits = {limit: value if (value := config.get(limit, -1)) > 0 else None for limit in _LIMITS}
-    return StreamOptions(
-        name=config["name"],
-        subjects=config.get("subjects") or (">",),
-        storage=config["storage"],
-        retention=config["retention"],
-        max_age=seconds(config.get("max_age")),
-        duplicate_window=seconds(config.get("duplicate_window")) or 120.0,
-        discard=config["discard"],
-        replicas=config["num_replicas"],
-        description=config.get("description", ""),
-        metadata=own_metadata(config),
-        **limits,
-    )
-
-
 def own_metadata(config: dict[str, Any]) -> dict[str, str]:
     """Metadata without what belongs to the server or to us."""
     given = config.get("metadata") or {}
-    return {key: value for key, value in given.items() if not key.startswith(_SERVERS_OWN) and key != QUEUE}
+    return {key: value for key, value in given.items() if not key.startswith(SERVERS_OWN) and key != QUEUE}
 
 
-def stream_drift(options: StreamOptions, config: dict[str, Any]) -> dict[str, tuple[object, object]]:
-    """Field by field, what we ask and what the server has."""
-    ours, theirs = stream_config(options), config
-    has = stream_options(config)
-    differences: dict[str, tuple[object, object]] = {}
-    if set(options.subjects) != set(theirs.get("subjects") or ()):
-        differences["subjects"] = (tuple(options.subjects), tuple(theirs.get("subjects") or ()))
-    for field in ("storage", "retention", "discard", *_LIMITS, "description"):
-        if getattr(options, field) != getattr(has, field):
-            differences[field] = (getattr(options, field), getattr(has, field))
-    for field in ("max_age", "duplicate_window"):
-        if ours[field] != theirs.get(field, 0):
-            differences[field] = (getattr(options, field), getattr(has, field))
-    if options.replicas != has.replicas:
-        differences["replicas"] = (options.replicas, has.replicas)
-    if dict(options.metadata) != dict(has.metadata):
-        differences["metadata"] = (dict(options.metadata), dict(has.metadata))
-    return differences
-
-
-def merged_stream(options: StreamOptions, config: dict[str, Any]) -> dict[str, Any]:
-    """An existing configuration with ours laid over it; what we do not speak of stays as it is."""
-    kept = {key: value for key, value in (config.get("metadata") or {}).items() if key.startswith(_SERVERS_OWN)}
-    ours = stream_config(options)
-    return {
-        **config,
-        **ours,
-        "metadata": {**kept, **ours["metadata"]},
-        "max_consumers": config.get("max_consumers", -1),
-    }
-
-
-def stream_info(answer: dict[str, Any]) -> StreamInfo:
-    """A server's description of a stream."""
-    state = answer["state"]
-    return StreamInfo(
-        config=stream_options(answer["config"]),
-        state=StreamState(
-            messages=state["messages"],
-            bytes=state["bytes"],
-            first_sequence=state["first_seq"] if state["messages"] else state["last_seq"] + 1,
-            last_sequence=state["last_seq"],
-            consumers=state.get("consumer_count", 0),
-        ),
-        created=when(answer.get("created")),
-    )
-
-
-# -- consumers --------------------------------------------------------------------------------------------------------
+def moment(time: datetime) -> str:
+    """A time as the server writes it."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def consumer_config(options: ConsumerOptions, name: str) -> dict[str, Any]:
@@ -170,31 +97,47 @@ def consumer_config(options: ConsumerOptions, name: str) -> dict[str, Any]:
         "ack_policy": "explicit" if options.acks else "none",
         "replay_policy": "instant",
         "max_deliver": -1,
-        "num_replicas": 0,
+        "num_replicas": options.replicas or 0,
         **_start(options.start),
+        **_particulars(options),
     }
     if options.acks:
         config["ack_wait"] = nanoseconds(options.ack_wait)
         config["max_ack_pending"] = options.max_ack_pending
-    if options.durable is None and options.queue is None:
-        config["inactive_threshold"] = nanoseconds(options.inactive_threshold)
-    else:
+    if options.threshold is not None:
+        config["inactive_threshold"] = nanoseconds(options.threshold)
+    if options.durable is not None or options.queue is not None:
         config["durable_name"] = name
     if len(options.filters) == 1:
         config["filter_subject"] = options.filters[0]
     elif options.filters:
         config["filter_subjects"] = list(options.filters)
-    if options.queue is not None:
-        config["metadata"] = {QUEUE: options.queue}
+    metadata = {**options.metadata, **({} if options.queue is None else {QUEUE: options.queue})}
+    if metadata:
+        config["metadata"] = metadata
     return config
+
+
+def _particulars(options: ConsumerOptions) -> dict[str, Any]:
+    """What most consumers do not say: left out then, as the server does."""
+    said: dict[str, Any] = {field: getattr(options, field) for field in _PARTICULARS}
+    said |= {
+        "mem_storage": options.memory,
+        "sample_freq": f"{options.sample}%" if options.sample is not None else None,
+        "idle_heartbeat": nanoseconds(options.idle_heartbeat),
+        "rate_limit_bps": options.rate_limit,
+        "priority_policy": options.priority_policy,
+        "priority_groups": list(options.priority_groups),
+        "priority_timeout": nanoseconds(options.priority_timeout),
+    }
+    return {key: value for key, value in said.items() if value}
 
 
 def _start(start: Start) -> dict[str, Any]:
     if isinstance(start, str):
         return {"deliver_policy": _STARTS[start]}
     if isinstance(start, datetime):
-        moment = start.astimezone(UTC).isoformat().replace("+00:00", "Z")
-        return {"deliver_policy": "by_start_time", "opt_start_time": moment}
+        return {"deliver_policy": "by_start_time", "opt_start_time": moment(start)}
     return {"deliver_policy": "by_start_sequence", "opt_start_seq": start}
 
 
@@ -206,17 +149,47 @@ def filters_of(config: dict[str, Any]) -> tuple[str, ...]:
 
 def consumer_options(config: dict[str, Any], stream: str) -> ConsumerOptions:
     """The options a consumer was made with."""
+    policy = config.get("priority_policy")
+    policy = None if policy in {None, "", "none"} else policy
+    acks = config.get("ack_policy") == "explicit"
+    pending = min(max(config.get("max_ack_pending", 0), 0) or _MOST_PENDING, _MOST_PENDING)
     return ConsumerOptions(
         durable=config.get("durable_name") or None,
         queue=(config.get("metadata") or {}).get(QUEUE),
         filters=filters_of(config),
         stream=stream,
-        max_ack_pending=min(max(config.get("max_ack_pending", 0), 0) or 1_000_000, 1_000_000),
+        max_ack_pending=pending if acks else _UNASKED_PENDING,
         ack_wait=max(seconds(config.get("ack_wait")) or 30.0, 0.05),
-        acks=config.get("ack_policy") == "explicit",
+        acks=acks,
         start=_start_of(config),
-        inactive_threshold=max(seconds(config.get("inactive_threshold")) or 30.0, 0.1),
+        inactive_threshold=_threshold_of(config),
+        description=config.get("description") or "",
+        metadata=own_metadata(config),
+        replicas=config.get("num_replicas") or None,
+        memory=bool(config.get("mem_storage")),
+        headers_only=bool(config.get("headers_only")),
+        sample=_sample_of(config),
+        priority_policy=policy,
+        priority_groups=tuple(config.get("priority_groups") or ()) if policy else (),
+        priority_timeout=seconds(config.get("priority_timeout")) if policy == "pinned_client" else None,
+        deliver_subject=config.get("deliver_subject") or None,
+        deliver_group=config.get("deliver_group") or None,
+        flow_control=bool(config.get("flow_control")),
+        idle_heartbeat=seconds(config.get("idle_heartbeat")),
+        rate_limit=config.get("rate_limit_bps") or None,
     )
+
+
+def _threshold_of(config: dict[str, Any]) -> float | None:
+    threshold = seconds(config.get("inactive_threshold"))
+    if threshold is None or (not config.get("durable_name") and threshold == UNNAMED_THRESHOLD):
+        return None
+    return max(threshold, 0.1)
+
+
+def _sample_of(config: dict[str, Any]) -> int | None:
+    digits = str(config.get("sample_freq") or "").strip().rstrip("%")
+    return min(int(digits), 100) or None if digits.isdigit() else None
 
 
 def _start_of(config: dict[str, Any]) -> Start:
@@ -228,54 +201,44 @@ def _start_of(config: dict[str, Any]) -> Start:
     return _START_WORDS[policy]
 
 
-def consumer_drift(options: ConsumerOptions, config: dict[str, Any]) -> dict[str, tuple[object, object]]:
+def consumer_drift(options: ConsumerOptions, config: dict[str, Any]) -> Differences:
     """Field by field, what we ask and what the server has; where it starts is not compared."""
-    has = consumer_options(config, options.stream or "")
-    differences: dict[str, tuple[object, object]] = {}
-    if set(options.filters) != set(has.filters):
-        differences["filters"] = (tuple(options.filters), tuple(has.filters))
-    if options.acks != has.acks:
+    differences = consumer_differences(options, consumer_options(config, options.stream or "S"))
+    if "acks" in differences:
         differences["acks"] = (options.acks, config.get("ack_policy"))
-    elif options.acks:
-        if options.max_ack_pending != config.get("max_ack_pending"):
-            differences["max_ack_pending"] = (options.max_ack_pending, config.get("max_ack_pending"))
-        if nanoseconds(options.ack_wait) != config.get("ack_wait"):
-            differences["ack_wait"] = (options.ack_wait, has.ack_wait)
-    if options.queue != has.queue:
-        differences["queue"] = (options.queue, has.queue)
+    if options.acks and config.get("ack_policy") == "explicit" and config.get("max_ack_pending", 0) <= 0:
+        differences["max_ack_pending"] = (options.max_ack_pending, config.get("max_ack_pending"))
     if config.get("max_deliver", -1) > 0:
         differences["max_deliver"] = (None, config["max_deliver"])
     if config.get("backoff"):
         differences["backoff"] = ((), tuple(each / _SECOND for each in config["backoff"]))
-    if config.get("deliver_subject"):
-        differences["deliver_subject"] = (None, config["deliver_subject"])
     return differences
 
 
-UNCHANGEABLE: Final = frozenset({"acks", "deliver_subject"})
-"""Consumer fields the server never changes: the consumer has to be deleted and made anew."""
-
-
 def merged_consumer(options: ConsumerOptions, config: dict[str, Any]) -> dict[str, Any]:
-    """An existing configuration with ours laid over it; where it starts stays."""
+    """An existing configuration with ours laid over it; where it starts stays, and what we do not speak of."""
     ours = consumer_config(options, config["name"])
-    metadata = {key: value for key, value in (config.get("metadata") or {}).items() if key != QUEUE}
+    given = config.get("metadata") or {}
+    metadata = {key: value for key, value in given.items() if key != QUEUE}
+    if options.metadata:
+        metadata = {key: value for key, value in metadata.items() if key.startswith(SERVERS_OWN)}
     merged = {**config, "max_deliver": -1, "metadata": {**metadata, **ours.get("metadata", {})}}
-    for field in ("filter_subject", "filter_subjects", "backoff"):
+    for field in _CLEARED:
         merged.pop(field, None)
-    for field in ("ack_wait", "max_ack_pending", "filter_subject", "filter_subjects"):
-        if field in ours:
-            merged[field] = ours[field]
+    merged.update({field: value for field, value in ours.items() if field in _MERGED and (value or field in merged)})
+    if options.replicas is None and "num_replicas" in config:
+        merged["num_replicas"] = config["num_replicas"]
     return merged
 
 
 def consumer_info(answer: dict[str, Any]) -> ConsumerInfo:
     """A server's description of a consumer."""
-    stream = answer["stream_name"]
+    stream, config = answer["stream_name"], answer["config"]
+    groups = answer.get("priority_groups") or ()
     return ConsumerInfo(
         stream=stream,
         name=answer["name"],
-        config=consumer_options(answer["config"], stream),
+        config=consumer_options(config, stream),
         pending=answer["num_pending"],
         ack_pending=answer["num_ack_pending"],
         redelivered=answer["num_redelivered"],
@@ -283,4 +246,6 @@ def consumer_info(answer: dict[str, Any]) -> ConsumerInfo:
         delivered_sequence=answer["delivered"]["stream_seq"],
         ack_floor=answer["ack_floor"]["stream_seq"],
         created=when(answer.get("created")),
+        paused_until=when(config.get("pause_until")) if answer.get("paused") else None,
+        pinned={each["group"]: each["pinned_client_id"] for each in groups if each.get("pinned_client_id")},
     )

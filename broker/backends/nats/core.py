@@ -28,6 +28,8 @@ CAPABILITIES: Final = Capabilities(
     reports_duplicates=True,
     expects_sequences=True,
     expires_messages=True,
+    copies_streams=True,
+    groups_by_priority=True,
 )
 _KEPT_HEADS: Final = 8192
 _SUBSCRIBE_TIMEOUT: Final = 5.0

@@ -11,7 +11,15 @@ from broker.backends.nats import settling
 from broker.backends.nats.intake import Intake, Rhythm
 from broker.backends.nats.session import Listener
 from broker.contracts.backend import DeliverySource
-from broker.contracts.errors import BrokerClosed, BrokerError, ConsumerNotFound, PermissionDenied, StreamNotFound
+from broker.contracts.errors import (
+    ApiError,
+    BrokerClosed,
+    BrokerError,
+    ConsumerNotFound,
+    PermissionDenied,
+    RequestTimeout,
+    StreamNotFound,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -187,6 +195,12 @@ class NatsSource(DeliverySource, Listener):
             return
         except BrokerError as exc:
             _log.debug("consumer %s on %s cannot be examined: %s", self.consumer, self.stream, exc)
+            if repair and self._hold is None and isinstance(exc, RequestTimeout | ApiError):
+                # A reader's consumer has one copy and holds nothing: a new one, where servers are alive, costs less
+                # than waiting for a server that may never come back.
+                told = f"consumer {self.consumer!r} does not answer"
+                self._intake.fail(ConsumerNotFound(told, stream=self.stream))
+                return
         if repair:
             self._intake.ask_later()
 

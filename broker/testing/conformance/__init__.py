@@ -11,52 +11,68 @@ A backend gives one fixture and inherits from every class::
 The fixtures ``restart`` and ``url`` are asked for only where a capability that needs them is claimed.
 """
 
+from broker.testing.conformance.atomic import AtomicConformance
 from broker.testing.conformance.bad_input import BadInputConformance
 from broker.testing.conformance.capabilities import CapabilitiesConformance
 from broker.testing.conformance.catching_up import CatchUpConformance
 from broker.testing.conformance.consuming import ConsumeConformance, ConsumerAdminConformance
 from broker.testing.conformance.core import CoreConformance
+from broker.testing.conformance.counting import CountConformance
 from broker.testing.conformance.dead_letters import DeadLetterConformance
 from broker.testing.conformance.draining import DrainConformance
 from broker.testing.conformance.enqueueing import EnqueueConformance, EnqueueManyConformance
+from broker.testing.conformance.key_value import KeyValueConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
+from broker.testing.conformance.managing import ManagedStreamConformance
+from broker.testing.conformance.managing_consumers import ManagedConsumerConformance
 from broker.testing.conformance.opening import OpeningConformance
 from broker.testing.conformance.ordering import OrderingConformance
 from broker.testing.conformance.pulling import PullConformance
 from broker.testing.conformance.reading import ReadConformance
 from broker.testing.conformance.request_reply import RequestReplyConformance
 from broker.testing.conformance.scene import Conformance, Connect, Restart
+from broker.testing.conformance.scheduling import ScheduleConformance, TimeToLiveConformance
 from broker.testing.conformance.settlement import SettlementConformance
 from broker.testing.conformance.state import StateConformance
 from broker.testing.conformance.streams import StreamConformance
 from broker.testing.conformance.subscribing import SubscribeConformance
+from broker.testing.conformance.watching import WatchConformance
 
 ALL = (
+    AtomicConformance,
     BadInputConformance,
     CapabilitiesConformance,
     CatchUpConformance,
     ConsumeConformance,
     ConsumerAdminConformance,
     CoreConformance,
+    CountConformance,
     DeadLetterConformance,
     DrainConformance,
     EnqueueConformance,
     EnqueueManyConformance,
+    KeyValueConformance,
     LifecycleConformance,
+    ManagedConsumerConformance,
+    ManagedStreamConformance,
     OpeningConformance,
     OrderingConformance,
     PullConformance,
     ReadConformance,
     RequestReplyConformance,
+    ScheduleConformance,
     SettlementConformance,
     StateConformance,
     StreamConformance,
     SubscribeConformance,
+    TimeToLiveConformance,
+    WatchConformance,
 )
 """Every class of tests; a backend passes them all."""
 
 __all__ = [
     "ALL",
+    "AtomicConformance",
     "BadInputConformance",
     "CapabilitiesConformance",
     "CatchUpConformance",
@@ -65,19 +81,26 @@ __all__ = [
     "ConsumeConformance",
     "ConsumerAdminConformance",
     "CoreConformance",
+    "CountConformance",
     "DeadLetterConformance",
     "DrainConformance",
     "EnqueueConformance",
     "EnqueueManyConformance",
+    "KeyValueConformance",
     "LifecycleConformance",
+    "ManagedConsumerConformance",
+    "ManagedStreamConformance",
     "OpeningConformance",
     "OrderingConformance",
     "PullConformance",
     "ReadConformance",
     "RequestReplyConformance",
     "Restart",
+    "ScheduleConformance",
     "SettlementConformance",
     "StateConformance",
     "StreamConformance",
     "SubscribeConformance",
+    "TimeToLiveConformance",
+    "WatchConformance",
 ]

@@ -1,0 +1,264 @@
+"""The revisions of some keys in order, none missing and none twice, and the moment when those that were there are in.
+
+A gap is noticed by the consumer's own count and suspected after every lost connection; it is mended by a new consumer
+that goes on after the last revision seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from broker.contracts.errors import (
+    ApiError,
+    ConnectionLost,
+    ConsumerNotFound,
+    RequestTimeout,
+    StreamNotFound,
+)
+from broker.contracts.key_errors import BucketNotFound
+from broker.contracts.key_value import STREAM_PREFIX
+from broker.contracts.status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from broker.contracts.backend import DeliverySource, StreamBackend
+    from broker.contracts.envelopes import Delivery
+    from broker.contracts.options import ConsumerOptions
+
+log = logging.getLogger("broker.key_value")
+
+_AHEAD: Final = 256
+"""Revisions on their way at most."""
+_TURN: Final = 30.0
+"""Seconds a fetch waits when there is nothing to find out; only how often an idle loop turns."""
+_ASK: Final = 0.5
+"""Seconds of silence, before the initial set is complete, after which the server is asked where it stands."""
+_DOUBTS: Final = 4
+"""Silences in a row, with the server saying that there is more, after which we begin again."""
+_PAUSE: Final = 0.2
+
+
+class Following:
+    """Deliveries of one bucket.
+
+    Args:
+        options: filters and where to start; no acks.
+        backend: where from.
+
+    Attributes:
+        ready: set once everything that was stored when it was opened has been returned by ``next``.
+    """
+
+    def __init__(self, options: ConsumerOptions, backend: StreamBackend) -> None:
+        self.ready = asyncio.Event()
+        self._options = options
+        self._backend = backend
+        self._source: DeliverySource | None = None
+        self._unread: list[Delivery] = []
+        self._made: datetime | None = None
+        self._last = 0
+        self._count = 0
+        self._floor = 0
+        self._expected = 0
+        self._doubts = 0
+        self._suspect = False
+        self._ended = False
+        self._turn: asyncio.Timeout | None = None
+        self._unwatch: Callable[[], None] | None = None
+
+    @property
+    def stream(self) -> str:
+        """The bucket's stream."""
+        return self._options.stream or ""
+
+    async def open(self) -> None:
+        """Begin.
+
+        Raises:
+            BucketNotFound: there is none.
+            ConnectionLost, RequestTimeout, PermissionDenied, ApiError, BrokerClosed, Unauthorized.
+        """
+        options, updates_only = self._options, self._options.start == "new"
+        try:
+            if updates_only:
+                state = (await self._backend.stream_info(self.stream)).state
+                options = replace(options, start=state.last_sequence + 1)
+            await self._open(options)
+        except BaseException as exc:
+            if self._source is not None:
+                await self._source.close()
+            if isinstance(exc, StreamNotFound):
+                raise self._gone("there is none") from exc
+            raise
+        self._options = options
+        if updates_only:
+            self.ready.set()
+        self._unwatch = self._backend.board.watch(self._on_status)
+
+    async def next(self) -> Delivery | None:
+        """The next revision; ``None`` when ``ready`` was set without one, or after ``close``.
+
+        Cancelling loses nothing.
+
+        Raises:
+            BucketNotFound: it was deleted.
+            PermissionDenied, ApiError, BrokerClosed, Unauthorized.
+        """
+        was_ready = self.ready.is_set()
+        while not self._ended and self.ready.is_set() == was_ready:
+            if self._suspect:
+                await self._restart()
+            elif not self._unread:
+                await self._fetch()
+            else:
+                delivery = await self._checked()
+                if delivery is not None:
+                    return delivery
+        return None
+
+    async def close(self) -> None:
+        """Stop; a ``next`` that waits returns ``None``. Idempotent."""
+        self._ended = True
+        if self._unwatch is not None:
+            self._unwatch()
+        self._interrupt()
+        if self._source is not None:
+            await self._source.close()
+
+    async def _open(self, options: ConsumerOptions) -> None:
+        source = self._source = await self._backend.open_consumer(options)
+        if self._ended:
+            await source.close()
+            return
+        self._count = 0
+        info = await self._backend.consumer_info(source.stream, source.consumer)
+        self._floor, self._expected = info.delivered_sequence, info.pending
+        made = (await self._backend.stream_info(source.stream)).created
+        if self._made is not None and made != self._made:
+            raise self._gone("it was deleted and made again")
+        self._made = made
+        if not info.pending:
+            self.ready.set()
+
+    def _on_status(self, status: Status) -> None:
+        # What was on its way when the connection broke is gone, and the consumer may be, too.
+        if status is Status.RECONNECTING:
+            self._suspect = True
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self._turn is not None and self._turn.when() != 0:
+            self._turn.reschedule(0)
+
+    async def _fetch(self) -> None:
+        source = self._source
+        if source is None:
+            raise RuntimeError("not opened")
+        initial = not self.ready.is_set()
+        try:
+            async with asyncio.timeout(None) as self._turn:
+                batch = await source.fetch(_AHEAD, timeout=_ASK if initial else _TURN)
+        except TimeoutError:  # interrupted: by a lost connection or the end
+            if self._ended or self._suspect:
+                return
+            raise
+        except (ConsumerNotFound, StreamNotFound):
+            self._suspect = True
+            return
+        finally:
+            self._turn = None
+        self._backend.stats.delivered += len(batch)
+        self._unread = list(reversed(batch))
+        if batch:
+            self._doubts = 0
+        elif initial:
+            await self._look(silent=True)
+
+    async def _checked(self) -> Delivery | None:
+        """The oldest of those that are here, unless something before it is missing or it was returned before."""
+        delivery = self._unread[-1]
+        count = delivery.consumer_sequence
+        if count and count != self._count + 1:
+            self._suspect = True
+            return None
+        if not self.ready.is_set() and not delivery.pending and self._count + 1 < self._expected:
+            # Fewer than there were at first: some were replaced meanwhile, or the count of what waits is not exact.
+            await self._look(upto=delivery.sequence)
+        if self._suspect or self._ended:
+            return None
+        self._unread.pop()
+        self._count += 1
+        fresh = delivery.sequence > self._last
+        self._last = max(self._last, delivery.sequence)
+        if not delivery.pending and self._count >= self._expected:
+            self.ready.set()
+        return delivery if fresh else None
+
+    async def _look(self, *, upto: int = 0, silent: bool = False) -> None:
+        """Ask the server whether the initial set is complete with ``upto`` (or with what was returned)."""
+        source = self._source
+        if source is None:
+            return
+        try:
+            info = await self._backend.consumer_info(source.stream, source.consumer)
+        except (ConsumerNotFound, StreamNotFound, ConnectionLost, RequestTimeout):
+            self._suspect = True
+            return
+        except ApiError as exc:
+            if not exc.transient:
+                raise
+            return
+        if not info.pending and info.delivered_sequence <= max(self._floor, self._last, upto):
+            if upto:
+                self._expected = 0  # nothing comes before it: ready with this one
+            else:
+                self.ready.set()
+        elif silent:
+            self._doubts += 1
+            self._suspect = self._doubts >= _DOUBTS
+
+    async def _restart(self) -> None:
+        """A new consumer that goes on after the last revision seen."""
+        log.info("following %s again from after revision %d", self.stream, self._last)
+        self._doubts = 0
+        self._unread.clear()
+        options = self._options
+        # Not before the initial set is complete: revisions that others have replaced would come in between.
+        if self._last and (self.ready.is_set() or options.start != "last_per_subject"):
+            options = replace(options, start=self._last + 1)
+        self._suspect = False  # set again by whatever happens meanwhile
+        done = False
+        try:
+            while not done and not self._ended:
+                if self._source is not None:
+                    await self._source.close()
+                done = await self._reopened(options)
+                if not done:
+                    await asyncio.sleep(_PAUSE)
+        finally:
+            self._suspect = self._suspect or not done
+
+    async def _reopened(self, options: ConsumerOptions) -> bool:
+        """Whether that worked; ``False``: not just now."""
+        try:
+            await self._open(options)
+        except BucketNotFound:
+            raise
+        except StreamNotFound as exc:
+            raise self._gone("it was deleted") from exc
+        except (ConnectionLost, RequestTimeout, ConsumerNotFound):
+            return False
+        except ApiError as exc:
+            if not exc.transient:
+                raise
+            return False
+        return True
+
+    def _gone(self, why: str) -> BucketNotFound:
+        bucket = self.stream.removeprefix(STREAM_PREFIX)
+        return BucketNotFound(f"bucket {bucket!r}: {why}", bucket=bucket, stream=self.stream)

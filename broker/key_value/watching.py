@@ -1,0 +1,95 @@
+"""``watch``: what becomes of keys, from their values now to whatever happens next."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Self
+
+from broker.key_value.entries import KeyEntry
+from broker.key_value.following import Following
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from broker.contracts.backend import StreamBackend
+    from broker.contracts.codec import Codec
+    from broker.contracts.options import ConsumerOptions
+
+
+class Watch:
+    """An async iterator over revisions; inside ``async with`` it ends with the block.
+
+    It goes on after a lost connection by itself. It ends when it, or its broker, is closed; ``BucketNotFound`` ends
+    it when the bucket is deleted.
+
+    Attributes:
+        ready: an ``asyncio.Event``, set with the last revision of what was there when the watch was opened: never
+            before, and at once when there was nothing. It needs somebody who iterates.
+    """
+
+    def __init__(
+        self,
+        options: ConsumerOptions,
+        *,
+        bucket: str,
+        skip: int,
+        deletes: bool,
+        backend: StreamBackend,
+        codec: Codec,
+        register: Callable[[Watch], None],
+        forget: Callable[[Watch], None],
+    ) -> None:
+        self._following = Following(options, backend)
+        self.ready = self._following.ready
+        self._bucket = bucket
+        self._skip = skip
+        self._deletes = deletes
+        self._codec = codec
+        self._register = register
+        self._forget = forget
+        self._opened = False
+        self._closed = False
+
+    async def aclose(self) -> None:
+        """End the iteration. Idempotent."""
+        self._closed = True
+        self._forget(self)
+        await self._following.close()
+
+    async def drain(self, timeout: float, *, caller: asyncio.Task[object] | None = None) -> None:
+        """The broker is closing: end."""
+        del timeout, caller  # nothing of ours runs
+        await self.aclose()
+
+    async def __aenter__(self) -> Self:
+        if not self._opened and not self._closed:
+            await self._following.open()
+            self._opened = True
+            self._register(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> KeyEntry:
+        await self.__aenter__()
+        try:
+            while not self._closed:
+                delivery = await self._following.next()
+                if delivery is None:
+                    continue
+                entry = KeyEntry(delivery, self._bucket, delivery.subject[self._skip :], self._codec)
+                if self._deletes or not entry.deleted:
+                    return entry
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            await self.aclose()
+            raise
+        raise StopAsyncIteration
