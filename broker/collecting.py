@@ -20,35 +20,45 @@ if TYPE_CHECKING:
 
 
 class _Patience:
-    """How long replies are waited for: until the deadline, or until the server forbids the question."""
+    """How long replies are waited for: until the deadline, the question is forbidden or the connection breaks."""
 
-    def __init__(self, subjects: set[str], deadline: float) -> None:
-        self._subjects = subjects
+    def __init__(self, subject: str, inbox: str, deadline: float) -> None:
+        self._subject = subject
+        self._subjects = {subject, inbox}
         self._deadline = deadline
-        self._denied: PermissionDenied | None = None
+        self._error: PermissionDenied | ConnectionLost | None = None
         self._waiting: asyncio.Timeout | None = None
 
     def deny(self, error: PermissionDenied) -> None:
         """The server forbids something; when it is the question, no reply will come."""
         if error.verb == "publish" and error.subject in self._subjects:
-            self._denied, self._deadline = error, 0.0
-            if self._waiting is not None and not self._waiting.expired():
-                self._waiting.reschedule(self._deadline)
+            self._give_up(error)
+
+    def watch(self, status: Status) -> None:
+        """The connection's status changed; when it broke, replies may be lost."""
+        if status is Status.RECONNECTING:
+            self._give_up(ConnectionLost("the connection broke while collecting replies", subject=self._subject))
+
+    def _give_up(self, error: PermissionDenied | ConnectionLost) -> None:
+        self._error, self._deadline = error, 0.0
+        if self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(self._deadline)
 
     async def next(self, replies: Subscription) -> Message:
-        """The next reply.
+        """The next reply; those that had come before it was given up, too.
 
         Raises:
             TimeoutError: the deadline passed.
             PermissionDenied: the question was forbidden.
+            ConnectionLost: the connection broke.
             StopAsyncIteration: the subscription ended.
         """
         try:
             async with asyncio.timeout_at(self._deadline) as self._waiting:
                 return await anext(replies)
         except TimeoutError:
-            if self._denied is not None:
-                raise copy(self._denied) from None
+            if self._error is not None:
+                raise copy(self._error) from None
             raise
         finally:
             self._waiting = None
@@ -66,8 +76,8 @@ async def collected(
     """The replies to ``data``, as ``Broker.request_many`` promises them; ``listen`` subscribes to an inbox."""
     inbox, came = backend.new_inbox(), 0
     replies = await listen(inbox)
-    patience = _Patience({subject, inbox}, asyncio.get_running_loop().time() + timeout)
-    unwatch = backend.board.denials.watch(patience.deny)
+    patience = _Patience(subject, inbox, asyncio.get_running_loop().time() + timeout)
+    unwatch = backend.board.denials.watch(patience.deny), backend.board.watch(patience.watch)
     try:
         backend.stats.requests += 1
         backend.publish(subject, data, None, inbox)
@@ -75,7 +85,10 @@ async def collected(
             try:
                 reply = await patience.next(replies)
             except TimeoutError:
-                break
+                if backend.board.status is not Status.CONNECTED:  # it had broken before the question was sent
+                    backend.board.check_open()
+                    raise ConnectionLost("not connected", subject=subject) from None
+                return
             except StopAsyncIteration:  # nobody ends this subscription but the broker that is being closed
                 backend.board.check_open()
                 raise BrokerClosed from None
@@ -83,8 +96,6 @@ async def collected(
             checked_reply(reply.envelope, subject)
             yield reply
     finally:
-        unwatch()
+        for stop in unwatch:
+            stop()
         await replies.unsubscribe()
-    backend.board.check_open()
-    if backend.board.status is not Status.CONNECTED:
-        raise ConnectionLost("the connection broke while collecting replies", subject=subject)

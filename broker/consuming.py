@@ -21,7 +21,7 @@ from broker.contracts.errors import (
     ConsumerNotFound,
     RequestTimeout,
 )
-from broker.handling import call, is_async, refuse_coroutine, report, run
+from broker.handling import EXITS, call, is_async, refuse_coroutine, report, run
 from broker.messages import StreamMessage
 from broker.settling import AttemptsExhausted, ConsumeSettler, where
 from broker.slots import LAST_WORDS, Slots
@@ -287,7 +287,9 @@ class Consumption:
                 self._refuse_exhausted(message)
             if (result := call(self._handler, message, self._backend.around)) is not None:
                 refuse_coroutine(result)
-        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - it becomes the message's outcome
+        except EXITS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - it becomes the message's outcome
             return exc
         return None
 
@@ -342,7 +344,9 @@ class Consumption:
             with suppress(BrokerError):
                 await settler.give_back(message)
             raise
-        except Exception as exc:  # noqa: BLE001 - it becomes the message's outcome
+        except EXITS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - it becomes the message's outcome
             await self._settle_failed(settler, message, exc)
         finally:
             self._slots.took(self._loop.time() - began)

@@ -6,7 +6,8 @@ import asyncio
 import functools
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 from broker.contracts.errors import InvalidOption
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="Message")
 
 log = logging.getLogger("broker.handlers")
+
+EXITS: Final = (KeyboardInterrupt, SystemExit)
+"""What ends the process goes on up, as in asyncio; anything else a handler raises is its own failure."""
+STOPS: Final = (asyncio.CancelledError, *EXITS)
+"""What goes on up from ``run``: there a cancellation is always meant for the task."""
 
 
 def is_async(handler: Callable[..., Any]) -> bool:
@@ -83,17 +89,20 @@ async def run(handler: Callable[[M], Any], message: M, wrap: Around | None) -> A
     """A handler of either kind; its result.
 
     Raises:
-        HandlerCancelled: it raised ``CancelledError`` although nobody cancelled this task. It has failed like any
-            other; it must not end the loop that runs it.
+        HandlerCancelled: it raised ``CancelledError`` although nobody but itself cancelled this task. It has failed
+            like any other; it must not end the loop that runs it.
     """
     try:
         result = call(handler, message, None) if wrap is None else await _wrapped(handler, message, wrap)
         return await result if inspect.isawaitable(result) else result
     except asyncio.CancelledError as exc:
         task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if task is not None and task.cancelling() > _by_themselves.get(task, 0):
             raise
         raise HandlerCancelled("the handler raised CancelledError") from exc
+    finally:
+        if _by_themselves:
+            await _forgive()
 
 
 async def _wrapped(handler: Callable[[M], Any], message: M, wrap: Around) -> Any:
@@ -104,6 +113,35 @@ async def _wrapped(handler: Callable[[M], Any], message: M, wrap: Around) -> Any
 
 class HandlerCancelled(Exception):
     """The handler raised ``CancelledError`` by itself."""
+
+
+class HandlerTask(asyncio.Task[None]):
+    """A task that handlers run in. Whoever cancels it from outside means it; a handler that cancels it has failed."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """See ``asyncio.Task``."""
+        cancelled = super().cancel(msg)
+        if cancelled and asyncio.current_task() is self:
+            _by_themselves[self] = _by_themselves.get(self, 0) + 1
+        return cancelled
+
+
+_by_themselves: Final[WeakKeyDictionary[asyncio.Task[Any], int]] = WeakKeyDictionary()
+"""How often the handler that runs in a task has cancelled that task: nearly always nobody."""
+
+
+async def _forgive() -> None:
+    """Undo what this task's handler did to its own task, so that whatever comes next is not hit by it."""
+    task = asyncio.current_task()
+    if task is None or not (times := _by_themselves.pop(task, 0)):
+        return
+    for _ in range(times):
+        task.uncancel()
+    try:
+        await asyncio.sleep(0)  # where a cancellation arrives that the handler did not wait for
+    except asyncio.CancelledError:
+        if task.cancelling():
+            raise
 
 
 def text_of(error: BaseException) -> str:

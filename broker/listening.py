@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from broker.contracts.errors import BrokerError
 from broker.contracts.subjects import resource_name, subscribe_pattern
 from broker.handling import check_handler
 from broker.subscriptions import Subscription, make_backlog
@@ -55,5 +56,10 @@ class Listener:
             forget=self._roster.subscriptions.discard,
         )
         await subscription.start()
+        try:
+            self._lifetime.check_open()
+        except BrokerError:  # the end began meanwhile, and passed by whoever was not enlisted yet
+            await subscription.unsubscribe()
+            raise
         self._roster.subscriptions.add(subscription)
         return subscription

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from broker.contracts.envelopes import Delivery, Envelope
 from broker.contracts.errors import BrokerError, EncodeError, NoResponders, PayloadTooLarge, RemoteError
 from broker.contracts.headers import ERROR, Headers
-from broker.handling import call, refuse_coroutine, report, run, text_of
+from broker.handling import EXITS, STOPS, HandlerTask, call, refuse_coroutine, report, run, text_of
 from broker.messages import encode_body
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Responder:
     async def handle(self, message: Message) -> None:
         """Start on one request as soon as a slot is free: the subscription's backlog holds the others meanwhile."""
         await self._slots.acquire()
-        task = asyncio.get_running_loop().create_task(self._answer(message), name=f"responder {message.subject}")
+        task = HandlerTask(self._answer(message), loop=asyncio.get_running_loop(), name=f"responder {message.subject}")
         self._running.add(task)
         task.add_done_callback(self._done)
 
@@ -87,7 +87,9 @@ class Responder:
         try:
             result = call(self._responder, message, self._backend.around)
             refuse_coroutine(result)
-        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - the requester gets it as an error reply
+        except EXITS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - the requester gets it as an error reply
             self._refuse(message, exc)
         else:
             self._reply(message, result)
@@ -112,7 +114,9 @@ class Responder:
     async def _answer(self, message: Message) -> None:
         try:
             result = await run(self._responder, message, self._backend.around)
-        except Exception as exc:  # noqa: BLE001 - the requester gets it as an error reply
+        except STOPS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - the requester gets it as an error reply
             self._refuse(message, exc)
         else:
             self._reply(message, result)

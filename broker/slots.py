@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from broker.handling import HandlerTask
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -80,7 +82,7 @@ class Slots:
 
     def _run(self, message: StreamMessage, settler: ConsumeSettler) -> None:
         # A task each: what one handler sets in its context is nobody else's.
-        task = self._loop.create_task(self._handle(message, settler), name="handle")
+        task = HandlerTask(self._handle(message, settler), loop=self._loop, name="handle")
         self.tasks.add(task)
         task.add_done_callback(lambda ended: self._done(ended, message, settler))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from broker.contracts.options import Overflow, in_range, one_of
 from broker.contracts.status import Status
-from broker.handling import call, is_async, refuse_coroutine, report, run
+from broker.handling import EXITS, STOPS, HandlerTask, call, is_async, refuse_coroutine, report, run
 from broker.messages import Message
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Subscription:
             self._unwatch()
             raise
         if self._handler is not None and not self._inline:
-            self._pump = self._loop.create_task(self._handle_forever(), name=f"subscription {self.subject}")
+            self._pump = HandlerTask(self._handle_forever(), loop=self._loop, name=f"subscription {self.subject}")
         return self
 
     async def unsubscribe(self, *, caller: asyncio.Task[Any] | None = None) -> None:
@@ -242,7 +242,9 @@ class Subscription:
         try:
             if (result := call(handler, Message(envelope, self._codec, self._backend), self._wrap)) is not None:
                 refuse_coroutine(result)
-        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - a handler's error ends that message only
+        except EXITS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - a handler's error ends that message only
             self._failed(envelope, exc)
 
     async def _handle_forever(self) -> None:
@@ -252,7 +254,9 @@ class Subscription:
             envelope = self._backlog.pop()
             try:
                 await run(handler, Message(envelope, self._codec, self._backend), self._wrap)
-            except Exception as exc:  # noqa: BLE001 - a handler's error ends that message only
+            except STOPS:
+                raise
+            except BaseException as exc:  # noqa: BLE001 - a handler's error ends that message only
                 self._failed(envelope, exc)
 
     def _failed(self, envelope: Envelope, error: BaseException) -> None:

@@ -115,7 +115,9 @@ class Watchers(Generic[T]):
         for callback in tuple(self._callbacks):
             try:
                 callback(what)
-            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the others, and the connection, go on; logged
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:  # noqa: BLE001 - the others, and the connection, go on; logged
                 _log.exception("telling of %s %s failed", self._kind, what)
 
 

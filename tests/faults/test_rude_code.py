@@ -1,6 +1,7 @@
-"""Other people's code that misbehaves: status callbacks that raise, handlers that raise ``CancelledError``."""
+"""Other people's code that misbehaves: it raises what no ``except Exception`` catches, or cancels its own task."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -21,11 +22,15 @@ def as_coroutine(body):
     return handler
 
 
+class Outcome(BaseException):
+    """As what ``pytest.fail`` raises: no ``Exception``, and nothing that ends a process."""
+
+
 both_kinds = pytest.mark.parametrize("kind", [plain, as_coroutine])
 
 
 class TestRaisingStatusCallback:
-    @pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+    @pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError, Outcome])
     async def test_nobody_else_is_kept_from_hearing_and_everything_comes_back(self, server, sb, error):
         def rude(_status):
             raise error("rude")
@@ -142,7 +147,145 @@ class TestHandlerRaisingCancelledError:
         assert sb.stats.handler_errors == 1
 
 
+class TestHandlerRaisingNoException:
+    @both_kinds
+    @pytest.mark.parametrize("error", [Outcome, GeneratorExit])
+    async def test_a_subscription_counts_it_and_the_connection_lives(self, sb, kind, error):
+        seen = []
+
+        def body(msg):
+            seen.append(msg.json())
+            if msg.json() == 1:
+                raise error
+
+        await sb.subscribe("a", kind(body))
+        await sb.subscribe("b", seen.append)
+        for subject, number in (("a", 1), ("a", 2), ("b", 3)):
+            await sb.publish(subject, number)
+        await eventually(lambda: len(seen) == 3)
+        assert (sb.stats.handler_errors, sb.stats.reconnects) == (1, 0)
+
+    @both_kinds
+    async def test_a_responder_answers_with_an_error_and_lives(self, sb, kind):
+        def body(msg):
+            if msg.json() == 1:
+                raise Outcome("rude")
+            return msg.json()
+
+        await sb.respond("a", kind(body))
+        with pytest.raises(RemoteError, match="rude"):
+            await sb.request("a", 1, timeout=10)
+        assert (await sb.request("a", 2, timeout=10)).json() == 2
+        assert sb.stats.handler_errors == 1
+
+    @both_kinds
+    async def test_a_consumption_gives_the_message_another_attempt_and_lives(self, sb, kind):
+        await sb.declare(StreamOptions("S", ["s.>"]))
+        seen = []
+
+        def body(msg):
+            seen.append(msg.attempt)
+            if msg.attempt == 1:
+                raise Outcome
+
+        await sb.consume("s.a", kind(body), durable="w", backoff=(0.05,))
+        await sb.enqueue("s.a", 1)
+        await eventually(lambda: seen == [1, 2], within=10)
+        await eventually(lambda: sb.stats.acked == 1, within=10)
+        assert (sb.stats.handler_errors, sb.stats.naked) == (1, 1)
+
+
+async def cancels_and_waits():
+    asyncio.current_task().cancel()
+    await asyncio.sleep(0)
+
+
+async def cancels_and_returns():
+    asyncio.current_task().cancel()
+
+
+async def cancels_and_swallows():
+    with suppress(asyncio.CancelledError):
+        await cancels_and_waits()
+
+
+async def cancels_and_raises():
+    asyncio.current_task().cancel()
+    raise ValueError
+
+
+class TestHandlerCancellingItsOwnTask:
+    @pytest.mark.parametrize(
+        ("rude", "errors"),
+        [(cancels_and_waits, 2), (cancels_and_returns, 1), (cancels_and_swallows, 1), (cancels_and_raises, 2)],
+    )
+    async def test_a_subscription_lives_and_can_still_be_stopped(self, sb, rude, errors):
+        seen, told = [], []
+
+        async def handler(msg):
+            seen.append(msg.json())
+            if msg.json() == 1:
+                await rude()
+            if msg.json() == 2:
+                await asyncio.sleep(0)  # nobody else is hit by it
+                raise asyncio.CancelledError
+            if msg.json() == 3:
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    told.append("stopped")
+
+        subscription = await sb.subscribe("a", handler)
+        for number in (1, 2, 3):
+            await sb.publish("a", number)
+        await eventually(lambda: seen == [1, 2, 3])
+        assert sb.stats.handler_errors == errors
+        await asyncio.wait_for(subscription.unsubscribe(), 10)
+        assert told == ["stopped"]
+        assert subscription._pump.done()
+
+    @pytest.mark.parametrize("rude", [cancels_and_waits, cancels_and_raises])
+    async def test_a_responder_answers_with_an_error(self, sb, rude):
+        async def answer(_msg):
+            await rude()
+
+        await sb.respond("a", answer)
+        with pytest.raises(RemoteError):
+            await sb.request("a", 1, timeout=10)
+        assert sb.stats.handler_errors == 1
+
+    @pytest.mark.parametrize("rude", [cancels_and_waits, cancels_and_raises])
+    async def test_a_consumption_gives_the_message_another_attempt(self, sb, rude):
+        await sb.declare(StreamOptions("S", ["s.>"]))
+        seen = []
+
+        async def handler(msg):
+            seen.append(msg.attempt)
+            if msg.attempt == 1:
+                await rude()
+
+        await sb.consume("s.a", handler, durable="w", backoff=(0.05,))
+        await sb.enqueue("s.a", 1)
+        await eventually(lambda: seen == [1, 2], within=10)
+        await eventually(lambda: (sb.stats.handler_errors, sb.stats.naked) == (1, 1))
+
+
 class TestRealCancellation:
+    async def test_whoever_cancels_every_task_is_obeyed(self, sb):
+        """As the end of ``asyncio.run`` does: a handler's loop that took it for the handler's own would never end."""
+        running = asyncio.Event()
+
+        async def handler(_msg):
+            running.set()
+            await asyncio.sleep(60)
+
+        subscription = await sb.subscribe("a", handler)
+        await sb.publish("a", 1)
+        await asyncio.wait_for(running.wait(), 10)
+        subscription._pump.cancel()
+        await asyncio.wait({subscription._pump}, timeout=10)
+        assert subscription._pump.cancelled()
+
     async def test_leaving_reaches_every_running_handler_and_is_no_failure(self, sb):
         await sb.declare(StreamOptions("S", ["s.>"]))
         running, told = [], []

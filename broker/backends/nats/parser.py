@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
@@ -72,7 +71,7 @@ class Parser:
             self._parts = [chunk[rest:] if rest else chunk]
         return lines
 
-    def _scan(self, chunk: bytes, lines: list[bytes]) -> int:  # noqa: C901 - the hot loop: a call costs more than a branch
+    def _scan(self, chunk: bytes, lines: list[bytes]) -> int:  # noqa: C901, PLR0912 - the hot loop: a call costs more than a branch
         """Handle every whole message or line; returns where the first incomplete one begins."""
         position, end = 0, len(chunk)
         find, receiver, known = chunk.find, self._receivers.get, _SIZES.get
@@ -116,7 +115,9 @@ class Parser:
                 continue
             try:
                 receive(subject, reply, body, block)
-            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - one message costs no connection; logged in full
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:  # noqa: BLE001 - one message costs no connection; logged in full
                 _log.exception("receiving on %s failed", subject.decode("utf-8", "replace"))
         return position
 
