@@ -21,7 +21,7 @@ from broker.contracts.errors import (
     ConsumerNotFound,
     RequestTimeout,
 )
-from broker.handling import EXITS, call, is_async, refuse_coroutine, report, run
+from broker.handling import EXITS, HandlerTask, by_themselves, call, forgiven, is_async, refuse_coroutine, report, run
 from broker.messages import StreamMessage
 from broker.settling import AttemptsExhausted, ConsumeSettler, where
 from broker.slots import LAST_WORDS, Slots
@@ -103,7 +103,7 @@ class Consumption:
             except BaseException:
                 await self._source.close()
                 raise
-        self._runner = self._loop.create_task(self._run(), name=f"consume {self.consumer}")
+        self._runner = HandlerTask(self._run(), loop=self._loop, name=f"consume {self.consumer}")
         self._runner.add_done_callback(_retrieve)
         if self._options.auto_extend:
             self._extender = self._loop.create_task(self._extend_forever(), name=f"extend {self.consumer}")
@@ -260,6 +260,9 @@ class Consumption:
         for index, delivery in enumerate(batch):
             message = StreamMessage(delivery, self._codec, self._backend, settler=self._settler)
             error = self._call_inline(message, delivery.attempt)
+            if by_themselves:
+                own = await forgiven()
+                error = error or own
             if error is not None:
                 await self._ack(done)
                 await self._settle_failed(self._settler, message, error)

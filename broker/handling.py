@@ -97,12 +97,12 @@ async def run(handler: Callable[[M], Any], message: M, wrap: Around | None) -> A
         return await result if inspect.isawaitable(result) else result
     except asyncio.CancelledError as exc:
         task = asyncio.current_task()
-        if task is not None and task.cancelling() > _by_themselves.get(task, 0):
+        if task is not None and task.cancelling() > by_themselves.get(task, 0):
             raise
         raise HandlerCancelled("the handler raised CancelledError") from exc
     finally:
-        if _by_themselves:
-            await _forgive()
+        if by_themselves:
+            await forgiven()
 
 
 async def _wrapped(handler: Callable[[M], Any], message: M, wrap: Around) -> Any:
@@ -122,19 +122,19 @@ class HandlerTask(asyncio.Task[None]):
         """See ``asyncio.Task``."""
         cancelled = super().cancel(msg)
         if cancelled and asyncio.current_task() is self:
-            _by_themselves[self] = _by_themselves.get(self, 0) + 1
+            by_themselves[self] = by_themselves.get(self, 0) + 1
         return cancelled
 
 
-_by_themselves: Final[WeakKeyDictionary[asyncio.Task[Any], int]] = WeakKeyDictionary()
+by_themselves: Final[WeakKeyDictionary[asyncio.Task[Any], int]] = WeakKeyDictionary()
 """How often the handler that runs in a task has cancelled that task: nearly always nobody."""
 
 
-async def _forgive() -> None:
-    """Undo what this task's handler did to its own task, so that whatever comes next is not hit by it."""
+async def forgiven() -> HandlerCancelled | None:
+    """Undo what a handler did to the task it runs in, so that nothing after it is hit; its failure, if it did any."""
     task = asyncio.current_task()
-    if task is None or not (times := _by_themselves.pop(task, 0)):
-        return
+    if task is None or not (times := by_themselves.pop(task, 0)):
+        return None
     for _ in range(times):
         task.uncancel()
     try:
@@ -142,6 +142,7 @@ async def _forgive() -> None:
     except asyncio.CancelledError:
         if task.cancelling():
             raise
+    return HandlerCancelled("the handler cancelled its own task")
 
 
 def text_of(error: BaseException) -> str:

@@ -269,6 +269,20 @@ class TestHandlerCancellingItsOwnTask:
         await eventually(lambda: seen == [1, 2], within=10)
         await eventually(lambda: (sb.stats.handler_errors, sb.stats.naked) == (1, 1))
 
+    async def test_a_consumption_of_a_plain_handler_lives_too(self, sb):
+        await sb.declare(StreamOptions("S", ["s.>"]))
+        seen = []
+
+        def handler(msg):
+            seen.append(msg.attempt)
+            if msg.attempt == 1:
+                asyncio.current_task().cancel()
+
+        await sb.consume("s.a", handler, durable="w", backoff=(0.05,))
+        await sb.enqueue("s.a", 1)
+        await eventually(lambda: seen == [1, 2], within=10)
+        await eventually(lambda: (sb.stats.handler_errors, sb.stats.naked, sb.stats.acked) == (1, 1, 1))
+
 
 class TestRealCancellation:
     async def test_whoever_cancels_every_task_is_obeyed(self, sb):

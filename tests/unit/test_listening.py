@@ -30,8 +30,8 @@ def ends_meanwhile(sb, monkeypatch):
         async def subscribed(*args, **kwargs):
             interest = await subscribe(*args, **kwargs)
             ending.append(asyncio.create_task(end()))
-            while sb.status == "connected":
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert sb.status == "draining"
             return interest
 
         monkeypatch.setattr(sb._backend, "subscribe", subscribed)
