@@ -80,7 +80,7 @@ class TestPublisher:
         async with a_room(door, wire) as room:
             room.tick({})
             await eventually(lambda: door.knocks == 3)
-            assert len(wire.sent) == wire.stats.published == 1
+            assert len(wire.sent) == 1
         assert door.left == 1
 
     @pytest.mark.parametrize("error", [RequestTimeout(), ConnectionLost(), ApiError("busy", code=503, err_code=0)])
@@ -155,7 +155,7 @@ class TestPublisher:
             assert [(frame[1], frame[4], frame[6]) for frame in frames] == [("K", 1, 1), ("K", 2, 2), ("D", 3, 2)]
             assert (frames[1][-1], frames[1][-2]) == (state, [[1, "early"], [2, "late"]])
             assert frames[2][-1] == [{}, {}, [], {}]
-            assert (room.seq, wire.stats.published) == (3, 3)
+            assert (room.seq, len(wire.sent)) == (3, 3)
 
     async def test_a_key_frame_that_does_not_fit_is_refused_until_it_does(self):
         door, wire = Door(), Wire(limit=300)
@@ -164,7 +164,7 @@ class TestPublisher:
             for _ in range(3):
                 with pytest.raises(PayloadTooLarge):
                     room.tick({"ann": {"x": "x" * 400}}, ["kill"])
-            assert (room.seq, wire.stats.published) == (1, 1)
+            assert (room.seq, len(wire.sent)) == (1, 1)
             room.tick({"ann": {"x": 2}})
             frame = JsonCodec().loads(wire.sent[-1][1])
             assert (frame[1], frame[4], frame[-2:]) == ("D", 2, [[], [{}, {"ann": {"x": 2}}, [], {}]])
