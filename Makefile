@@ -26,7 +26,7 @@ demo: $(READY) ## a battle end to end on a real server, one worker killed half-w
 test: $(READY) check ## everything: check, then all tests on real servers
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(READY) ## ruff, mypy, import-linter, architecture, unit + conformance on memory (under 60 s)
+check: $(READY) ## ruff, mypy, import-linter, architecture, unit + conformance on memory (about 90 s)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
