@@ -60,10 +60,11 @@ async def test_a_user_removed_by_a_reload_is_told_to_everybody_and_tries_no_more
         reading = asyncio.create_task(anext(iterated, "ended"))
         await asyncio.sleep(0.1)
         await server.reload(USERS.format(role="somebody-else"))
-        asked, *others = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 15)
-        # A server may hang up first and refuse later, and the request in flight hears of the first at once.
+        asked, *consuming, collected = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 15)
+        # A server may hang up first and refuse later, and requests in flight hear of the first at once.
         assert isinstance(asked, Unauthorized | ConnectionLost)
-        assert [type(each) for each in others] == [Unauthorized] * len(others)
+        assert isinstance(collected, Unauthorized | ConnectionLost)
+        assert [type(each) for each in consuming] == [Unauthorized] * len(consuming)
         assert await asyncio.wait_for(reading, 10) == "ended"
         assert (await asyncio.wait_for(story, 10))[-1] is Status.UNAUTHORIZED
         for call in (
