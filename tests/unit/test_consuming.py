@@ -34,10 +34,10 @@ async def test_the_inline_window_starts_at_one_and_grows_while_the_handler_is_fa
         await sb.enqueue_many(Entry("s.a", n) for n in range(500))
         seen = []
         consumption = await sb.consume("s.a", lambda msg: seen.append(msg.sequence), durable="w")
-        assert consumption._window == 1
+        assert consumption._hands.window == 1
         await eventually(lambda: len(seen) == 500)
         assert seen == sorted(seen)
-        assert consumption._window > 1
+        assert consumption._hands.window > 1
 
 
 async def test_a_plain_function_that_turns_slow_shrinks_the_window_and_leaves_the_rest_to_others():
@@ -52,7 +52,7 @@ async def test_a_plain_function_that_turns_slow_shrinks_the_window_and_leaves_th
 
         consumption = await sb.consume("s.a", slow, durable="w")
         await eventually(lambda: sb.stats.acked >= 10)
-        assert consumption._window <= 2
+        assert consumption._hands.window <= 2
 
 
 async def test_a_partial_of_an_async_function_runs_as_a_task():

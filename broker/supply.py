@@ -1,0 +1,114 @@
+"""Where a consumption's deliveries come from: a source, opened, and opened again when its consumer is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from broker.contracts.errors import ApiError, BrokerError, ConnectionLost, ConsumerGone, RequestTimeout
+from broker.interruptible import Interruptible
+from broker.settling import ConsumeSettler
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from broker.contracts.backend import DeliverySource, StreamBackend
+    from broker.contracts.envelopes import Delivery
+    from broker.contracts.errors import ConsumerNotFound
+    from broker.contracts.options import ConsumeOptions, ConsumerOptions
+    from broker.dead_letters import DeadLetterWriter
+
+log = logging.getLogger("broker.consuming")
+
+REOPEN_PAUSE: Final = (0.1, 2.0)
+"""Seconds between attempts to open again: the first, and the longest."""
+
+
+class Supply:
+    """A consumer's source and who settles what came from it.
+
+    Attributes:
+        consumer: as declared.
+        source: open now; another one after ``reopen``.
+        settler: settles what came from ``source``.
+        waits: the loop's waits, which pausing and draining cut short.
+        stopping: the consumption is coming to its end: no more is asked for.
+    """
+
+    source: DeliverySource
+    settler: ConsumeSettler
+
+    def __init__(
+        self,
+        consumer: ConsumerOptions,
+        options: ConsumeOptions,
+        backend: StreamBackend,
+        letters: DeadLetterWriter | None,
+    ) -> None:
+        self.consumer = consumer
+        self.backend = backend
+        self.waits = Interruptible()
+        self.stopping = False
+        self._options = options
+        self._letters = letters
+
+    async def open(self) -> None:
+        """Make sure of the consumer, and of the place for what gives up."""
+        await self._open(self.consumer)
+        if self._letters is not None:
+            try:
+                await self._letters.prepare(self.source.stream)
+            except BaseException:
+                await self.source.close()
+                raise
+
+    async def reopen(self, error: ConsumerNotFound | None) -> None:
+        """Open again, made anew where the group had got to; retried while the server cannot do it right now.
+
+        Raises:
+            ConsumerGone: it was deleted and may only be bound to.
+        """
+        lost = self.source
+        if error is not None and self.consumer.ensure == "bind":
+            raise ConsumerGone(
+                f"consumer {lost.consumer!r} of {lost.stream!r} was deleted; ensure='bind' does not make it again",
+                stream=lost.stream,
+            ) from error
+        resume = lost.resume_sequence
+        await lost.close()
+        again = replace(self.consumer, stream=lost.stream, start=resume or self.consumer.start)
+        if error is not None:
+            log.warning(
+                "consumer %s of %s was deleted; made again from sequence %s", lost.consumer, lost.stream, resume
+            )
+        await self._open_in_time(again)
+
+    async def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Hand them to another worker at once."""
+        for delivery in deliveries:
+            with suppress(BrokerError):
+                await self.source.nak(delivery, delay=0.0)
+
+    async def _open_in_time(self, consumer: ConsumerOptions) -> None:
+        pause = REOPEN_PAUSE[0]
+        while not self.stopping:
+            try:
+                await self._open(consumer)
+            except (ConnectionLost, RequestTimeout) as exc:
+                log.warning("opening consumer %s again: %s", self.source.consumer, exc)
+            except ApiError as exc:
+                if not exc.transient:
+                    raise
+            else:
+                return
+            await self.waits.wait(asyncio.sleep(pause * random.uniform(0.5, 1.0)))
+            pause = min(pause * 2, REOPEN_PAUSE[1])
+
+    async def _open(self, consumer: ConsumerOptions) -> None:
+        source = await self.backend.open_consumer(consumer)
+        self.source = source
+        self.settler = ConsumeSettler(source, self.backend.stats, self._options, self._letters)
