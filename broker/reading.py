@@ -125,14 +125,13 @@ class Reader:
         """The same start as a sequence where the word means another message a moment later: a restart needs it."""
         if options.start not in {"new", "last"}:
             return options
-        (pattern,) = options.filters
-        stream = options.stream or await self._backend.find_stream(pattern)
+        stream = options.stream or await self._backend.find_stream(options.filters[0])
         if stream is None:
             return options
         if options.start == "last":
-            last = await self._backend.get_message(stream, sequence=None, last_of=pattern)
-            if last is not None:
-                return replace(options, start=last.sequence)
+            found = [await self._backend.get_message(stream, sequence=None, last_of=each) for each in options.filters]
+            if stored := [each.sequence for each in found if each is not None]:
+                return replace(options, start=max(stored))
         return replace(options, start=(await self._backend.stream_info(stream)).state.last_sequence + 1)
 
     def _on_status(self, status: Status) -> None:

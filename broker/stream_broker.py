@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 from broker.administration import ConsumerAdmin, StreamAdmin
 from broker.broker import Broker
+from broker.consumer_builder import Subjects, patterns, worker
 from broker.consuming import Consumption
 from broker.contracts.envelopes import Entry
 from broker.contracts.errors import InvalidOption, Unsupported
@@ -19,7 +20,6 @@ from broker.contracts.options import (
     check_ensure,
     in_range,
 )
-from broker.contracts.subjects import subscribe_pattern
 from broker.dead_letters import DeadLetters, DeadLetterWriter
 from broker.enqueueing import Enqueuer
 from broker.handling import check_handler
@@ -27,7 +27,7 @@ from broker.pulling import Puller
 from broker.reading import Reader, Until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from broker.contracts.backend import CoreBackend, StreamBackend
     from broker.contracts.codec import Codec
@@ -133,7 +133,7 @@ class StreamBroker(Broker):
     @final
     async def consume(
         self,
-        subject: str,
+        subject: Subjects,
         handler: Callable[[StreamMessage], Any],
         *,
         queue: str | None = None,
@@ -148,11 +148,13 @@ class StreamBroker(Broker):
         ordered: bool = False,
         stream: str | None = None,
         ensure: Ensure = "verify",
+        metadata: Mapping[str, str] | None = None,
+        headers_only: bool = False,
     ) -> Consumption:
         """Work through stored messages: a handler that returns acks, one that raises gives back with backoff.
 
         Args:
-            subject: a subject or pattern that one stream captures.
+            subject: a subject or pattern that one stream captures, or several that do not overlap.
             handler: ``async def`` (``concurrency`` at once) or a plain function (inline; it must not block).
             queue: the workers who share the work.
             durable: the stored position. Either alone is enough; with neither, an unnamed position is forgotten
@@ -169,6 +171,8 @@ class StreamBroker(Broker):
                 not look up).
             ensure: ``"verify"`` creates the consumer or raises on a difference, ``"update"`` brings it in line,
                 ``"bind"`` touches no management API.
+            metadata: free names and values kept with the consumer.
+            headers_only: deliver no bodies; the header ``Nats-Msg-Size`` is not shown, the body is empty.
 
         Raises:
             NoStream: no stream captures the subject.
@@ -188,7 +192,7 @@ class StreamBroker(Broker):
             dead_letter=dead_letter,
             auto_extend=auto_extend,
         )
-        consumer = _consumer_options(
+        consumer = worker(
             subject,
             queue=queue,
             durable=durable,
@@ -196,6 +200,8 @@ class StreamBroker(Broker):
             max_ack_pending=max_ack_pending,
             ack_wait=ack_wait,
             ensure=ensure,
+            metadata=metadata,
+            headers_only=headers_only,
         )
         letters = DeadLetterWriter(self._streams, self._enqueuer, create=ensure != "bind") if dead_letter else None
         consumption = Consumption(
@@ -214,7 +220,7 @@ class StreamBroker(Broker):
     @final
     def pull(
         self,
-        subject: str,
+        subject: Subjects,
         *,
         queue: str | None = None,
         durable: str | None = None,
@@ -223,11 +229,13 @@ class StreamBroker(Broker):
         ack_wait: float = 30.0,
         stream: str | None = None,
         ensure: Ensure = "verify",
+        metadata: Mapping[str, str] | None = None,
+        headers_only: bool = False,
     ) -> Puller:
         """Take stored messages on demand, inside ``async with``; you settle every one.
 
         Args:
-            subject: a subject or pattern that one stream captures.
+            subject: see ``consume``.
             queue: see ``consume``.
             durable: see ``consume``.
             batch: messages ``async for`` asks for at a time.
@@ -235,12 +243,14 @@ class StreamBroker(Broker):
             ack_wait: see ``consume``; nothing is extended for you.
             stream: see ``consume``.
             ensure: see ``consume``.
+            metadata: see ``consume``.
+            headers_only: see ``consume``.
 
         Raises:
             InvalidSubject, InvalidOption: at once; the rest of what ``consume`` raises on entering.
         """
         in_range("batch", batch, 1, whole=True)
-        consumer = _consumer_options(
+        consumer = worker(
             subject,
             queue=queue,
             durable=durable,
@@ -248,6 +258,8 @@ class StreamBroker(Broker):
             max_ack_pending=max_ack_pending,
             ack_wait=ack_wait,
             ensure=ensure,
+            metadata=metadata,
+            headers_only=headers_only,
         )
         return Puller(
             consumer,
@@ -259,11 +271,13 @@ class StreamBroker(Broker):
         )
 
     @final
-    def read(self, subject: str, *, start: Start = "first", until: Until = None, stream: str | None = None) -> Reader:
+    def read(
+        self, subject: Subjects, *, start: Start = "first", until: Until = None, stream: str | None = None
+    ) -> Reader:
         """Read stored messages in order and without gaps, inside ``async with``; nothing is settled.
 
         Args:
-            subject: a subject or pattern that one stream captures.
+            subject: see ``consume``.
             start: ``"first"``, ``"last"``, ``"new"``, ``"last_per_subject"``, a sequence, or a time.
             until: the last sequence to read, the time to stop at, ``"end"`` for what is stored now, or ``None`` to
                 follow for ever.
@@ -273,30 +287,5 @@ class StreamBroker(Broker):
             InvalidSubject, InvalidOption: at once.
             NoStream: on entering, when no stream captures the subject.
         """
-        options = ConsumerOptions(filters=(subscribe_pattern(subject),), stream=stream, acks=False, start=start)
+        options = ConsumerOptions(filters=patterns(subject), stream=stream, acks=False, start=start)
         return Reader(options, until, backend=self._streams, codec=self._codec)
-
-
-def _consumer_options(
-    subject: str,
-    *,
-    queue: str | None,
-    durable: str | None,
-    stream: str | None,
-    max_ack_pending: int,
-    ack_wait: float,
-    ensure: Ensure,
-) -> ConsumerOptions:
-    """One builder for every way to consume."""
-    check_ensure(ensure)
-    if ensure == "bind" and durable is None and queue is None:
-        raise InvalidOption("ensure='bind' needs durable= or queue=: there is nothing to bind to", option="durable")
-    return ConsumerOptions(
-        durable=durable or queue,
-        queue=queue or durable,
-        filters=(subscribe_pattern(subject),),
-        stream=stream,
-        max_ack_pending=max_ack_pending,
-        ack_wait=ack_wait,
-        ensure=ensure,
-    )

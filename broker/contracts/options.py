@@ -159,6 +159,8 @@ class ConsumerOptions:
         start: where a new consumer begins; an existing one keeps its position.
         inactive_threshold: seconds without a worker after which an unnamed consumer is removed.
         ensure: see ``Ensure``.
+        metadata: free names and values; those starting with ``_nats`` or ``gamebroker.`` are not yours.
+        headers_only: deliver headers without bodies.
     """
 
     durable: str | None = None
@@ -171,6 +173,8 @@ class ConsumerOptions:
     start: Start = "first"
     inactive_threshold: float = 30.0
     ensure: Ensure = "verify"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    headers_only: bool = False
 
     def __post_init__(self) -> None:
         for name, what in ((self.durable, "durable"), (self.queue, "queue"), (self.stream, "stream")):
@@ -182,10 +186,23 @@ class ConsumerOptions:
         in_range("inactive_threshold", self.inactive_threshold, 0.1)
         check_ensure(self.ensure)
         check_start(self.start)
+        check_metadata(self.metadata)
+        _check_kind("headers_only", self.headers_only, bool, "True or False", shown=True)
         if not self.filters and self.stream is None:
             raise InvalidOption("a consumer needs a subject or stream=", option="stream")
         if self.ensure == "bind" and self.durable is None:
             raise InvalidOption("ensure='bind' needs durable= or queue=: there is nothing to bind to", option="durable")
+
+
+def check_metadata(metadata: object) -> None:
+    """Refuse what is no mapping of free names to texts."""
+    if not isinstance(metadata, Mapping) or not all(
+        isinstance(each, str) for pair in metadata.items() for each in pair
+    ):
+        raise InvalidOption(f"metadata={metadata!r}: must be a mapping of text to text", option="metadata")
+    for name in metadata:
+        if name.startswith(("_nats", "gamebroker.")):
+            raise InvalidOption(f"metadata: {name!r} is not yours: it begins like a reserved name", option="metadata")
 
 
 def check_start(start: object) -> None:

@@ -300,7 +300,7 @@ class MemoryConsumer:
         pull.gathered.append(
             Delivery(
                 message.subject,
-                message.data,
+                b"" if self.options.headers_only else message.data,
                 message.headers,
                 self.stream,
                 self.name,

@@ -11,6 +11,7 @@ from broker.contracts.options import ConsumerOptions, Start, StreamOptions
 QUEUE: Final = "gamebroker.queue"
 """Metadata key that keeps a consumer's queue group."""
 _SERVERS_OWN: Final = "_nats"
+_OURS: Final = "gamebroker."
 _SECOND: Final = 1_000_000_000
 _STARTS: Final = {"first": "all", "last": "last", "new": "new", "last_per_subject": "last_per_subject"}
 _START_WORDS: Final[dict[str, Start]] = {
@@ -109,7 +110,7 @@ def stream_options(config: dict[str, Any]) -> StreamOptions:
 def own_metadata(config: dict[str, Any]) -> dict[str, str]:
     """Metadata without what belongs to the server or to us."""
     given = config.get("metadata") or {}
-    return {key: value for key, value in given.items() if not key.startswith(_SERVERS_OWN) and key != QUEUE}
+    return {key: value for key, value in given.items() if not key.startswith((_SERVERS_OWN, _OURS))}
 
 
 def stream_drift(options: StreamOptions, config: dict[str, Any]) -> dict[str, tuple[object, object]]:
@@ -184,8 +185,10 @@ def consumer_config(options: ConsumerOptions, name: str) -> dict[str, Any]:
         config["filter_subject"] = options.filters[0]
     elif options.filters:
         config["filter_subjects"] = list(options.filters)
-    if options.queue is not None:
-        config["metadata"] = {QUEUE: options.queue}
+    if options.queue is not None or options.metadata:
+        config["metadata"] = {**options.metadata, **({QUEUE: options.queue} if options.queue is not None else {})}
+    if options.headers_only:
+        config["headers_only"] = True
     return config
 
 
@@ -216,6 +219,8 @@ def consumer_options(config: dict[str, Any], stream: str) -> ConsumerOptions:
         acks=config.get("ack_policy") == "explicit",
         start=_start_of(config),
         inactive_threshold=max(seconds(config.get("inactive_threshold")) or 30.0, 0.1),
+        metadata=own_metadata(config),
+        headers_only=config.get("headers_only", False),
     )
 
 
@@ -241,8 +246,15 @@ def consumer_drift(options: ConsumerOptions, config: dict[str, Any]) -> dict[str
             differences["max_ack_pending"] = (options.max_ack_pending, config.get("max_ack_pending"))
         if nanoseconds(options.ack_wait) != config.get("ack_wait"):
             differences["ack_wait"] = (options.ack_wait, has.ack_wait)
-    if options.queue != has.queue:
-        differences["queue"] = (options.queue, has.queue)
+    for field in ("queue", "metadata", "headers_only"):
+        if getattr(options, field) != getattr(has, field):
+            differences[field] = (getattr(options, field), getattr(has, field))
+    return differences | _never_ours(config)
+
+
+def _never_ours(config: dict[str, Any]) -> dict[str, tuple[object, object]]:
+    """What the server has and we never ask for."""
+    differences: dict[str, tuple[object, object]] = {}
     if config.get("max_deliver", -1) > 0:
         differences["max_deliver"] = (None, config["max_deliver"])
     if config.get("backoff"):
@@ -259,11 +271,11 @@ UNCHANGEABLE: Final = frozenset({"acks", "deliver_subject"})
 def merged_consumer(options: ConsumerOptions, config: dict[str, Any]) -> dict[str, Any]:
     """An existing configuration with ours laid over it; where it starts stays."""
     ours = consumer_config(options, config["name"])
-    metadata = {key: value for key, value in (config.get("metadata") or {}).items() if key != QUEUE}
-    merged = {**config, "max_deliver": -1, "metadata": {**metadata, **ours.get("metadata", {})}}
-    for field in ("filter_subject", "filter_subjects", "backoff"):
+    kept = {key: value for key, value in (config.get("metadata") or {}).items() if key.startswith(_SERVERS_OWN)}
+    merged = {**config, "max_deliver": -1, "metadata": {**kept, **ours.get("metadata", {})}}
+    for field in ("filter_subject", "filter_subjects", "backoff", "headers_only"):
         merged.pop(field, None)
-    for field in ("ack_wait", "max_ack_pending", "filter_subject", "filter_subjects"):
+    for field in ("ack_wait", "max_ack_pending", "filter_subject", "filter_subjects", "headers_only"):
         if field in ours:
             merged[field] = ours[field]
     return merged
