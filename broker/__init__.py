@@ -46,6 +46,7 @@ from broker.contracts.errors import (
     Unauthorized,
     Unsupported,
 )
+from broker.contracts.events import ConsumerEvent, ConsumerEventKind
 from broker.contracts.headers import Headers
 from broker.contracts.options import ConsumeOptions, ConsumerOptions, StreamOptions
 from broker.contracts.qos import QoS
@@ -83,6 +84,8 @@ __all__ = [
     "ConnectionLost",
     "ConsumeOptions",
     "ConsumerAdmin",
+    "ConsumerEvent",
+    "ConsumerEventKind",
     "ConsumerGone",
     "ConsumerInfo",
     "ConsumerNotFound",

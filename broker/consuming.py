@@ -11,7 +11,16 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from broker.contracts.errors import BrokerError, ConnectionLost, ConsumerNotFound, RequestTimeout
+from broker.announcing import Announcer, Events
+from broker.contracts.errors import (
+    BrokerError,
+    ConnectionLost,
+    ConsumerNotFound,
+    NoStream,
+    RequestTimeout,
+    StreamNotFound,
+)
+from broker.contracts.events import ConsumerEventKind
 from broker.handling import is_async
 from broker.inline import InlineHands
 from broker.slots import LAST_WORDS
@@ -56,7 +65,8 @@ class Consumption:
         self._backend = backend
         self._forget = forget
         self._loop = asyncio.get_running_loop()
-        self._supply = Supply(consumer, options, backend, letters)
+        self._announcer = Announcer(backend)
+        self._supply = Supply(consumer, options, backend, letters, self._announcer)
         kind = TaskHands if is_async(handler) else InlineHands
         self._hands = kind(handler, supply=self._supply, options=options, codec=codec)
         self._running = asyncio.Event()
@@ -97,12 +107,24 @@ class Consumption:
 
     async def pause(self) -> None:
         """Stop asking for messages and give back what was not started; handlers that run go on."""
-        self._running.clear()
+        if self._running.is_set():
+            self._running.clear()
+            self._announcer.tell(ConsumerEventKind.PAUSED)
         self._supply.waits.interrupt()
 
     async def resume(self) -> None:
         """Go on after ``pause``."""
-        self._running.set()
+        if not self._running.is_set():
+            self._running.set()
+            self._announcer.tell(ConsumerEventKind.RESUMED)
+
+    def events(self) -> Events:
+        """What happens from now on: lost heartbeats, a deleted consumer, another leader, exceeded limits ...
+
+        An async iterator of ``ConsumerEvent``, ending with the consumption. A listener that does not read keeps the
+        newest 256; what it missed is counted (``stats.dropped_events``).
+        """
+        return self._announcer.listen()
 
     async def drain(self, timeout: float = 25.0, *, caller: asyncio.Task[Any] | None = None) -> None:
         """Stop asking, give back what was not started, let handlers finish and settle; idempotent.
@@ -139,12 +161,17 @@ class Consumption:
                     await self._turn(room)
                 else:
                     await supply.waits.wait(hands.until_room())
-        except BrokerError:
+        except BrokerError as exc:
             if not supply.stopping:
+                if isinstance(exc, StreamNotFound | NoStream):
+                    self._announcer.tell(ConsumerEventKind.STREAM_DELETED, str(exc))
                 log.exception("consuming %s from %s ended", self.consumer, self.stream)
                 raise
         finally:
-            await supply.source.close()
+            try:
+                await supply.source.close()
+            finally:
+                self._announcer.end()
 
     async def _turn(self, room: int) -> None:
         supply = self._supply

@@ -10,12 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.errors import ApiError, BrokerError, ConnectionLost, ConsumerGone, RequestTimeout
+from broker.contracts.events import ConsumerEventKind
 from broker.interruptible import Interruptible
 from broker.settling import ConsumeSettler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from broker.announcing import Announcer
     from broker.contracts.backend import DeliverySource, StreamBackend
     from broker.contracts.envelopes import Delivery
     from broker.contracts.errors import ConsumerNotFound
@@ -48,6 +50,7 @@ class Supply:
         options: ConsumeOptions,
         backend: StreamBackend,
         letters: DeadLetterWriter | None,
+        announcer: Announcer,
     ) -> None:
         self.consumer = consumer
         self.backend = backend
@@ -55,6 +58,7 @@ class Supply:
         self.stopping = False
         self._options = options
         self._letters = letters
+        self._announcer = announcer
 
     async def open(self) -> None:
         """Make sure of the consumer, and of the place for what gives up."""
@@ -73,6 +77,8 @@ class Supply:
             ConsumerGone: it was deleted and may only be bound to.
         """
         lost = self.source
+        if error is not None:
+            self._announcer.tell(ConsumerEventKind.CONSUMER_DELETED, str(error))
         if error is not None and self.consumer.ensure == "bind":
             raise ConsumerGone(
                 f"consumer {lost.consumer!r} of {lost.stream!r} was deleted; ensure='bind' does not make it again",
@@ -85,7 +91,8 @@ class Supply:
             log.warning(
                 "consumer %s of %s was deleted; made again from sequence %s", lost.consumer, lost.stream, resume
             )
-        await self._open_in_time(again)
+        if await self._open_in_time(again) and error is not None:
+            self._announcer.tell(ConsumerEventKind.CONSUMER_RECREATED, f"from sequence {resume}" if resume else "")
 
     async def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Hand them to another worker at once."""
@@ -93,7 +100,8 @@ class Supply:
             with suppress(BrokerError):
                 await self.source.nak(delivery, delay=0.0)
 
-    async def _open_in_time(self, consumer: ConsumerOptions) -> None:
+    async def _open_in_time(self, consumer: ConsumerOptions) -> bool:
+        """Whether it is open: not when the consumption ends meanwhile."""
         pause = REOPEN_PAUSE[0]
         while not self.stopping:
             try:
@@ -104,11 +112,14 @@ class Supply:
                 if not exc.transient:
                     raise
             else:
-                return
+                return True
             await self.waits.wait(asyncio.sleep(pause * random.uniform(0.5, 1.0)))
             pause = min(pause * 2, REOPEN_PAUSE[1])
+        return False
 
     async def _open(self, consumer: ConsumerOptions) -> None:
         source = await self.backend.open_consumer(consumer)
         self.source = source
+        source.watch(self._announcer.tell)
+        self._announcer.begin(source.stream, source.consumer)
         self.settler = ConsumeSettler(source, self.backend.stats, self._options, self._letters)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.envelopes import Delivery, Envelope, Receipt, Record, StoredMessage
+    from broker.contracts.events import Observe
     from broker.contracts.headers import Headers
     from broker.contracts.options import ConsumerOptions, StreamOptions
     from broker.contracts.status import Stats, StatusBoard
@@ -189,6 +190,10 @@ class DeliverySource(Protocol):
     @abstractmethod
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         """Still working: the ack wait starts anew."""
+
+    def watch(self, observe: Observe) -> None:
+        """Tell it what happens to the consumer beyond what ``fetch`` raises; one that has nothing to tell need not."""
+        del observe
 
     @abstractmethod
     async def close(self) -> None:

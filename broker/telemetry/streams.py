@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.envelopes import Delivery, Receipt, Record, StoredMessage
+    from broker.contracts.events import Observe
     from broker.contracts.options import ConsumerOptions, StreamOptions
     from broker.telemetry.probe import Probe
 
@@ -159,6 +160,10 @@ class TracedSource(DeliverySource):
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         """Still working; no event in a message's life, so no span."""
         await self._source.extend(deliveries)
+
+    def watch(self, observe: Observe) -> None:
+        """What happens to the consumer is told as it is."""
+        self._source.watch(observe)
 
     async def close(self) -> None:
         """Give back what was not fetched and stop asking."""

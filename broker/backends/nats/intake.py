@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from broker.backends.nats.ack_subject import Numbers
     from broker.backends.nats.session import Session
+    from broker.contracts.events import Observe
 
 _GRACE: Final = 2
 """Heartbeats a pull may be overdue before it is taken as over."""
@@ -56,6 +57,7 @@ class Intake:
         self.failure: BrokerError | None = None
         self.heard = False
         self.received = 0
+        self.observe: Observe | None = None
         self._session = session
         self._examine = examine
         self._loop = asyncio.get_running_loop()
@@ -224,9 +226,17 @@ class Intake:
         if verdict is Verdict.ALIVE:
             self._pause = _FIRST_PAUSE
             return
-        pulls.over(token, statuses.missing(block))
-        if pulls is not self._pulls:
-            return
+        if pulls.over(token, statuses.missing(block)):
+            self._tell(status, text)
+        if pulls is self._pulls:
+            self._obey(verdict, status, text)
+
+    def _tell(self, status: int, text: str) -> None:
+        kind = statuses.event_of(status, text)
+        if kind is not None and self.observe is not None:
+            self.observe(kind, text)
+
+    def _obey(self, verdict: Verdict, status: int, text: str) -> None:
         if verdict is Verdict.GONE:
             self.fail(ConsumerNotFound(f"consumer {self.consumer!r} was deleted", stream=self.stream))
         elif verdict is Verdict.REFUSED:
@@ -236,7 +246,7 @@ class Intake:
         elif verdict is Verdict.LATER:
             self.ask_later()
         elif verdict is Verdict.MOVED:
-            pulls.void()
+            self._pulls.void()
             self.ask_later()
         else:
             if verdict is Verdict.SMALLER:

@@ -32,10 +32,11 @@ class Pulls:
             if not self.owed:
                 self._asked.clear()
 
-    def over(self, token: bytes, missing: int | None) -> None:
-        """A pull ended with ``missing`` messages not sent; ``None``: it was never accepted."""
-        asked, _ = self._asked.pop(token, (0, 0.0))
+    def over(self, token: bytes, missing: int | None) -> bool:
+        """A pull ended with ``missing`` messages not sent; ``None``: it was never accepted. Whether it was out."""
+        asked, until = self._asked.pop(token, (0, 0.0))
         self.owed = max(self.owed - (asked if missing is None else min(missing, asked)), 0)
+        return until > 0
 
     def overdue(self, now: float) -> None:
         """Pulls whose time is up are over, told or not: no more can be owed than the others asked for."""

@@ -12,6 +12,7 @@ from broker.backends.nats.intake import Intake, Rhythm
 from broker.backends.nats.session import Listener
 from broker.contracts.backend import DeliverySource
 from broker.contracts.errors import BrokerClosed, BrokerError, ConsumerNotFound, PermissionDenied, StreamNotFound
+from broker.contracts.events import ConsumerEventKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from broker.backends.nats.presence import Presence
     from broker.backends.nats.session import Session
     from broker.contracts.envelopes import Delivery
+    from broker.contracts.events import Observe
 
 _log: Final = logging.getLogger("broker.nats")
 DEFAULT_RHYTHM: Final = Rhythm()
@@ -159,6 +161,8 @@ class NatsSource(DeliverySource, Listener):
         intake.heard = False
         if self._silent >= _MISSED:
             self._silent = 0
+            if intake.observe is not None:
+                intake.observe(ConsumerEventKind.HEARTBEATS_MISSED, f"{_MISSED} in a row")
             _log.warning("no heartbeat of consumer %s on %s, asking anew", self.consumer, self.stream)
             intake.renew()
             self._examine()
@@ -189,6 +193,10 @@ class NatsSource(DeliverySource, Listener):
             _log.debug("consumer %s on %s cannot be examined: %s", self.consumer, self.stream, exc)
         if repair:
             self._intake.ask_later()
+
+    def watch(self, observe: Observe) -> None:
+        """See ``DeliverySource``."""
+        self._intake.observe = observe
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
