@@ -132,8 +132,7 @@ class Consumption:
         Handlers still running after ``timeout`` seconds are cancelled and their messages given back; ``caller``, a
         handler that waits for this, is left alone. Once begun it goes on by itself, also when cancelled.
         """
-        self._supply.stopping = True
-        self._supply.waits.interrupt()
+        self._supply.stop()
         this = {caller, asyncio.current_task()}
         self._ending = self._loop.create_task(self._end(timeout, this), name=f"drain {self.consumer}")
         await asyncio.shield(self._ending)
@@ -157,6 +156,8 @@ class Consumption:
             while not supply.stopping:
                 if not self._running.is_set():
                     await self._sit_out_pause()
+                elif supply.recess is not None and supply.recess.on:
+                    await supply.waits.wait(supply.recess.over())
                 elif room := hands.room():
                     await self._turn(room)
                 else:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from broker.contracts.errors import BrokerError
-from broker.handling import report
+from broker.handling import report, text_of
 from broker.settling import AttemptsExhausted, where
 
 if TYPE_CHECKING:
@@ -65,7 +65,11 @@ class Hands(ABC):
             raise AttemptsExhausted("every attempt was handed out and none came to an outcome")
 
     async def _settle_failed(self, settler: ConsumeSettler, message: StreamMessage, error: BaseException) -> None:
-        report(self._backend.stats, where(message.delivery), error)
+        if settler.decision(error) == "drop":
+            self._backend.stats.handler_errors += 1
+            log.info("dropping %s: %s: %s", where(message.delivery), type(error).__name__, text_of(error))
+        else:
+            report(self._backend.stats, where(message.delivery), error)
         try:
             await settler.failed(message, error)
         except BrokerError as exc:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Delivery
     from broker.contracts.options import ConsumeOptions
+    from broker.recess import Recess
     from broker.supply import Supply
 
 _BUDGET: Final = 0.010
@@ -52,7 +53,12 @@ class InlineHands(Hands):
             error = self._call(message)
             if error is not None:
                 await self._ack(done)
-                await self._settle_failed(supply.settler, message, error)
+                if supply.recess is not None:
+                    error = await self._sit_out(supply.recess, message, error, batch[index + 1 :])
+                if error is not None:
+                    await self._settle_failed(supply.settler, message, error)
+                elif message.mark_settled("ack"):
+                    done.append(delivery)
             elif message.mark_settled("ack"):
                 done.append(delivery)
             now = loop.time()
@@ -86,6 +92,30 @@ class InlineHands(Hands):
         except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - it becomes the message's outcome
             return exc
         return None
+
+    def _attempt(self, message: StreamMessage) -> BaseException | None:
+        """The same attempt once more."""
+        try:
+            refuse_coroutine(call(self._handler, message, self._backend.around))
+        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - it becomes the message's outcome
+            return exc
+        return None
+
+    async def _sit_out(
+        self, recess: Recess, message: StreamMessage, error: BaseException | None, rest: Sequence[Delivery]
+    ) -> BaseException | None:
+        """Try again after each recess the error calls for; ``None`` when that went well or we are leaving."""
+        supply = self._supply
+        while error is not None and recess.called_for(message, error):
+            self._backend.stats.handler_errors += 1
+            while not await recess.over(supply.consumer.ack_wait / 3):
+                with suppress(BrokerError):
+                    await supply.source.extend((message.delivery, *rest))
+            if supply.stopping:
+                await supply.leave(message)
+                return None
+            error = self._attempt(message)
+        return error
 
     async def _ack(self, done: list[Delivery]) -> None:
         if done:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from broker.contracts.backend import CoreBackend, StreamBackend
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Expect, Receipt
+    from broker.contracts.failure import OnErrors
     from broker.contracts.headers import HeadersLike
     from broker.messages import StreamMessage
 
@@ -150,6 +151,8 @@ class StreamBroker(Broker):
         ensure: Ensure = "verify",
         metadata: Mapping[str, str] | None = None,
         headers_only: bool = False,
+        on_error: OnErrors | None = None,
+        pause_for: float = 10.0,
     ) -> Consumption:
         """Work through stored messages: a handler that returns acks, one that raises gives back with backoff.
 
@@ -172,7 +175,10 @@ class StreamBroker(Broker):
             ensure: ``"verify"`` creates the consumer or raises on a difference, ``"update"`` brings it in line,
                 ``"bind"`` touches no management API.
             metadata: free names and values kept with the consumer.
-            headers_only: deliver no bodies; the header ``Nats-Msg-Size`` is not shown, the body is empty.
+            headers_only: deliver no bodies; an empty body is what handlers see.
+            on_error: what becomes of a message by its handler's exception: ``{ValueError: "dead_letter", Busy: "retry",
+                Gone: "drop", DatabaseDown: "pause"}``; the most specific class wins, the others are retried.
+            pause_for: seconds of a ``"pause"``; the message stays in hand and the same attempt is made again.
 
         Raises:
             NoStream: no stream captures the subject.
@@ -191,6 +197,8 @@ class StreamBroker(Broker):
             backoff=backoff,
             dead_letter=dead_letter,
             auto_extend=auto_extend,
+            on_error={} if on_error is None else on_error,
+            pause_for=pause_for,
         )
         consumer = worker(
             subject,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from broker.contracts.errors import ApiError, BrokerError, ConnectionLost, ConsumerGone, RequestTimeout
 from broker.contracts.events import ConsumerEventKind
 from broker.interruptible import Interruptible
+from broker.recess import Recess
 from broker.settling import ConsumeSettler
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from broker.contracts.errors import ConsumerNotFound
     from broker.contracts.options import ConsumeOptions, ConsumerOptions
     from broker.dead_letters import DeadLetterWriter
+    from broker.messages import StreamMessage
 
 log = logging.getLogger("broker.consuming")
 
@@ -38,6 +40,7 @@ class Supply:
         source: open now; another one after ``reopen``.
         settler: settles what came from ``source``.
         waits: the loop's waits, which pausing and draining cut short.
+        recess: ``None`` when no error calls for one.
         stopping: the consumption is coming to its end: no more is asked for.
     """
 
@@ -56,6 +59,8 @@ class Supply:
         self.backend = backend
         self.waits = Interruptible()
         self.stopping = False
+        pauses = "pause" in options.on_error.values()
+        self.recess = Recess(options, announcer, self.waits) if pauses else None
         self._options = options
         self._letters = letters
         self._announcer = announcer
@@ -94,11 +99,24 @@ class Supply:
         if await self._open_in_time(again) and error is not None:
             self._announcer.tell(ConsumerEventKind.CONSUMER_RECREATED, f"from sequence {resume}" if resume else "")
 
+    def stop(self) -> None:
+        """No more is asked for; whoever waits stops waiting."""
+        self.stopping = True
+        if self.recess is not None:
+            self.recess.end()
+        self.waits.interrupt()
+
     async def give_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Hand them to another worker at once."""
+        """Hand them to another worker at once; first our own requests go, or they would be handed to us again."""
+        await self.source.close()
         for delivery in deliveries:
             with suppress(BrokerError):
                 await self.source.nak(delivery, delay=0.0)
+
+    async def leave(self, message: StreamMessage) -> None:
+        """The same for a message in hand."""
+        await self.source.close()
+        await self.settler.give_back(message)
 
     async def _open_in_time(self, consumer: ConsumerOptions) -> bool:
         """Whether it is open: not when the consumption ends meanwhile."""

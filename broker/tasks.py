@@ -10,6 +10,7 @@ from broker.contracts.errors import BrokerError
 from broker.handling import run
 from broker.hands import Hands
 from broker.messages import StreamMessage
+from broker.recess import PatientHandler
 from broker.slots import Slots
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class TaskHands(Hands):
     """A slot for each message that is being handled, and few fetched ahead."""
 
     def __init__(self, handler: Callable[..., Any], *, supply: Supply, options: ConsumeOptions, codec: Codec) -> None:
+        if supply.recess is not None:
+            handler = PatientHandler(handler, supply.recess, supply)
         super().__init__(handler, supply=supply, options=options, codec=codec)
         self._loop = asyncio.get_running_loop()
         self._held: dict[tuple[int, int], StreamMessage] = {}

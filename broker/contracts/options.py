@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from broker.contracts.errors import InvalidOption, InvalidSubject
+from broker.contracts.failure import OnErrors, check_on_error
 from broker.contracts.subjects import overlap, publish_subject, resource_name, subscribe_pattern
 
 if TYPE_CHECKING:
@@ -228,6 +229,9 @@ class ConsumeOptions:
             that a burst does not return as a burst.
         dead_letter: keep what gave up in the dead letters; ``False`` terminates it without a copy.
         auto_extend: prolong the ack wait while a message is in hand, however long its handler takes.
+        on_error: what becomes of a message by the exception its handler raised (see ``OnError``); the most specific
+            class wins, and what is not named is retried.
+        pause_for: seconds a ``"pause"`` lasts.
     """
 
     concurrency: int = 16
@@ -235,6 +239,8 @@ class ConsumeOptions:
     backoff: Sequence[float] = (1.0, 5.0, 30.0, 120.0)
     dead_letter: bool = True
     auto_extend: bool = True
+    on_error: OnErrors = field(default_factory=dict)
+    pause_for: float = 10.0
 
     def __post_init__(self) -> None:
         in_range("concurrency", self.concurrency, 1, 100_000, whole=True)
@@ -244,6 +250,15 @@ class ConsumeOptions:
         for seconds in self.backoff:
             in_range("backoff", seconds, 0)
         object.__setattr__(self, "backoff", tuple(self.backoff))
+        check_on_error(self.on_error)
+        object.__setattr__(self, "on_error", dict(self.on_error))
+        in_range("pause_for", self.pause_for, 0.05)
+        decisions = set(self.on_error.values())
+        if "dead_letter" in decisions and not self.dead_letter:
+            raise InvalidOption("on_error: 'dead_letter' contradicts dead_letter=False", option="on_error")
+        if "pause" in decisions and not self.auto_extend:
+            told = "on_error: 'pause' keeps the message in hand, which auto_extend=False does not allow"
+            raise InvalidOption(told, option="on_error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

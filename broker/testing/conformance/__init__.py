@@ -20,6 +20,7 @@ from broker.testing.conformance.dead_letters import DeadLetterConformance
 from broker.testing.conformance.draining import DrainConformance
 from broker.testing.conformance.enqueueing import EnqueueConformance, EnqueueManyConformance
 from broker.testing.conformance.events import EventConformance
+from broker.testing.conformance.failing import FailureConformance
 from broker.testing.conformance.filtering import FilterConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
 from broker.testing.conformance.opening import OpeningConformance
@@ -45,6 +46,7 @@ ALL = (
     EnqueueConformance,
     EnqueueManyConformance,
     EventConformance,
+    FailureConformance,
     FilterConformance,
     LifecycleConformance,
     OpeningConformance,
@@ -74,6 +76,7 @@ __all__ = [
     "EnqueueConformance",
     "EnqueueManyConformance",
     "EventConformance",
+    "FailureConformance",
     "FilterConformance",
     "LifecycleConformance",
     "OpeningConformance",
