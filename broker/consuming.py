@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from broker.announcing import Announcer, Events
+from broker.batches import BatchHands
 from broker.contracts.errors import (
     BrokerError,
     ConnectionLost,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from broker.contracts.codec import Codec
     from broker.contracts.options import ConsumeOptions, ConsumerOptions
     from broker.dead_letters import DeadLetterWriter
-    from broker.messages import StreamMessage
+    from broker.hands import Hands
 
 log = logging.getLogger("broker.consuming")
 
@@ -52,7 +53,7 @@ class Consumption:
 
     def __init__(
         self,
-        handler: Callable[[StreamMessage], Any],
+        handler: Callable[..., Any],
         *,
         consumer: ConsumerOptions,
         options: ConsumeOptions,
@@ -67,8 +68,9 @@ class Consumption:
         self._loop = asyncio.get_running_loop()
         self._announcer = Announcer(backend)
         self._supply = Supply(consumer, options, backend, letters, self._announcer)
-        kind = TaskHands if is_async(handler) else InlineHands
-        self._hands = kind(handler, supply=self._supply, options=options, codec=codec)
+        self._hands: Hands = _kind_of_hands(handler, options)(
+            handler, supply=self._supply, options=options, codec=codec
+        )
         self._running = asyncio.Event()
         self._running.set()
         self._runner: asyncio.Task[None] | None = None
@@ -220,6 +222,12 @@ class Consumption:
                 self._backend.stats.extended += len(held)
                 with suppress(BrokerError):
                     await self._supply.source.extend(held)
+
+
+def _kind_of_hands(handler: Callable[..., Any], options: ConsumeOptions) -> type[Hands]:
+    if options.batch_size is not None:
+        return BatchHands
+    return TaskHands if is_async(handler) else InlineHands
 
 
 def _retrieve(runner: asyncio.Task[None]) -> None:

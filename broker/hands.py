@@ -70,6 +70,9 @@ class Hands(ABC):
             log.info("dropping %s: %s: %s", where(message.delivery), type(error).__name__, text_of(error))
         else:
             report(self._backend.stats, where(message.delivery), error)
+        await self._settle(settler, message, error)
+
+    async def _settle(self, settler: ConsumeSettler, message: StreamMessage, error: BaseException) -> None:
         try:
             await settler.failed(message, error)
         except BrokerError as exc:

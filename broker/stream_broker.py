@@ -135,7 +135,7 @@ class StreamBroker(Broker):
     async def consume(
         self,
         subject: Subjects,
-        handler: Callable[[StreamMessage], Any],
+        handler: Callable[[StreamMessage], Any] | Callable[[list[StreamMessage]], Any],
         *,
         queue: str | None = None,
         durable: str | None = None,
@@ -153,6 +153,8 @@ class StreamBroker(Broker):
         headers_only: bool = False,
         on_error: OnErrors | None = None,
         pause_for: float = 10.0,
+        batch_size: int | None = None,
+        batch_timeout: float = 1.0,
     ) -> Consumption:
         """Work through stored messages: a handler that returns acks, one that raises gives back with backoff.
 
@@ -179,6 +181,9 @@ class StreamBroker(Broker):
             on_error: what becomes of a message by its handler's exception: ``{ValueError: "dead_letter", Busy: "retry",
                 Gone: "drop", DatabaseDown: "pause"}``; the most specific class wins, the others are retried.
             pause_for: seconds of a ``"pause"``; the message stays in hand and the same attempt is made again.
+            batch_size: the handler gets a list of up to so many messages; returning acks those it did not settle,
+                raising settles them as failed. ``concurrency`` counts batches then.
+            batch_timeout: seconds after its first message within which a batch that is not full is handed over.
 
         Raises:
             NoStream: no stream captures the subject.
@@ -199,6 +204,8 @@ class StreamBroker(Broker):
             auto_extend=auto_extend,
             on_error={} if on_error is None else on_error,
             pause_for=pause_for,
+            batch_size=batch_size,
+            batch_timeout=batch_timeout,
         )
         consumer = worker(
             subject,
@@ -211,6 +218,9 @@ class StreamBroker(Broker):
             metadata=metadata,
             headers_only=headers_only,
         )
+        if batch_size is not None and batch_size > max_ack_pending:
+            told = f"batch_size={batch_size} is more than max_ack_pending={max_ack_pending}: it would never be full"
+            raise InvalidOption(told, option="batch_size")
         letters = DeadLetterWriter(self._streams, self._enqueuer, create=ensure != "bind") if dead_letter else None
         consumption = Consumption(
             handler,

@@ -232,6 +232,8 @@ class ConsumeOptions:
         on_error: what becomes of a message by the exception its handler raised (see ``OnError``); the most specific
             class wins, and what is not named is retried.
         pause_for: seconds a ``"pause"`` lasts.
+        batch_size: hand over lists of up to so many messages; ``None`` hands over one message at a time.
+        batch_timeout: seconds after its first message within which a batch that is not full is handed over.
     """
 
     concurrency: int = 16
@@ -241,6 +243,8 @@ class ConsumeOptions:
     auto_extend: bool = True
     on_error: OnErrors = field(default_factory=dict)
     pause_for: float = 10.0
+    batch_size: int | None = None
+    batch_timeout: float = 1.0
 
     def __post_init__(self) -> None:
         in_range("concurrency", self.concurrency, 1, 100_000, whole=True)
@@ -253,6 +257,9 @@ class ConsumeOptions:
         check_on_error(self.on_error)
         object.__setattr__(self, "on_error", dict(self.on_error))
         in_range("pause_for", self.pause_for, 0.05)
+        if self.batch_size is not None:
+            in_range("batch_size", self.batch_size, 1, 1_000_000, whole=True)
+        in_range("batch_timeout", self.batch_timeout, 0.001)
         decisions = set(self.on_error.values())
         if "dead_letter" in decisions and not self.dead_letter:
             raise InvalidOption("on_error: 'dead_letter' contradicts dead_letter=False", option="on_error")

@@ -12,6 +12,7 @@ The fixtures ``restart`` and ``url`` are asked for only where a capability that 
 """
 
 from broker.testing.conformance.bad_input import BadInputConformance
+from broker.testing.conformance.batching import BatchConformance
 from broker.testing.conformance.capabilities import CapabilitiesConformance
 from broker.testing.conformance.catching_up import CatchUpConformance
 from broker.testing.conformance.consuming import ConsumeConformance, ConsumerAdminConformance
@@ -36,6 +37,7 @@ from broker.testing.conformance.subscribing import SubscribeConformance
 
 ALL = (
     BadInputConformance,
+    BatchConformance,
     CapabilitiesConformance,
     CatchUpConformance,
     ConsumeConformance,
@@ -64,6 +66,7 @@ ALL = (
 __all__ = [
     "ALL",
     "BadInputConformance",
+    "BatchConformance",
     "CapabilitiesConformance",
     "CatchUpConformance",
     "Conformance",
