@@ -24,14 +24,15 @@ from broker.contracts.errors import (
 from broker.contracts.events import ConsumerEventKind
 from broker.handling import is_async
 from broker.inline import InlineHands
+from broker.pacing import Pace
 from broker.slots import LAST_WORDS
 from broker.supply import REOPEN_PAUSE, Supply
 from broker.tasks import TaskHands
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-    from broker.contracts.backend import StreamBackend
+    from broker.contracts.backend import DeliverySource, StreamBackend
     from broker.contracts.codec import Codec
     from broker.contracts.options import ConsumeOptions, ConsumerOptions
     from broker.dead_letters import DeadLetterWriter
@@ -61,16 +62,19 @@ class Consumption:
         codec: Codec,
         letters: DeadLetterWriter | None,
         forget: Callable[[Consumption], None],
+        open_consumer: Callable[[ConsumerOptions], Awaitable[DeliverySource]] | None = None,
     ) -> None:
         self._options = options
         self._backend = backend
         self._forget = forget
         self._loop = asyncio.get_running_loop()
         self._announcer = Announcer(backend)
-        self._supply = Supply(consumer, options, backend, letters, self._announcer)
+        self._supply = Supply(consumer, options, backend, letters, self._announcer, open_consumer)
         self._hands: Hands = _kind_of_hands(handler, options)(
             handler, supply=self._supply, options=options, codec=codec
         )
+        limited = options.rate is not None or options.byte_rate is not None
+        self._pace = Pace(options.rate, options.byte_rate, self._loop.time) if limited else None
         self._running = asyncio.Event()
         self._running.set()
         self._runner: asyncio.Task[None] | None = None
@@ -140,9 +144,10 @@ class Consumption:
         await asyncio.shield(self._ending)
 
     async def _end(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
+        deadline = self._loop.time() + timeout
         await self._finish_runner(timeout, this)
         await self._hands.give_back_waiting()
-        await self._hands.finish(timeout, this)
+        await self._hands.finish(max(0.0, deadline - self._loop.time()), this)
         await self._hands.give_back_waiting()
         self._forget(self)
         if self._extender is not None:
@@ -161,7 +166,7 @@ class Consumption:
                 elif supply.recess is not None and supply.recess.on:
                     await supply.waits.wait(supply.recess.over())
                 elif room := hands.room():
-                    await self._turn(room)
+                    await (self._turn(room) if self._pace is None else self._paced_turn(self._pace, room))
                 else:
                     await supply.waits.wait(hands.until_room())
         except BrokerError as exc:
@@ -176,10 +181,18 @@ class Consumption:
             finally:
                 self._announcer.end()
 
+    async def _paced_turn(self, pace: Pace, room: int) -> None:
+        if allowed := pace.allowance(room):
+            await self._turn(allowed)
+        else:
+            await self._supply.waits.wait(asyncio.sleep(pace.delay()))
+
     async def _turn(self, room: int) -> None:
         supply = self._supply
         try:
-            batch = await supply.waits.wait(supply.source.fetch(room, timeout=_FETCH))
+            batch = await supply.waits.wait(
+                supply.source.fetch(room, timeout=_FETCH, max_bytes=self._options.max_bytes)
+            )
         except ConsumerNotFound as exc:
             await self._reopen(exc)
             return
@@ -189,6 +202,8 @@ class Consumption:
             return
         if batch:
             self._backend.stats.delivered += len(batch)
+            if self._pace is not None:
+                self._pace.took(batch)
             await self._hands.take(batch)
 
     async def _sit_out_pause(self) -> None:

@@ -38,6 +38,7 @@ class Puller:
         options: ConsumerOptions,
         *,
         batch: int,
+        max_bytes: int | None,
         backend: StreamBackend,
         codec: Codec,
         register: Callable[[Puller], None],
@@ -45,6 +46,7 @@ class Puller:
     ) -> None:
         self._options = options
         self._batch = batch
+        self._max_bytes = max_bytes
         self._backend = backend
         self._codec = codec
         self._register = register
@@ -99,7 +101,7 @@ class Puller:
         """Keep what comes; how many more are waiting behind it (-1: nothing came)."""
         source = self._opened()
         try:
-            deliveries = await source.fetch(limit, timeout=timeout)
+            deliveries = await source.fetch(limit, timeout=timeout, max_bytes=self._max_bytes)
         except ConsumerNotFound as exc:
             self._announcer.tell(ConsumerEventKind.CONSUMER_DELETED, str(exc))
             raise ConsumerGone(f"consumer {source.consumer!r} was deleted", stream=source.stream) from exc

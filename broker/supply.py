@@ -16,7 +16,7 @@ from broker.recess import Recess
 from broker.settling import ConsumeSettler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from broker.announcing import Announcer
     from broker.contracts.backend import DeliverySource, StreamBackend
@@ -54,6 +54,7 @@ class Supply:
         backend: StreamBackend,
         letters: DeadLetterWriter | None,
         announcer: Announcer,
+        open_consumer: Callable[[ConsumerOptions], Awaitable[DeliverySource]] | None = None,
     ) -> None:
         self.consumer = consumer
         self.backend = backend
@@ -63,6 +64,7 @@ class Supply:
         self.recess = Recess(options, announcer, self.waits) if pauses else None
         self._options = options
         self._letters = letters
+        self._open_consumer = open_consumer or backend.open_consumer
         self._announcer = announcer
 
     async def open(self) -> None:
@@ -136,7 +138,7 @@ class Supply:
         return False
 
     async def _open(self, consumer: ConsumerOptions) -> None:
-        source = await self.backend.open_consumer(consumer)
+        source = await self._open_consumer(consumer)
         self.source = source
         source.watch(self._announcer.tell)
         self._announcer.begin(source.stream, source.consumer)

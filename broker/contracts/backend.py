@@ -155,8 +155,11 @@ class DeliverySource(Protocol):
         """
 
     @abstractmethod
-    async def fetch(self, limit: int, *, timeout: float) -> Sequence[Delivery]:
+    async def fetch(self, limit: int, *, timeout: float, max_bytes: int | None = None) -> Sequence[Delivery]:
         """At least one delivery as soon as there is one, at most ``limit``; empty after ``timeout`` seconds.
+
+        With ``max_bytes`` no more is asked for than fits in beside what is here already; a single message that is
+        larger than that comes alone.
 
         ``limit`` is the caller's free room: the source never has more than that on its way or in its own hands.
         While disconnected it waits, and asks again by itself after a reconnect. Cancelling loses nothing: what

@@ -30,6 +30,8 @@ LinkChoice = Literal["wire", "nats-py"]
 Start = Literal["first", "last", "new", "last_per_subject"] | int | datetime
 """Where reading begins: a word, a stream sequence (from 1), or the first message stored at or after a time."""
 
+Replay = Literal["instant", "original"]
+
 _ENSURE: Final = frozenset({"verify", "update", "bind"})
 _START_WORDS: Final = frozenset({"first", "last", "new", "last_per_subject"})
 _MAX_REPLICAS: Final = 5
@@ -162,6 +164,11 @@ class ConsumerOptions:
         ensure: see ``Ensure``.
         metadata: free names and values; those starting with ``_nats`` or ``gamebroker.`` are not yours.
         headers_only: deliver headers without bodies.
+        deliver_subject: makes it a push consumer, which sends here what it has. To or from push it never changes.
+        deliver_group: push: the queue group that shares ``deliver_subject``.
+        flow_control: push: the server waits for the reader; needs ``idle_heartbeat``. Never changes.
+        idle_heartbeat: push: seconds, at least 0.1, between signs of life when there is nothing. Never changes.
+        replay: ``"instant"``, or ``"original"``: with the pauses with which they were stored. Never changes.
     """
 
     durable: str | None = None
@@ -176,6 +183,11 @@ class ConsumerOptions:
     ensure: Ensure = "verify"
     metadata: Mapping[str, str] = field(default_factory=dict)
     headers_only: bool = False
+    deliver_subject: str | None = None
+    deliver_group: str | None = None
+    flow_control: bool = False
+    idle_heartbeat: float | None = None
+    replay: Replay = "instant"
 
     def __post_init__(self) -> None:
         for name, what in ((self.durable, "durable"), (self.queue, "queue"), (self.stream, "stream")):
@@ -188,11 +200,28 @@ class ConsumerOptions:
         check_ensure(self.ensure)
         check_start(self.start)
         check_metadata(self.metadata)
-        _check_kind("headers_only", self.headers_only, bool, "True or False", shown=True)
+        for option in ("headers_only", "flow_control"):
+            _check_kind(option, getattr(self, option), bool, "True or False", shown=True)
+        one_of("replay", self.replay, ("instant", "original"))
+        self._check_push()
         if not self.filters and self.stream is None:
             raise InvalidOption("a consumer needs a subject or stream=", option="stream")
         if self.ensure == "bind" and self.durable is None:
             raise InvalidOption("ensure='bind' needs durable= or queue=: there is nothing to bind to", option="durable")
+
+    def _check_push(self) -> None:
+        if self.deliver_subject is None:
+            for option in ("deliver_group", "flow_control", "idle_heartbeat"):
+                if getattr(self, option):
+                    raise InvalidOption(f"{option} is for push consumers: it needs deliver_subject", option=option)
+            return
+        publish_subject(self.deliver_subject)
+        if self.deliver_group is not None:
+            resource_name(self.deliver_group, "deliver group")
+        if self.idle_heartbeat is not None:
+            in_range("idle_heartbeat", self.idle_heartbeat, 0.1)
+        elif self.flow_control:
+            raise InvalidOption("flow_control needs idle_heartbeat", option="flow_control")
 
 
 def check_metadata(metadata: object) -> None:
@@ -234,6 +263,9 @@ class ConsumeOptions:
         pause_for: seconds a ``"pause"`` lasts.
         batch_size: hand over lists of up to so many messages; ``None`` hands over one message at a time.
         batch_timeout: seconds after its first message within which a batch that is not full is handed over.
+        rate: messages per second at most; after a quiet while those of 100 ms may come at once.
+        byte_rate: bytes of bodies per second at most, likewise.
+        max_bytes: bytes on their way to this process at most; a single larger message comes alone.
     """
 
     concurrency: int = 16
@@ -245,6 +277,9 @@ class ConsumeOptions:
     pause_for: float = 10.0
     batch_size: int | None = None
     batch_timeout: float = 1.0
+    rate: float | None = None
+    byte_rate: float | None = None
+    max_bytes: int | None = None
 
     def __post_init__(self) -> None:
         in_range("concurrency", self.concurrency, 1, 100_000, whole=True)
@@ -260,6 +295,11 @@ class ConsumeOptions:
         if self.batch_size is not None:
             in_range("batch_size", self.batch_size, 1, 1_000_000, whole=True)
         in_range("batch_timeout", self.batch_timeout, 0.001)
+        for option in ("rate", "byte_rate"):
+            if getattr(self, option) is not None:
+                in_range(option, getattr(self, option), 0.001, 1e12)
+        if self.max_bytes is not None:
+            in_range("max_bytes", self.max_bytes, 1, whole=True)
         decisions = set(self.on_error.values())
         if "dead_letter" in decisions and not self.dead_letter:
             raise InvalidOption("on_error: 'dead_letter' contradicts dead_letter=False", option="on_error")

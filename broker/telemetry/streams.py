@@ -123,10 +123,10 @@ class TracedSource(DeliverySource):
         """Where a re-created consumer must start so that nothing is lost."""
         return self._source.resume_sequence
 
-    async def fetch(self, limit: int, *, timeout: float) -> Sequence[Delivery]:
+    async def fetch(self, limit: int, *, timeout: float, max_bytes: int | None = None) -> Sequence[Delivery]:
         """Fetch; a span is written when something came, for an idle worker asks all day."""
         began = time.time_ns()
-        deliveries = await self._source.fetch(limit, timeout=timeout)
+        deliveries = await self._source.fetch(limit, timeout=timeout, max_bytes=max_bytes)
         if deliveries:
             self._probe.receive(deliveries, self.stream, self.consumer, since_ns=began)
         for delivery in deliveries:

@@ -107,6 +107,41 @@ async def test_a_lost_connection_is_told_and_that_it_is_back(server, connect):
         await asyncio.wait_for(listening.task, 5)
 
 
+async def test_a_push_consumer_outlives_a_frozen_and_a_killed_server(server, connect):
+    async with connect() as sb:
+        await sb.declare(S)
+        seen = set()
+        worker = await sb.push_subscribe("s.a", lambda msg: seen.add(msg.json()), durable="w", idle_heartbeat=0.5)
+        listening = Listening(worker.events())
+        await store(sb, 1)
+        await eventually(lambda: seen == {1})
+        await server.freeze()
+        await eventually(lambda: "heartbeats_missed" in listening.kinds, within=20)
+        await server.thaw()
+        await store(sb, 2)
+        await eventually(lambda: seen == {1, 2}, within=20)
+        await server.kill()
+        await server.restart()
+        await store(sb, 3)
+        await eventually(lambda: seen == {1, 2, 3}, within=20)
+
+
+@pytest.mark.parametrize("group", [None, "w"], ids=["alone", "group"])
+async def test_a_push_consumer_deleted_on_the_server_is_made_again(connect, group):
+    async with connect() as sb:
+        await sb.declare(S)
+        seen = []
+        options = {"durable": "w", "queue": group, "idle_heartbeat": 0.5}
+        worker = await sb.push_subscribe("s.a", lambda msg: seen.append(msg.json()), **options)
+        listening = Listening(worker.events())
+        await store(sb, 1)
+        await eventually(lambda: seen == [1])
+        await sb.consumers.delete("S", "w")
+        await store(sb, 2)
+        await eventually(lambda: seen[-1] == 2, within=25)
+        assert "consumer_recreated" in listening.kinds
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster():
     async with Cluster(sync_interval=None) as cluster:
@@ -138,6 +173,18 @@ class TestAnotherLeader:
         await eventually(lambda: "leader_changed" in listening.kinds, within=20)
         await store(sb, 2, 3)
         await eventually(partial(complete, seen), within=30)
+        await worker.drain()
+
+    async def test_a_push_consumer_goes_on_with_it(self, sb):
+        seen = []
+        worker = await sb.push_subscribe(
+            "s.a", lambda msg: seen.append(msg.json()), durable="w", dead_letter=False, idle_heartbeat=1
+        )
+        await store(sb, 1)
+        await eventually(lambda: seen == [1], within=15)
+        await step_down(sb, "w")
+        await store(sb, 2, 3)
+        await eventually(partial(complete, seen), within=40)
         await worker.drain()
 
     @every_puller

@@ -167,6 +167,38 @@ async def test_a_request_beyond_max_waiting_is_noticed_by_its_silence_and_made_a
             assert sorted(first.seen + second.seen) == list(range(20))
 
 
+@every_flavour
+async def test_a_limit_on_the_bytes_of_a_request_is_kept_to(sb, flavour):
+    """409 Exceeded MaxRequestMaxBytes: told once, then asked within it."""
+    await consumer(sb, max_bytes=600)
+    await store(sb, *range(8))
+    async with flavour(sb, ensure="bind", max_bytes=10_000) as taking:
+        await eventually(lambda: taking.seen == list(range(8)), within=10)
+        assert taking.events.count("limits_exceeded") == 1
+
+
+@every_flavour
+async def test_few_bytes_at_a_time_are_not_exceeded_and_nothing_stands_still(sb, flavour):
+    """409 Message Size Exceeds MaxBytes: the next request takes what did not fit in."""
+    await sb.enqueue_many(Entry("s.a", ["x" * 500, number]) for number in range(20))
+    await sb.enqueue("s.a", ["x" * 5000, 20])
+    await sb.enqueue("s.a", ["x" * 500, 21])
+    async with flavour(sb, max_bytes=1500) as taking:
+        await eventually(lambda: [number for _, number in taking.seen] == list(range(22)), within=10)
+        assert taking.events.count("limits_exceeded") == 1  # for the one that is larger than any request
+
+
+async def test_no_more_bytes_are_asked_for_than_fit_in(sb):
+    await sb.enqueue_many(Entry("s.a", b"x" * 1000) for _ in range(10))
+    async with sb.pull("s.a", durable="w") as puller:
+        source = puller._source
+        first = await source.fetch(10, timeout=5, max_bytes=3500)
+        await asyncio.sleep(0.3)
+        info = await sb.consumers.info("S", "w")
+        assert sum(len(each.data) for each in first) <= 3500
+        assert info.ack_pending <= 2 * len(first), "as much again is on its way, and no more"
+
+
 @pullers
 async def test_a_consumer_deleted_meanwhile_is_an_error_at_once(sb, flavour):
     """409 Consumer Deleted."""

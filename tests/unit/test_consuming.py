@@ -239,6 +239,36 @@ async def test_opening_is_retried_while_the_server_cannot():
         await eventually(lambda: seen == [1])
 
 
+async def test_a_drain_has_one_deadline_for_everything():
+    class Stuck(MemoryBackend):
+        stuck = False
+
+        async def open_consumer(self, options):
+            if self.stuck:
+                await asyncio.Event().wait()
+            return await super().open_consumer(options)
+
+    backend = Stuck(MemoryHub())
+    sb = await broker_with_stream(backend)
+    running = asyncio.Event()
+
+    async def never_done(_msg):
+        running.set()
+        await asyncio.Event().wait()
+
+    async with sb:
+        consumption = await sb.consume("s.a", never_done, durable="w")
+        await sb.enqueue("s.a", 1)
+        await running.wait()
+        backend.stuck = True
+        await sb.consumers.delete("S", "w")
+        await asyncio.sleep(0.05)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await consumption.drain(timeout=3)
+        assert 2.9 < loop.time() - began < 5.5, "not three seconds for the loop and three more for the handler"
+
+
 async def test_what_cannot_be_consumed_is_refused_at_once():
     sb = await broker_with_stream()
     async with sb:

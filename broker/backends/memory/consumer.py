@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from broker.backends.memory.clock import Alarm, Cancellable, Clock, after
 from broker.backends.memory.lending import Lending, Lent, Shelf, Start
+from broker.backends.memory.replay import Replay
 from broker.contracts.admin import ConsumerInfo
 from broker.contracts.envelopes import Delivery
 from broker.contracts.subjects import matches
@@ -48,13 +49,23 @@ class FilteredShelf(Shelf):
 class Pull:
     """A fetch that waits: answered once, with at least one delivery or, when its time is over, none."""
 
-    __slots__ = ("answer", "gathered", "limit", "timer")
+    __slots__ = ("answer", "bytes_left", "gathered", "limit", "timer")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, max_bytes: int | None) -> None:
         self.limit = limit
+        self.bytes_left = max_bytes
         self.gathered: list[Delivery] = []
         self.answer: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
         self.timer: Cancellable | None = None
+
+    def add(self, delivery: Delivery) -> bool:
+        """Gather it. Whether there is room for more: in bytes as long as any are left."""
+        self.gathered.append(delivery)
+        if self.bytes_left is not None:
+            self.bytes_left -= len(delivery.data)
+            if self.bytes_left <= 0:
+                return False
+        return len(self.gathered) < self.limit
 
     def end(self) -> None:
         """Answer with what was gathered."""
@@ -118,6 +129,7 @@ class MemoryConsumer:
         self._serving = False
         self._alarm = Alarm(clock, self._ring)
         self._idle = Alarm(clock, abandoned)
+        self._replay = Replay(clock, self.wake) if options.replay == "original" else None
         self._sources = 0
         self._ended = False
         self._created = datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC)
@@ -126,6 +138,11 @@ class MemoryConsumer:
     def unnamed(self) -> bool:
         """Whether only the source that made it knows it."""
         return self.options.durable is None and self.options.queue is None
+
+    @property
+    def attended(self) -> bool:
+        """Whether a source is open on it."""
+        return self._sources > 0
 
     @property
     def ack_floor(self) -> int:
@@ -200,10 +217,10 @@ class MemoryConsumer:
         self._sources -= 1
         self.resume()
 
-    def pull(self, limit: int, timeout: float) -> Pull:
+    def pull(self, limit: int, timeout: float, max_bytes: int | None = None) -> Pull:
         """Wait in line for up to ``limit`` deliveries."""
         self._pulls = deque(each for each in self._pulls if not each.answer.done())
-        pull = Pull(limit)
+        pull = Pull(limit, max_bytes)
         self._pulls.append(pull)
         self.wake()
         pull.timer = after(self._clock, timeout, pull.end)
@@ -248,6 +265,8 @@ class MemoryConsumer:
         """Nobody is connected: no timers."""
         self._alarm.cancel()
         self._idle.cancel()
+        if self._replay is not None:
+            self._replay.pause()
 
     def resume(self) -> None:
         """Set the timers that are needed; none once it has ended."""
@@ -285,6 +304,11 @@ class MemoryConsumer:
             if self._pulls[0].answer.done():
                 self._pulls.popleft()
                 continue
+            if self._filled(self._pulls[0]):
+                self._pulls.popleft()
+                continue
+            if self._replay is not None and self._too_early(self._replay, now):
+                break
             lent = self._lending.lend(now)
             if lent is None:
                 break
@@ -293,11 +317,25 @@ class MemoryConsumer:
             pull.end()
         self._alarm.set(self._lending.next_due)
 
+    def _too_early(self, replay: Replay, now: float) -> bool:
+        """Whether the next new message is not due yet at the pace at which messages were stored."""
+        sequence, again = self._lending.upcoming
+        message = self._log.get(sequence) if sequence is not None and not again else None
+        return message is not None and not replay.due(message.timestamp_ns, now)
+
+    def _filled(self, pull: Pull) -> bool:
+        """Whether the next message does not fit into the bytes it has left; alone it always does."""
+        if pull.bytes_left is None or not pull.gathered:
+            return False
+        sequence, _ = self._lending.upcoming
+        message = self._log.get(sequence) if sequence is not None else None
+        return message is not None and len(message.data) > pull.bytes_left
+
     def _hand_out(self, lent: Lent, served: list[Pull]) -> None:
         message = self._log.get(lent.sequence)
         assert message is not None, "what is lent is stored"
         pull = self._pulls.popleft()
-        pull.gathered.append(
+        room = pull.add(
             Delivery(
                 message.subject,
                 b"" if self.options.headers_only else message.data,
@@ -314,7 +352,7 @@ class MemoryConsumer:
         )
         if len(pull.gathered) == 1:
             served.append(pull)
-        if len(pull.gathered) < pull.limit:
+        if room:
             self._pulls.append(pull)
         if not self._lending.acks:
             self._settled(lent.sequence)

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from broker.backends.memory.consumer import FilteredShelf, MemoryConsumer
-from broker.backends.memory.drift import consumer_differences, consumer_name
+from broker.backends.memory.drift import FIXED, consumer_differences, consumer_name
 from broker.backends.memory.lending import Start
-from broker.contracts.errors import ApiError, ConfigDrift, NoStream
+from broker.contracts.errors import ApiError, ConfigDrift, InvalidOption, NoStream
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
@@ -38,12 +38,15 @@ def open_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsu
     if existing is None:
         return _create(stream, name or f"unnamed-{secrets.token_hex(6)}", options)
     differences = consumer_differences(options, existing.options)
-    fixed = {field: both for field, both in differences.items() if field == "acks"}
+    fixed = {field: both for field, both in differences.items() if field in FIXED}
     if fixed or (differences and options.ensure == "verify"):
         raise ConfigDrift(existing.name, fixed or differences, stream=stream.name)
     if differences:
         _check(stream, options, existing.name)
         existing.update(replace(options, stream=stream.name, start=existing.options.start, ensure="verify"))
+    if options.deliver_subject is not None and options.deliver_group is None and existing.attended:
+        told = f"another worker listens to consumer {existing.name!r}; workers who share it need queue="
+        raise InvalidOption(told, option="queue")
     return existing
 
 

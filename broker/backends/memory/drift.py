@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from broker.contracts.options import ConsumerOptions, StreamOptions
 
 Differences = dict[str, tuple[object, object]]
 """Field -> (ours, the server's)."""
+
+
+FIXED: Final = ("acks", "deliver_subject", "deliver_group", "flow_control", "idle_heartbeat", "replay")
+"""Settings of a consumer that never change."""
 
 
 def consumer_name(options: ConsumerOptions) -> str | None:
@@ -32,7 +36,7 @@ def consumer_differences(ours: ConsumerOptions, theirs: ConsumerOptions) -> Diff
     """What differs; where it starts is not compared, nor what only says how to open it."""
     found: Differences = {}
     compared = [
-        "acks",
+        *FIXED,
         "queue",
         "metadata",
         "headers_only",

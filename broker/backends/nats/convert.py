@@ -169,7 +169,7 @@ def consumer_config(options: ConsumerOptions, name: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         "name": name,
         "ack_policy": "explicit" if options.acks else "none",
-        "replay_policy": "instant",
+        "replay_policy": options.replay,
         "max_deliver": -1,
         "num_replicas": 0,
         **_start(options.start),
@@ -189,6 +189,11 @@ def consumer_config(options: ConsumerOptions, name: str) -> dict[str, Any]:
         config["metadata"] = {**options.metadata, **({QUEUE: options.queue} if options.queue is not None else {})}
     if options.headers_only:
         config["headers_only"] = True
+    if options.deliver_subject is not None:
+        config["deliver_subject"] = options.deliver_subject
+        config["deliver_group"] = options.deliver_group or ""
+        config["flow_control"] = options.flow_control
+        config["idle_heartbeat"] = nanoseconds(options.idle_heartbeat)
     return config
 
 
@@ -221,6 +226,11 @@ def consumer_options(config: dict[str, Any], stream: str) -> ConsumerOptions:
         inactive_threshold=max(seconds(config.get("inactive_threshold")) or 30.0, 0.1),
         metadata=own_metadata(config),
         headers_only=config.get("headers_only", False),
+        deliver_subject=config.get("deliver_subject") or None,
+        deliver_group=config.get("deliver_group") or None,
+        flow_control=bool(config.get("flow_control")),
+        idle_heartbeat=seconds(config.get("idle_heartbeat")),
+        replay=config.get("replay_policy", "instant"),
     )
 
 
@@ -246,7 +256,7 @@ def consumer_drift(options: ConsumerOptions, config: dict[str, Any]) -> dict[str
             differences["max_ack_pending"] = (options.max_ack_pending, config.get("max_ack_pending"))
         if nanoseconds(options.ack_wait) != config.get("ack_wait"):
             differences["ack_wait"] = (options.ack_wait, has.ack_wait)
-    for field in ("queue", "metadata", "headers_only"):
+    for field in ("queue", "metadata", "headers_only", *UNCHANGING):
         if getattr(options, field) != getattr(has, field):
             differences[field] = (getattr(options, field), getattr(has, field))
     return differences | _never_ours(config)
@@ -259,12 +269,11 @@ def _never_ours(config: dict[str, Any]) -> dict[str, tuple[object, object]]:
         differences["max_deliver"] = (None, config["max_deliver"])
     if config.get("backoff"):
         differences["backoff"] = ((), tuple(each / _SECOND for each in config["backoff"]))
-    if config.get("deliver_subject"):
-        differences["deliver_subject"] = (None, config["deliver_subject"])
     return differences
 
 
-UNCHANGEABLE: Final = frozenset({"acks", "deliver_subject"})
+UNCHANGING: Final = ("deliver_subject", "deliver_group", "flow_control", "idle_heartbeat", "replay")
+UNCHANGEABLE: Final = frozenset({"acks", *UNCHANGING})
 """Consumer fields the server never changes: the consumer has to be deleted and made anew."""
 
 

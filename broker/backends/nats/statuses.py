@@ -28,6 +28,10 @@ class Verdict(Enum):
     """It asked for more messages than the consumer allows."""
     SHORTER = auto()
     """It asked for longer than the consumer allows."""
+    TOO_LARGE = auto()
+    """The next message is larger than the bytes it had left."""
+    FEWER_BYTES = auto()
+    """It asked for more bytes than the consumer allows, or for any number."""
     REFUSED = auto()
     """No pull will ever succeed."""
 
@@ -48,7 +52,8 @@ _CONFLICTS: Final = (
     ("exceeded maxwaiting", Verdict.LATER),
     ("exceeded maxrequestbatch", Verdict.SMALLER),
     ("exceeded maxrequestexpires", Verdict.SHORTER),
-    ("message size exceeds maxbytes", Verdict.OVER),
+    ("exceeded maxrequestmaxbytes", Verdict.FEWER_BYTES),
+    ("message size exceeds maxbytes", Verdict.TOO_LARGE),
     ("batch completed", Verdict.OVER),
     ("consumer is push based", Verdict.REFUSED),
 )

@@ -26,7 +26,9 @@ from broker.testing.conformance.filtering import FilterConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
 from broker.testing.conformance.opening import OpeningConformance
 from broker.testing.conformance.ordering import OrderingConformance
+from broker.testing.conformance.pacing import PaceConformance
 from broker.testing.conformance.pulling import PullConformance
+from broker.testing.conformance.pushing import PushConformance
 from broker.testing.conformance.reading import ReadConformance
 from broker.testing.conformance.request_reply import RequestReplyConformance
 from broker.testing.conformance.scene import Conformance, Connect, Restart
@@ -53,7 +55,9 @@ ALL = (
     LifecycleConformance,
     OpeningConformance,
     OrderingConformance,
+    PaceConformance,
     PullConformance,
+    PushConformance,
     ReadConformance,
     RequestReplyConformance,
     SettlementConformance,
@@ -84,7 +88,9 @@ __all__ = [
     "LifecycleConformance",
     "OpeningConformance",
     "OrderingConformance",
+    "PaceConformance",
     "PullConformance",
+    "PushConformance",
     "ReadConformance",
     "RequestReplyConformance",
     "Restart",
