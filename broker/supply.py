@@ -74,6 +74,7 @@ class Supply:
             try:
                 await self._letters.prepare(self.source.stream)
             except BaseException:
+                self._announcer.end()
                 await self.source.close()
                 raise
 
