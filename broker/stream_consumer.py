@@ -16,6 +16,7 @@ from broker.consumer_builder import (
     worker,
 )
 from broker.consuming import Consumption
+from broker.contracts.claims import claim_of
 from broker.contracts.errors import NoStream, Unsupported
 from broker.contracts.options import ConsumeOptions, ConsumerOptions, Ensure, Replay, Start, in_range
 from broker.dead_letters import DeadLetterWriter
@@ -66,6 +67,10 @@ class StreamConsumer(Broker):
         rate: float | None = None,
         byte_rate: float | None = None,
         max_bytes: int | None = None,
+        priority_group: str | None = None,
+        min_pending: int | None = None,
+        min_ack_pending: int | None = None,
+        priority: int | None = None,
     ) -> Consumption:
         """Work through stored messages: a handler that returns acks, one that raises gives back with backoff.
 
@@ -98,6 +103,10 @@ class StreamConsumer(Broker):
             rate: messages per second at most in this process; decides how much is asked for.
             byte_rate: bytes of bodies per second at most, likewise.
             max_bytes: bytes on their way to this process at most; a single larger message comes alone.
+            priority_group: the group of a consumer with a priority policy in which this worker asks.
+            min_pending: there: be served only while so many messages wait.
+            min_ack_pending: there: be served only while so many are unsettled.
+            priority: there: 0 is served first, 9 last.
 
         Raises:
             NoStream: no stream captures the subject.
@@ -125,6 +134,7 @@ class StreamConsumer(Broker):
             byte_rate=byte_rate,
             max_bytes=max_bytes,
         )
+        claim = claim_of(priority_group, min_pending=min_pending, min_ack_pending=min_ack_pending, priority=priority)
         consumer = worker(
             subject,
             queue=queue,
@@ -135,6 +145,7 @@ class StreamConsumer(Broker):
             ensure=ensure,
             metadata=metadata,
             headers_only=headers_only,
+            claim=claim,
         )
         return await self._work(handler, consumer, options)
 
@@ -246,6 +257,10 @@ class StreamConsumer(Broker):
         metadata: Mapping[str, str] | None = None,
         headers_only: bool = False,
         max_bytes: int | None = None,
+        priority_group: str | None = None,
+        min_pending: int | None = None,
+        min_ack_pending: int | None = None,
+        priority: int | None = None,
     ) -> Puller:
         """Take stored messages on demand, inside ``async with``; you settle every one.
 
@@ -261,6 +276,10 @@ class StreamConsumer(Broker):
             metadata: see ``consume``.
             headers_only: see ``consume``.
             max_bytes: see ``consume``.
+            priority_group: see ``consume``, as ``min_pending``, ``min_ack_pending`` and ``priority``.
+            min_pending: see ``priority_group``.
+            min_ack_pending: see ``priority_group``.
+            priority: see ``priority_group``.
 
         Raises:
             InvalidSubject, InvalidOption: at once; the rest of what ``consume`` raises on entering.
@@ -268,6 +287,7 @@ class StreamConsumer(Broker):
         in_range("batch", batch, 1, whole=True)
         if max_bytes is not None:
             in_range("max_bytes", max_bytes, 1, whole=True)
+        claim = claim_of(priority_group, min_pending=min_pending, min_ack_pending=min_ack_pending, priority=priority)
         consumer = worker(
             subject,
             queue=queue,
@@ -278,6 +298,7 @@ class StreamConsumer(Broker):
             ensure=ensure,
             metadata=metadata,
             headers_only=headers_only,
+            claim=claim,
         )
         return Puller(
             consumer,

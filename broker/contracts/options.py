@@ -19,6 +19,8 @@ from broker.contracts.subjects import overlap, publish_subject, resource_name, s
 if TYPE_CHECKING:
     import ssl
 
+    from broker.contracts.claims import Claim
+
 Ensure = Literal["verify", "update", "bind"]
 """verify: create what is missing, raise ``ConfigDrift`` on a difference. update: bring the server in line.
 bind: touch no management API."""
@@ -169,6 +171,7 @@ class ConsumerOptions:
         flow_control: push: the server waits for the reader; needs ``idle_heartbeat``. Never changes.
         idle_heartbeat: push: seconds, at least 0.1, between signs of life when there is nothing. Never changes.
         replay: ``"instant"``, or ``"original"``: with the pauses with which they were stored. Never changes.
+        claim: what this worker claims in a priority group; no setting of the consumer.
     """
 
     durable: str | None = None
@@ -188,6 +191,7 @@ class ConsumerOptions:
     flow_control: bool = False
     idle_heartbeat: float | None = None
     replay: Replay = "instant"
+    claim: Claim | None = None
 
     def __post_init__(self) -> None:
         for name, what in ((self.durable, "durable"), (self.queue, "queue"), (self.stream, "stream")):

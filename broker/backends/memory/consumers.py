@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from broker.backends.memory.consumer import FilteredShelf, MemoryConsumer
 from broker.backends.memory.drift import FIXED, consumer_differences, consumer_name
 from broker.backends.memory.lending import Start
-from broker.contracts.errors import ApiError, ConfigDrift, InvalidOption, NoStream
+from broker.contracts.errors import ApiError, ConfigDrift, InvalidOption, NoStream, Unsupported
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def open_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsu
         NoStream: the stream has nothing that a filter covers: it would wait for ever.
         ApiError: the server would refuse it.
     """
+    if options.claim is not None:
+        raise Unsupported("priority groups need a real server")
     stream.expire()
     name = consumer_name(options)
     if options.ensure == "bind":

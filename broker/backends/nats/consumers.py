@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker.backends.nats import convert, errors
 from broker.backends.nats.api import TIMEOUT
+from broker.backends.nats.claiming_intake import ClaimingIntake
 from broker.backends.nats.intake import Rhythm
 from broker.backends.nats.presence import Bound, Managed, Presence, Resume
 from broker.backends.nats.push_intake import PushIntake
@@ -53,6 +54,9 @@ class Consumers:
             options = replace(options, deliver_subject=own)
         presence = await (self._bound(options) if options.ensure == "bind" else self._managed(options))
         ack_wait = options.ack_wait if options.acks else None
+        if options.claim is not None:
+            asking = partial(ClaimingIntake, claim=options.claim)
+            return NatsSource(self._session, presence, ack_wait=ack_wait, intake=asking)
         if options.deliver_subject is None:
             return NatsSource(self._session, presence, ack_wait=ack_wait)
         return await self._pushed(presence, options.deliver_subject, options, ack_wait)

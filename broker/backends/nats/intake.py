@@ -68,6 +68,7 @@ class Intake:
         self._heartbeat = rhythm.heartbeat
         self._largest: int | None = None
         self._bytes = Bytes()
+        self._more = b""
         self._pulls = Pulls()
         self._inbox = b""
         self._sid = 0
@@ -151,6 +152,8 @@ class Intake:
         )
         if most_bytes:
             body = b'%b,"max_bytes":%d}' % (body[:-1], most_bytes)
+        if self._more:
+            body = b"%b%b}" % (body[:-1], self._more)
         self._session.link.send_stream(frames.pub(frames.pub_head(self._next, self._inbox + token), body))
 
     def ask_again(self) -> None:
