@@ -68,7 +68,7 @@ class OrderedSource(DeliverySource):
         await self._reader.__aexit__(None, None, None)
 
 
-def ordered(backend: StreamBackend, codec: Codec) -> Callable[[ConsumerOptions], Awaitable[DeliverySource]]:
+def in_sequence(backend: StreamBackend, codec: Codec) -> Callable[[ConsumerOptions], Awaitable[DeliverySource]]:
     """What opens a consumer in order."""
 
     async def open_consumer(options: ConsumerOptions) -> DeliverySource:

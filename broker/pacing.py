@@ -48,7 +48,7 @@ class Pace:
         self._clock = clock
         self._messages = Bucket(rate, clock()) if rate is not None else None
         self._bytes = Bucket(byte_rate, clock()) if byte_rate is not None else None
-        self._size = 1.0
+        self._size: float | None = None
 
     def allowance(self, room: int) -> int:
         """How many messages may be asked for now, of those there is room for.
@@ -60,7 +60,8 @@ class Pace:
             room = min(room, int(self._messages.tokens(now)))
         if self._bytes is not None:
             tokens = self._bytes.tokens(now)
-            room = min(room, max(1, int(tokens / self._size))) if tokens > 0 else 0
+            worth = 1 if self._size is None else max(1, int(tokens / self._size))
+            room = min(room, worth) if tokens > 0 else 0
         return room
 
     def delay(self) -> float:
@@ -69,7 +70,7 @@ class Pace:
         if self._messages is not None:
             waits.append(self._messages.until(max(1.0, self._messages.rate * _STEP), now))
         if self._bytes is not None:
-            waits.append(self._bytes.until(max(self._size, self._bytes.rate * _STEP), now))
+            waits.append(self._bytes.until(max(self._size or 1.0, self._bytes.rate * _STEP), now))
         return max(waits)
 
     def took(self, batch: Sequence[Delivery]) -> None:
@@ -80,6 +81,7 @@ class Pace:
             self._messages.take(len(batch))
         if self._bytes is not None:
             size = sum(len(each.data) for each in batch)
-            self._size = max(1.0, self._size * _MEMORY + size / len(batch) * (1 - _MEMORY))
+            mean = max(1.0, size / len(batch))
+            self._size = mean if self._size is None else self._size * _MEMORY + mean * (1 - _MEMORY)
             self._bytes.tokens(now)
             self._bytes.take(size)

@@ -21,7 +21,7 @@ from broker.contracts.errors import NoStream, Unsupported
 from broker.contracts.options import ConsumeOptions, ConsumerOptions, Ensure, Replay, Start, in_range
 from broker.dead_letters import DeadLetterWriter
 from broker.handling import check_handler
-from broker.ordered import ordered as in_sequence
+from broker.ordered import in_sequence
 from broker.pulling import Puller
 from broker.reading import Reader, Until
 

@@ -79,16 +79,16 @@ class PushConformance(Conformance):
     ) -> None:
         sb, attempts = await connect(), list[int]()
         name = await a_stream(sb)
-        await sb.enqueue_many(Entry(f"{name}.a", n) for n in range(4))
+        await sb.enqueue_many(Entry(f"{name}.a", n) for n in range(3))
 
         async def handle(msg: StreamMessage) -> None:
             attempts.append(msg.attempt)
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(1.0)
 
-        await sb.push_subscribe(f"{name}.a", handle, durable=WORKER, concurrency=1, ack_wait=1)
-        await eventually(lambda: len(attempts) == 4, within=10)
+        await sb.push_subscribe(f"{name}.a", handle, durable=WORKER, concurrency=1, ack_wait=1.5)
+        await eventually(lambda: len(attempts) == 3, within=10)
         await eventually(lambda: idle(sb, name, WORKER))
-        assert attempts == [1] * 4
+        assert attempts == [1] * 3
 
     async def test_a_group_shares_the_work(self, connect: Connect) -> None:
         sb = await connect()
