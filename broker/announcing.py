@@ -77,7 +77,7 @@ class Announcer:
     def begin(self, stream: str, consumer: str) -> None:
         """It is about this consumer; from now on the connection's fate is told as well."""
         self._stream, self._consumer = stream, consumer
-        if self._unwatch is None:
+        if self._unwatch is None and not self._ended:
             self._unwatch = self._backend.board.watch(self._on_status)
 
     def listen(self) -> Events:
