@@ -30,13 +30,14 @@ from broker.supply import REOPEN_PAUSE, Supply
 from broker.tasks import TaskHands
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from broker.contracts.backend import DeliverySource, StreamBackend
+    from broker.contracts.backend import StreamBackend
     from broker.contracts.codec import Codec
     from broker.contracts.options import ConsumeOptions, ConsumerOptions
     from broker.dead_letters import DeadLetterWriter
     from broker.hands import Hands
+    from broker.supply import OpenConsumer, SettlerFor
 
 log = logging.getLogger("broker.consuming")
 
@@ -46,6 +47,8 @@ _LAST_FLUSH: Final = 2.0
 
 class Consumption:
     """A running ``consume``.
+
+    ``open_consumer`` and ``settler_for`` stand in for the backend's consumers and the usual way to settle.
 
     Attributes:
         stream: where the messages come from.
@@ -62,14 +65,15 @@ class Consumption:
         codec: Codec,
         letters: DeadLetterWriter | None,
         forget: Callable[[Consumption], None],
-        open_consumer: Callable[[ConsumerOptions], Awaitable[DeliverySource]] | None = None,
+        open_consumer: OpenConsumer | None = None,
+        settler_for: SettlerFor | None = None,
     ) -> None:
         self._options = options
         self._backend = backend
         self._forget = forget
         self._loop = asyncio.get_running_loop()
         self._announcer = Announcer(backend)
-        self._supply = Supply(consumer, options, backend, letters, self._announcer, open_consumer)
+        self._supply = Supply(consumer, options, backend, letters, self._announcer, open_consumer, settler_for)
         self._hands: Hands = _kind_of_hands(handler, options)(
             handler, supply=self._supply, options=options, codec=codec
         )

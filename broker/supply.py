@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from broker.dead_letters import DeadLetterWriter
     from broker.messages import StreamMessage
 
+    OpenConsumer = Callable[[ConsumerOptions], Awaitable[DeliverySource]]
+    SettlerFor = Callable[[DeliverySource], ConsumeSettler]
+
 log = logging.getLogger("broker.consuming")
 
 REOPEN_PAUSE: Final = (0.1, 2.0)
@@ -54,7 +57,8 @@ class Supply:
         backend: StreamBackend,
         letters: DeadLetterWriter | None,
         announcer: Announcer,
-        open_consumer: Callable[[ConsumerOptions], Awaitable[DeliverySource]] | None = None,
+        open_consumer: OpenConsumer | None = None,
+        settler_for: SettlerFor | None = None,
     ) -> None:
         self.consumer = consumer
         self.backend = backend
@@ -62,8 +66,8 @@ class Supply:
         self.stopping = False
         pauses = "pause" in options.on_error.values()
         self.recess = Recess(options, announcer, self.waits) if pauses else None
-        self._options = options
         self._letters = letters
+        self._settler_for = settler_for or (lambda each: ConsumeSettler(each, backend.stats, options, letters))
         self._open_consumer = open_consumer or backend.open_consumer
         self._announcer = announcer
 
@@ -143,4 +147,4 @@ class Supply:
         self.source = source
         source.watch(self._announcer.tell)
         self._announcer.begin(source.stream, source.consumer)
-        self.settler = ConsumeSettler(source, self.backend.stats, self._options, self._letters)
+        self.settler = self._settler_for(source)

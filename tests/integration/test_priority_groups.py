@@ -114,6 +114,21 @@ async def test_one_is_pinned_and_when_it_goes_another_is(sb, connect):
     await eventually(lambda: len(boxes[1 - pinned]) == 10, within=15)
 
 
+async def test_whoever_is_pinned_stays_so_while_nothing_comes(sb, connect):
+    """An open request does not renew a pin, however long it waits: only a new one does."""
+    await consumer(sb, "pinned_client", priority_timeout=4 * SECOND)
+    boxes = [[], []]
+    for box in boxes:
+        await work(await connect(), box)
+    await store(sb, *range(10))
+    await eventually(lambda: sum(map(len, boxes)) == 10, within=10)
+    pinned = 0 if boxes[0] else 1
+    await asyncio.sleep(6)
+    await store(sb, *range(10, 20))
+    await eventually(lambda: sum(map(len, boxes)) == 20, within=10)
+    assert len(boxes[pinned]) == 20
+
+
 async def test_who_lost_the_pin_is_told_and_stands_by(sb, connect):
     await consumer(sb, "pinned_client", priority_timeout=5 * SECOND)
     boxes, told = [[], []], [[], []]

@@ -23,7 +23,11 @@ _WRONG_PIN: Final = 423
 
 
 class ClaimingIntake(Intake):
-    """Pulls with a claim. Pinned, it says so; told that another one is, it stands by without a pin."""
+    """Pulls with a claim. Pinned, it says so; told that another one is, it stands by without a pin.
+
+    Attributes:
+        pin: ours, as the server gave it; empty when we have none.
+    """
 
     def __init__(
         self,
@@ -44,7 +48,7 @@ class ClaimingIntake(Intake):
         }
         said = orjson.dumps({name: value for name, value in asked.items() if value is not None})
         self._claim = b"," + said[1:-1]
-        self._pin: bytes | None = None
+        self.pin = b""
         self._more = self._claim
 
     def _receive(self, pulls: Pulls, subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> None:
@@ -55,11 +59,11 @@ class ClaimingIntake(Intake):
     def _look_for_pin(self, reply: bytes, block: bytes) -> None:
         if reply:
             found = _PIN.search(block)
-            if found is not None and found[1] != self._pin:
+            if found is not None and found[1] != self.pin:
                 self._carry(found[1])
         elif frames.parse_status(block)[0] == _WRONG_PIN:
-            self._carry(None)
+            self._carry(b"")
 
-    def _carry(self, pin: bytes | None) -> None:
-        self._pin = pin
-        self._more = self._claim if pin is None else b'%b,"id":"%b"' % (self._claim, pin)
+    def _carry(self, pin: bytes) -> None:
+        self.pin = pin
+        self._more = b'%b,"id":"%b"' % (self._claim, pin) if pin else self._claim

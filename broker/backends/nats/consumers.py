@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _EXISTS: Final = frozenset({errors.CONSUMER_ALREADY_EXISTS, errors.CONSUMER_NAME_EXISTS})
 _LOOK: Final = 2.5
 """Seconds; twice that without a message, and a push consumer that gives no sign of life is looked at."""
+_CLAIMING: Final = Rhythm(expires=1.0)
+"""Only a new pull renews a pin: an open one does not, however long it waits."""
 _TICK: Final = 1.0
 _TICKS_PER_WAIT: Final = 4
 _MOMENTS: Final = 20
@@ -56,7 +58,7 @@ class Consumers:
         ack_wait = options.ack_wait if options.acks else None
         if options.claim is not None:
             asking = partial(ClaimingIntake, claim=options.claim)
-            return NatsSource(self._session, presence, ack_wait=ack_wait, intake=asking)
+            return NatsSource(self._session, presence, ack_wait=ack_wait, rhythm=_CLAIMING, intake=asking)
         if options.deliver_subject is None:
             return NatsSource(self._session, presence, ack_wait=ack_wait)
         return await self._pushed(presence, options.deliver_subject, options, ack_wait)
