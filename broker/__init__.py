@@ -49,6 +49,7 @@ from broker.contracts.errors import (
     Unauthorized,
     Unsupported,
 )
+from broker.contracts.events import ConsumerEvent, ConsumerEventKind
 from broker.contracts.features import (
     ConsumerLimits,
     External,
@@ -105,6 +106,8 @@ __all__ = [
     "ConnectionLost",
     "ConsumeOptions",
     "ConsumerAdmin",
+    "ConsumerEvent",
+    "ConsumerEventKind",
     "ConsumerGone",
     "ConsumerInfo",
     "ConsumerLimits",

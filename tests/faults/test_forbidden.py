@@ -57,6 +57,26 @@ async def test_the_call_in_flight_fails_at_once_with_verb_and_subject(sb, name):
     await still_there(sb)
 
 
+@pytest.mark.parametrize("queue", [None, "crew"])
+async def test_a_push_consumer_whose_subject_may_not_be_listened_to_ends_by_name(link, queue):
+    config = USERS.replace(
+        'subscribe: { deny: ["Secret.>"] }', 'subscribe: { deny: ["Secret.>", "gamebroker.push.>"] }'
+    )
+    login = {"user": "admin", "pass": "p"}
+    async with (
+        NatsServer(sync_interval=None, config=config, login=login) as server,
+        StreamBroker.connect(server.url, link=link, user="role", password="p") as sb,
+    ):
+        await sb.declare(StreamOptions("OPEN", ["open.>"]))
+        worker = await sb.push_subscribe("open.a", print, durable="w", queue=queue, dead_letter=False)
+        with pytest.raises(PermissionDenied) as caught:
+            await asyncio.wait_for(worker.wait(), 10)
+        assert (caught.value.verb, caught.value.subject) == ("subscribe", "gamebroker.push.OPEN.w")
+        async with await sb.subscribe("still.there") as there:
+            await sb.publish("still.there", b"x")
+            assert (await asyncio.wait_for(anext(there), 10)).data == b"x"
+
+
 async def test_other_calls_in_flight_go_on(sb):
     async def slow(msg):
         await asyncio.sleep(0.3)

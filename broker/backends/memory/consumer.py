@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from broker.backends.memory.clock import Alarm, Cancellable, Clock, after
+from broker.backends.memory.clock import Alarm, Clock, after
 from broker.backends.memory.lending import Lending, Lent, Shelf, Start
+from broker.backends.memory.pull import Pull
+from broker.backends.memory.replay import Replay
 from broker.contracts.admin import ConsumerInfo
 from broker.contracts.envelopes import Delivery
 from broker.contracts.errors import ApiError
@@ -19,7 +20,7 @@ from broker.contracts.subjects import matches
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.backends.memory.log import StreamLog
+    from broker.backends.memory.log import Stored, StreamLog
     from broker.contracts.options import ConsumerOptions
 
 _REMEMBERED: Final = 4096
@@ -45,35 +46,6 @@ class FilteredShelf(Shelf):
     def ahead(self, sequence: int) -> int:
         """How many wanted messages there are from ``sequence`` on."""
         return sum(self.wants(message.subject) for message in self._log.since(sequence))
-
-
-class Pull:
-    """A fetch that waits: answered once, with at least one delivery or, when its time is over, none."""
-
-    __slots__ = ("answer", "gathered", "limit", "timer")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.gathered: list[Delivery] = []
-        self.answer: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
-        self.timer: Cancellable | None = None
-
-    def end(self) -> None:
-        """Answer with what was gathered."""
-        if not self.answer.done():
-            self.answer.set_result(self.gathered)
-        self.stop_timer()
-
-    def fail(self, error: Exception) -> None:
-        """Answer with an error."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
-        self.stop_timer()
-
-    def stop_timer(self) -> None:
-        """It is answered or nobody waits for it any more."""
-        if self.timer is not None:
-            self.timer.cancel()
 
 
 class MemoryConsumer:
@@ -122,6 +94,7 @@ class MemoryConsumer:
         self._idle = Alarm(clock, abandoned)
         self._held_until: datetime | None = None
         self._release = Alarm(clock, self.wake)
+        self._replay = Replay(clock, self.wake) if options.replay == "original" else None
         self._sources = 0
         self._ended = False
         self._created = datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC)
@@ -130,6 +103,11 @@ class MemoryConsumer:
     def unnamed(self) -> bool:
         """Whether only the source that made it knows it."""
         return self.options.durable is None and self.options.queue is None
+
+    @property
+    def attended(self) -> bool:
+        """Whether a source is open on it."""
+        return self._sources > 0
 
     @property
     def ack_floor(self) -> int:
@@ -235,10 +213,10 @@ class MemoryConsumer:
         self._sources -= 1
         self.resume()
 
-    def pull(self, limit: int, timeout: float) -> Pull:
+    def pull(self, limit: int, timeout: float, max_bytes: int | None = None) -> Pull:
         """Wait in line for up to ``limit`` deliveries."""
         self._pulls = deque(each for each in self._pulls if not each.answer.done())
-        pull = Pull(limit)
+        pull = Pull(limit, max_bytes)
         self._pulls.append(pull)
         self.wake()
         pull.timer = after(self._clock, timeout, pull.end)
@@ -284,6 +262,8 @@ class MemoryConsumer:
         self._alarm.cancel()
         self._idle.cancel()
         self._release.cancel()
+        if self._replay is not None:
+            self._replay.pause()
 
     def resume(self) -> None:
         """Set the timers that are needed; none once it has ended."""
@@ -325,6 +305,11 @@ class MemoryConsumer:
             if self._pulls[0].answer.done():
                 self._pulls.popleft()
                 continue
+            if self._filled(self._pulls[0]):
+                self._pulls.popleft()
+                continue
+            if self._replay is not None and self._too_early(self._replay, now):
+                break
             lent = self._lending.lend(now)
             if lent is None:
                 break
@@ -333,19 +318,35 @@ class MemoryConsumer:
             pull.end()
         self._alarm.set(self._lending.next_due)
 
+    def _too_early(self, replay: Replay, now: float) -> bool:
+        """Whether the next new message is not due yet at the pace at which messages were stored."""
+        sequence, again = self._lending.upcoming
+        message = self._log.get(sequence) if sequence is not None and not again else None
+        return message is not None and not replay.due(message.timestamp_ns, now)
+
+    def _filled(self, pull: Pull) -> bool:
+        """Whether the next message does not fit into the bytes it has left; alone it always does."""
+        if pull.bytes_left is None or not pull.gathered:
+            return False
+        sequence, _ = self._lending.upcoming
+        message = self._log.get(sequence) if sequence is not None else None
+        return message is not None and len(self._content(message)[0]) > pull.bytes_left
+
+    def _content(self, message: Stored) -> tuple[bytes, Headers | None]:
+        """Body and headers as they are delivered."""
+        if not self.options.headers_only:
+            return message.data, message.headers
+        size = ("Nats-Msg-Size", str(len(message.data)))
+        return b"", Headers((*(message.headers.pairs if message.headers is not None else ()), size))
+
     def _hand_out(self, lent: Lent, served: list[Pull]) -> None:
         message = self._log.get(lent.sequence)
         assert message is not None, "what is lent is stored"
         pull = self._pulls.popleft()
-        data, headers = message.data, message.headers
-        if self.options.headers_only:
-            size = ("Nats-Msg-Size", str(len(data)))
-            data, headers = b"", Headers((*(headers.pairs if headers is not None else ()), size))
-        pull.gathered.append(
+        room = pull.add(
             Delivery(
                 message.subject,
-                data,
-                headers,
+                *self._content(message),
                 self.stream,
                 self.name,
                 lent.sequence,
@@ -358,7 +359,7 @@ class MemoryConsumer:
         )
         if len(pull.gathered) == 1:
             served.append(pull)
-        if len(pull.gathered) < pull.limit:
+        if room:
             self._pulls.append(pull)
         if not self._lending.acks:
             self._settled(lent.sequence)

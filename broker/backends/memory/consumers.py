@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 from broker.backends.memory.consumer import FilteredShelf, MemoryConsumer
 from broker.backends.memory.lending import Start
 from broker.contracts.drift import FIXED_HINT, consumer_differences, fixed_in_consumer
-from broker.contracts.errors import ApiError, ConfigDrift, ConsumerNotFound, LimitsExceeded, NoStream, Unsupported
+from broker.contracts.errors import (
+    ApiError,
+    ConfigDrift,
+    ConsumerNotFound,
+    InvalidOption,
+    LimitsExceeded,
+    NoStream,
+    Unsupported,
+)
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
@@ -22,14 +30,32 @@ _NANOSECONDS: Final = 1_000_000_000
 
 
 def open_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsumer:
-    """The consumer as ``options.ensure`` says.
+    """The consumer as ``options.ensure`` says, for a source on it.
 
     Raises:
         ConsumerNotFound: bind only, and it does not exist.
         ConfigDrift: it exists with other settings, and may not (verify) or cannot (acks) be changed.
+        InvalidOption: it pushes to somebody else already.
         NoStream: the stream has nothing that a filter covers: it would wait for ever.
         ApiError: the server would refuse it.
     """
+    if options.claim is not None:
+        raise Unsupported("priority groups need a real server")
+    consumer = _ensured(stream, options)
+    if options.deliver_subject is not None and options.deliver_group is None and consumer.attended:
+        told = f"another worker listens to consumer {consumer.name!r}; workers who share it need queue="
+        raise InvalidOption(told, option="queue")
+    return consumer
+
+
+def create_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsumer:
+    """A new one, or the one that exists exactly so; raises as ``open_consumer``."""
+    consumer = _ensured(stream, replace(options, ensure="verify"))
+    consumer.resume()
+    return consumer
+
+
+def _ensured(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsumer:
     stream.expire()
     name = _name(options)
     if options.ensure == "bind":
@@ -41,13 +67,6 @@ def open_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsu
     if differences and options.ensure == "verify":
         raise ConfigDrift(existing.name, differences, stream=stream.name)
     return change_consumer(stream, options) if differences else existing
-
-
-def create_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsumer:
-    """A new one, or the one that exists exactly so; raises as ``open_consumer``."""
-    consumer = open_consumer(stream, replace(options, ensure="verify"))
-    consumer.resume()
-    return consumer
 
 
 def change_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsumer:
@@ -125,9 +144,8 @@ def _stored_since(log: StreamLog, time: datetime) -> int:
 
 def _check(stream: MemoryStream, options: ConsumerOptions, name: str) -> None:
     filters = options.filters
-    for option in ("priority_policy", "deliver_subject"):
-        if getattr(options, option) is not None:
-            raise Unsupported(f"{option} needs a real server")
+    if options.priority_policy is not None:
+        raise Unsupported("priority_policy needs a real server")
     _check_limits(stream, options)
     for each in filters if stream.options.subject_transform is None else ():
         if not any(overlap(each, subject) for subject in stream.options.subjects):

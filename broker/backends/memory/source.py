@@ -12,7 +12,8 @@ from broker.contracts.errors import AckUnknown, BrokerClosed
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from broker.backends.memory.consumer import MemoryConsumer, Pull
+    from broker.backends.memory.consumer import MemoryConsumer
+    from broker.backends.memory.pull import Pull
     from broker.backends.memory.streams import Streams
     from broker.contracts.envelopes import Delivery
 
@@ -56,14 +57,14 @@ class MemorySource(DeliverySource):
         unseen = min((each.sequence for each in self._left_over), default=floor + 1)
         return min(floor + 1, unseen)
 
-    async def fetch(self, limit: int, *, timeout: float) -> Sequence[Delivery]:
+    async def fetch(self, limit: int, *, timeout: float, max_bytes: int | None = None) -> Sequence[Delivery]:
         """At least one delivery as soon as there is one, at most ``limit``; empty after ``timeout`` seconds."""
         if not self._open:
             raise self._closed()
         if self._left_over:
             return [self._left_over.popleft() for _ in range(min(limit, len(self._left_over)))]
         consumer = self._streams.find(self.stream).find_consumer(self.consumer)
-        pull = consumer.pull(limit, timeout)
+        pull = consumer.pull(limit, timeout, max_bytes)
         self._pulls.add(pull)
         try:
             return await pull.answer

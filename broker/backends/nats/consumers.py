@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.backends.nats import convert, errors
 from broker.backends.nats.api import TIMEOUT
+from broker.backends.nats.claiming_intake import ClaimingIntake
+from broker.backends.nats.intake import Rhythm
 from broker.backends.nats.presence import Bound, Managed, Presence, Resume
+from broker.backends.nats.push_intake import PushIntake
 from broker.backends.nats.source import NatsSource
 from broker.contracts.drift import FIXED_HINT, fixed_in_consumer
-from broker.contracts.errors import ApiError, ConfigDrift, NoStream
+from broker.contracts.errors import ApiError, ConfigDrift, InvalidOption, NoStream
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
@@ -23,6 +28,14 @@ if TYPE_CHECKING:
     from broker.contracts.options import ConsumerOptions
 
 _EXISTS: Final = frozenset({errors.CONSUMER_ALREADY_EXISTS, errors.CONSUMER_NAME_EXISTS})
+_LOOK: Final = 2.5
+"""Seconds; twice that without a message, and a push consumer that gives no sign of life is looked at."""
+_CLAIMING: Final = Rhythm(expires=1.0)
+"""Only a new pull renews a pin: an open one does not, however long it waits."""
+_TICK: Final = 1.0
+_TICKS_PER_WAIT: Final = 4
+_MOMENTS: Final = 20
+_MOMENT: Final = 0.1
 _ELSEWHERE: Final = ("mirror", "sources", "subject_transform")
 """With one of these a stream holds subjects it does not name."""
 
@@ -39,8 +52,41 @@ class Consumers:
     async def open(self, options: ConsumerOptions) -> NatsSource:
         """A source on the consumer (see ``StreamBackend.open_consumer``)."""
         self._session.board.check_open()
+        if options.deliver_subject is not None and options.durable is None:
+            # Another subject each time: what the one before still sends is not taken for this one's.
+            own = f"{options.deliver_subject}.{secrets.token_hex(4)}"
+            options = replace(options, deliver_subject=own)
         presence = await (self._bound(options) if options.ensure == "bind" else self._managed(options))
-        return NatsSource(self._session, presence, ack_wait=options.ack_wait if options.acks else None)
+        ack_wait = options.ack_wait if options.acks else None
+        if options.claim is not None:
+            asking = partial(ClaimingIntake, claim=options.claim)
+            return NatsSource(self._session, presence, ack_wait=ack_wait, rhythm=_CLAIMING, intake=asking)
+        if options.deliver_subject is None:
+            return NatsSource(self._session, presence, ack_wait=ack_wait)
+        return await self._pushed(presence, options.deliver_subject, options, ack_wait)
+
+    async def _pushed(
+        self, presence: Presence, subject: str, options: ConsumerOptions, ack_wait: float | None
+    ) -> NatsSource:
+        """A source that is sent to. Without a group there may be one of them only: both would get every message."""
+        if options.durable is not None and options.deliver_group is None:
+            await self._unbound(presence)
+        heartbeat = options.idle_heartbeat or _LOOK
+        rhythm = Rhythm(heartbeat=heartbeat, tick=min(heartbeat, _TICK, options.ack_wait / _TICKS_PER_WAIT))
+        intake = partial(PushIntake, subject=subject, group=options.deliver_group)
+        source = NatsSource(self._session, presence, ack_wait=ack_wait, rhythm=rhythm, intake=intake)
+        source.listen()
+        return source
+
+    async def _unbound(self, presence: Presence) -> None:
+        """Wait until nobody listens any more: who just left is seen to have left a moment later."""
+        for _ in range(_MOMENTS):
+            answer = await self._admin.raw_consumer(presence.stream, presence.consumer)
+            if not answer.get("push_bound"):
+                return
+            await asyncio.sleep(_MOMENT)
+        told = f"another worker listens to consumer {presence.consumer!r}; workers who share it need queue="
+        raise InvalidOption(told, option="queue")
 
     async def create(self, options: ConsumerOptions) -> ConsumerInfo:
         """See ``StreamBackend.create_consumer``."""

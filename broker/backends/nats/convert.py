@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from broker.contracts.admin import ConsumerInfo
-from broker.contracts.consumer_options import UNNAMED_THRESHOLD
+from broker.contracts.consumer_options import RESERVED, UNNAMED_THRESHOLD
 from broker.contracts.drift import Differences, consumer_differences
 from broker.contracts.options import ConsumerOptions, Start
 
@@ -25,18 +25,16 @@ _PARTICULARS: Final = ("description", "deliver_subject", "deliver_group", "heade
 _MOST_PENDING: Final = 1_000_000
 _UNASKED_PENDING: Final = 256
 """Without acks nothing is pending: the options say what they say by default."""
+_GROUPS: Final = ("priority_groups", "priority_policy", "priority_timeout")
 _MERGED: Final = frozenset(
     {
         *("ack_wait", "max_ack_pending", "filter_subject", "filter_subjects", "inactive_threshold", "num_replicas"),
-        *("sample_freq", "priority_groups", "priority_policy", "priority_timeout", "rate_limit_bps", *_PARTICULARS),
+        *("sample_freq", "rate_limit_bps", *_GROUPS, *_PARTICULARS),
     }
 )
 """What an update lays over an existing consumer; the rest never changes, or is where it starts."""
-_CLEARED: Final = (
-    *("filter_subject", "filter_subjects", "backoff", "headers_only"),
-    *("priority_groups", "priority_policy", "priority_timeout"),
-)
-"""Gone from an existing consumer unless asked for."""
+_CLEARED: Final = ("filter_subject", "filter_subjects", "backoff", "headers_only")
+"""Gone from an existing consumer unless asked for; so are the groups, unless a place in them is claimed."""
 
 
 def nanoseconds(seconds: float | None) -> int:
@@ -80,9 +78,9 @@ def _microseconds(text: str) -> str:
 
 
 def own_metadata(config: dict[str, Any]) -> dict[str, str]:
-    """Metadata without what belongs to the server or to us."""
+    """Metadata without what belongs to the server."""
     given = config.get("metadata") or {}
-    return {key: value for key, value in given.items() if not key.startswith(SERVERS_OWN) and key != QUEUE}
+    return {key: value for key, value in given.items() if not key.startswith(SERVERS_OWN)}
 
 
 def moment(time: datetime) -> str:
@@ -95,7 +93,7 @@ def consumer_config(options: ConsumerOptions, name: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         "name": name,
         "ack_policy": "explicit" if options.acks else "none",
-        "replay_policy": "instant",
+        "replay_policy": options.replay,
         "max_deliver": -1,
         "num_replicas": options.replicas or 0,
         **_start(options.start),
@@ -164,7 +162,7 @@ def consumer_options(config: dict[str, Any], stream: str) -> ConsumerOptions:
         start=_start_of(config),
         inactive_threshold=_threshold_of(config),
         description=config.get("description") or "",
-        metadata=own_metadata(config),
+        metadata={key: value for key, value in own_metadata(config).items() if not key.startswith(RESERVED)},
         replicas=config.get("num_replicas") or None,
         memory=bool(config.get("mem_storage")),
         headers_only=bool(config.get("headers_only")),
@@ -177,6 +175,7 @@ def consumer_options(config: dict[str, Any], stream: str) -> ConsumerOptions:
         flow_control=bool(config.get("flow_control")),
         idle_heartbeat=seconds(config.get("idle_heartbeat")),
         rate_limit=config.get("rate_limit_bps") or None,
+        replay=config.get("replay_policy") or "instant",
     )
 
 
@@ -223,7 +222,7 @@ def merged_consumer(options: ConsumerOptions, config: dict[str, Any]) -> dict[st
     if options.metadata:
         metadata = {key: value for key, value in metadata.items() if key.startswith(SERVERS_OWN)}
     merged = {**config, "max_deliver": -1, "metadata": {**metadata, **ours.get("metadata", {})}}
-    for field in _CLEARED:
+    for field in _CLEARED if options.leaves_groups else (*_CLEARED, *_GROUPS):
         merged.pop(field, None)
     merged.update({field: value for field, value in ours.items() if field in _MERGED and (value or field in merged)})
     if options.replicas is None and "num_replicas" in config:
