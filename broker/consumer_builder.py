@@ -103,10 +103,10 @@ def patterns(subject: Subjects) -> tuple[str, ...]:
         InvalidSubject: one is no pattern.
         InvalidOption: none, or two overlap: a message would belong to both.
     """
-    if isinstance(subject, str):
+    if isinstance(subject, str | bytes | bytearray) or not isinstance(subject, Sequence):
         return (subscribe_pattern(subject),)
-    if isinstance(subject, bytes | bytearray) or not isinstance(subject, Sequence) or not subject:
-        raise InvalidOption(f"subject={subject!r}: must be a pattern or a list of patterns", option="subject")
+    if not subject:
+        raise InvalidOption("subject=[]: must be a pattern or a list of patterns", option="subject")
     asked = tuple(subscribe_pattern(each) for each in subject)
     for index, left in enumerate(asked):
         for right in asked[index + 1 :]:
