@@ -5,13 +5,11 @@ import asyncio
 import pytest
 import pytest_asyncio
 
-from broker import Entry, InvalidOption, StreamBroker, StreamOptions, Unsupported
+from broker import ConsumerOptions, Entry, InvalidOption, StreamBroker, StreamOptions, Unsupported
 from broker.testing.plugin import remove_streams
 from broker.testing.waiting import eventually, never
 
 pytestmark = pytest.mark.nats
-
-SECOND = 1_000_000_000
 
 
 @pytest_asyncio.fixture
@@ -36,17 +34,9 @@ async def sb(connect):
 
 
 async def consumer(sb, policy, **more):
-    config = {
-        "name": "w",
-        "durable_name": "w",
-        "ack_policy": "explicit",
-        "ack_wait": 30 * SECOND,
-        "priority_policy": policy,
-        "priority_groups": ["g"],
-        **more,
-    }
-    api = sb._streams._admin._api
-    await api.call("CONSUMER.CREATE.S.w", {"stream_name": "S", "config": config, "action": "create"})
+    await sb.consumers.create(
+        ConsumerOptions(durable="w", queue="w", stream="S", priority_policy=policy, priority_groups=["g"], **more)
+    )
 
 
 async def work(sb, box, **claim):
@@ -101,7 +91,7 @@ async def test_the_first_in_rank_is_served_though_it_came_later(sb, connect):
 
 
 async def test_one_is_pinned_and_when_it_goes_another_is(sb, connect):
-    await consumer(sb, "pinned_client", priority_timeout=SECOND)
+    await consumer(sb, "pinned_client", priority_timeout=1.0)
     boxes, workers = [[], []], []
     for box in boxes:
         workers.append(await work(await connect(), box))
@@ -116,7 +106,7 @@ async def test_one_is_pinned_and_when_it_goes_another_is(sb, connect):
 
 async def test_whoever_is_pinned_stays_so_while_nothing_comes(sb, connect):
     """An open request does not renew a pin, however long it waits: only a new one does."""
-    await consumer(sb, "pinned_client", priority_timeout=4 * SECOND)
+    await consumer(sb, "pinned_client", priority_timeout=4.0)
     boxes = [[], []]
     for box in boxes:
         await work(await connect(), box)
@@ -130,7 +120,7 @@ async def test_whoever_is_pinned_stays_so_while_nothing_comes(sb, connect):
 
 
 async def test_who_lost_the_pin_is_told_and_stands_by(sb, connect):
-    await consumer(sb, "pinned_client", priority_timeout=5 * SECOND)
+    await consumer(sb, "pinned_client", priority_timeout=5.0)
     boxes, told = [[], []], [[], []]
 
     async def listen(events, kinds):
@@ -157,7 +147,7 @@ async def test_who_lost_the_pin_is_told_and_stands_by(sb, connect):
 
 
 async def test_pulling_in_a_group(sb):
-    await consumer(sb, "pinned_client", priority_timeout=SECOND)
+    await consumer(sb, "pinned_client", priority_timeout=1.0)
     await store(sb, 1, 2, 3)
     async with sb.pull("s.a", durable="w", stream="S", ensure="bind", priority_group="g") as puller:
         got = []
@@ -184,6 +174,19 @@ async def test_a_claim_that_makes_no_sense_is_refused(sb, options):
     assert caught.value.option in options
     with pytest.raises(InvalidOption):
         sb.pull("s.a", durable="w", **options)
+
+
+@pytest.mark.parametrize("ensure", ["verify", "update"])
+async def test_who_claims_a_place_leaves_the_groups_as_they_are(sb, ensure):
+    await consumer(sb, "prioritized")
+    differs = {} if ensure == "verify" else {"ack_wait": 20.0}
+    consumption = await sb.consume("s.>", print, durable="w", stream="S", ensure="update", priority_group="g")
+    await consumption.drain()
+    consumption = await sb.consume("s.>", print, durable="w", stream="S", ensure=ensure, priority_group="g", **differs)
+    await consumption.drain()
+    config = (await sb.consumers.info("S", "w")).config
+    assert (config.priority_policy, config.priority_groups) == ("prioritized", ("g",))
+    assert config.ack_wait == differs.get("ack_wait", 30.0)
 
 
 async def test_the_memory_twin_says_that_it_has_none():
