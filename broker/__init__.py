@@ -52,6 +52,7 @@ from broker.contracts.qos import QoS
 from broker.contracts.status import Stats, Status
 from broker.contracts.subjects import Subject
 from broker.dead_letters import DeadLetters
+from broker.lanes.ordered import OrderedConsumption
 from broker.letters import DeadLetter
 from broker.messages import Message, StreamMessage
 from broker.pulling import Puller
@@ -106,6 +107,7 @@ __all__ = [
     "MsgpackCodec",
     "NoResponders",
     "NoStream",
+    "OrderedConsumption",
     "PayloadTooLarge",
     "PermissionDenied",
     "Puller",

@@ -23,6 +23,7 @@ from broker.contracts.subjects import subscribe_pattern
 from broker.dead_letters import DeadLetters, DeadLetterWriter
 from broker.enqueueing import Enqueuer
 from broker.handling import check_handler
+from broker.lanes.ordered import OrderedConsumption
 from broker.pulling import Puller
 from broker.reading import Reader, Until
 
@@ -95,7 +96,8 @@ class StreamBroker(Broker):
             body: bytes, or anything the codec encodes.
             idempotency_key: a repeat of the same key on the same subject within the stream's duplicate window is
                 dropped, and ``receipt.duplicate`` says so. Generated when ``None``.
-            ordering_key: carried along for ordered consumers.
+            ordering_key: messages with the same key are handled one after the other, in the order stored, by
+                ``consume(ordered=True)`` on a stream with lanes; on others it is only carried along.
             headers: application headers.
             ttl: whole seconds after which the server may drop it.
             expect: what must hold for it to be stored.
@@ -164,7 +166,9 @@ class StreamBroker(Broker):
             backoff: seconds before each further attempt; the last one repeats.
             dead_letter: keep what gave up in ``dead_letters``.
             auto_extend: extend ``ack_wait`` while a message is in hand.
-            ordered: per-key order; not available in this version.
+            ordered: handle the messages of one ``ordering_key`` in their order, keys side by side, over any number of
+                workers of the queue; needs a stream with ``lanes``. One message of a lane is unsettled at a time, and
+                ``max_ack_pending`` has no meaning. One that fails holds up its own key only.
             stream: its name; looked up by subject when ``None`` (needed with ``ensure="bind"`` where the role may
                 not look up).
             ensure: ``"verify"`` creates the consumer or raises on a difference, ``"update"`` brings it in line,
@@ -174,13 +178,11 @@ class StreamBroker(Broker):
             NoStream: no stream captures the subject.
             ConfigDrift: the consumer exists with other settings; it names each field.
             ConsumerNotFound: bind only, and it does not exist.
-            InvalidSubject, InvalidOption: at once.
+            InvalidSubject, InvalidOption: at once; also ``ordered`` without a name, or on a stream without lanes.
             ConnectionLost, BrokerClosed, PermissionDenied, ApiError.
         """
         self._lifetime.check_open()
         check_handler(handler)
-        if ordered:
-            raise Unsupported("consume(ordered=True) is not available in this version")
         options = ConsumeOptions(
             concurrency=concurrency,
             max_deliver=max_deliver,
@@ -198,15 +200,29 @@ class StreamBroker(Broker):
             ensure=ensure,
         )
         letters = DeadLetterWriter(self._streams, self._enqueuer, create=ensure != "bind") if dead_letter else None
-        consumption = Consumption(
-            handler,
-            consumer=consumer,
-            options=options,
-            backend=self._streams,
-            codec=self._codec,
-            letters=letters,
-            forget=self._roster.drainables.discard,
-        )
+        consumption: Consumption
+        if ordered:
+            consumption = OrderedConsumption(
+                handler,
+                consumer=consumer,
+                options=options,
+                backend=self._streams,
+                codec=self._codec,
+                enqueuer=self._enqueuer,
+                dead_letters=self.dead_letters,
+                letters=letters,
+                forget=self._roster.drainables.discard,
+            )
+        else:
+            consumption = Consumption(
+                handler,
+                consumer=consumer,
+                options=options,
+                backend=self._streams,
+                codec=self._codec,
+                letters=letters,
+                forget=self._roster.drainables.discard,
+            )
         await consumption.start()
         self._roster.drainables.add(consumption)
         return consumption

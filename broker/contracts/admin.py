@@ -32,11 +32,16 @@ class StreamState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamInfo:
-    """A stream as the server has it. ``config`` equals the ``StreamOptions`` it was declared with."""
+    """A stream as the server has it. ``config`` equals the ``StreamOptions`` it was declared with.
+
+    Attributes:
+        lane_counts: how many lanes each of its generations had, the newest last; empty for a stream without lanes.
+    """
 
     config: StreamOptions
     state: StreamState
     created: datetime | None = None
+    lane_counts: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from broker.contracts.errors import InvalidOption
 from broker.contracts.options import in_range
@@ -40,6 +40,8 @@ class Delivery(Struct, gc=False):
         pending: how many messages of this consumer were still waiting behind it.
         token: the backend's own reference for settling it; nobody else looks inside.
         consumer_sequence: counts this consumer's deliveries without a gap, from 1; 0 when the backend does not count.
+        lane_key: the token its ordering key is stored by, in a stream with lanes; ``None`` elsewhere.
+        again: whether it is a group's own copy of a message that it tries again.
     """
 
     subject: str
@@ -53,6 +55,8 @@ class Delivery(Struct, gc=False):
     pending: int
     token: object
     consumer_sequence: int = 0
+    lane_key: str | None = None
+    again: bool = False
 
 
 class Receipt(NamedTuple):
@@ -122,6 +126,7 @@ class Record(Struct, gc=False):
     Attributes:
         message_id: the id the server deduplicates by within the stream's duplicate window; never empty.
         ttl: seconds after which the server may drop it, whole; ``None`` keeps it as long as the stream does.
+        ordering_key: what decides its lane in a stream with lanes (also in ``headers``, for readers).
     """
 
     subject: str
@@ -130,6 +135,15 @@ class Record(Struct, gc=False):
     message_id: str
     ttl: int | None = None
     expect: Expect | None = None
+    ordering_key: str | None = None
+
+    def renamed(self, message_id: str) -> Record:
+        """The same message under another id."""
+        return structs.replace(self, message_id=message_id)
+
+    def readdressed(self, subject: str) -> Record:
+        """The same message on another subject."""
+        return structs.replace(self, subject=subject)
 
 
 @dataclass(frozen=True, slots=True)

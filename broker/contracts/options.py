@@ -13,10 +13,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from broker.contracts.errors import InvalidOption, InvalidSubject
+from broker.contracts.lanes import MOST_LANES
 from broker.contracts.subjects import overlap, publish_subject, resource_name, subscribe_pattern
 
 if TYPE_CHECKING:
     import ssl
+
+    from broker.contracts.lanes import Lane
 
 Ensure = Literal["verify", "update", "bind"]
 """verify: create what is missing, raise ``ConfigDrift`` on a difference. update: bring the server in line.
@@ -89,7 +92,8 @@ class StreamOptions:
         description: free text.
         metadata: free names and values; names starting with ``_nats`` belong to the server.
         durability: reserved for the declared durability check; must be ``None`` in this version.
-        lanes: reserved for ordered lanes; must be ``None`` in this version.
+        lanes: how many messages with an ``ordering_key`` can be handled at once, each key in its order, 1 to 1,024; for
+            ``consume(ordered=True)``. ``None`` keeps no order between workers. Not with ``"interest"``.
     """
 
     name: str
@@ -133,9 +137,16 @@ class StreamOptions:
                 "a key cannot be remembered longer than its message",
                 option="duplicate_window",
             )
-        for option in ("durability", "lanes"):
-            if getattr(self, option) is not None:
-                raise InvalidOption(f"{option} is not available in this version", option=option)
+        if self.durability is not None:
+            raise InvalidOption("durability is not available in this version", option="durability")
+        self._check_lanes()
+
+    def _check_lanes(self) -> None:
+        if self.lanes is None:
+            return
+        in_range("lanes", self.lanes, 1, MOST_LANES, whole=True)
+        if self.retention == "interest":
+            raise InvalidOption("lanes need retention 'limits' or 'workqueue', not 'interest'", option="lanes")
 
     def _check_overlap(self) -> None:
         for index, left in enumerate(self.subjects):
@@ -159,6 +170,10 @@ class ConsumerOptions:
         start: where a new consumer begins; an existing one keeps its position.
         inactive_threshold: seconds without a worker after which an unnamed consumer is removed.
         ensure: see ``Ensure``.
+        lane: only this lane of a stream with lanes, and what ``queue`` tries again of it.
+        priority_groups: names of the groups that pulls belong to; the server takes one at most.
+        priority_policy: which pull of a group is served first; ``"pinned_client"``: only one worker's.
+        priority_timeout: seconds without a pull after which a pinned worker loses its place to another.
     """
 
     durable: str | None = None
@@ -171,6 +186,10 @@ class ConsumerOptions:
     start: Start = "first"
     inactive_threshold: float = 30.0
     ensure: Ensure = "verify"
+    lane: Lane | None = None
+    priority_groups: Sequence[str] = ()
+    priority_policy: Literal["pinned_client"] | None = None
+    priority_timeout: float | None = None
 
     def __post_init__(self) -> None:
         for name, what in ((self.durable, "durable"), (self.queue, "queue"), (self.stream, "stream")):

@@ -26,7 +26,8 @@ from broker.contracts.options import ConnectOptions, in_range
         ("duplicate_window", 0),
         ("max_msg_size", True),
         ("durability", "fsync"),
-        ("lanes", 8),
+        ("lanes", 0),
+        ("lanes", 1025),
     ],
 )
 def test_a_stream_option_out_of_range_is_named(option, value):

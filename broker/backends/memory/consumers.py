@@ -11,6 +11,7 @@ from broker.backends.memory.consumer import FilteredShelf, MemoryConsumer
 from broker.backends.memory.drift import consumer_differences, consumer_name
 from broker.backends.memory.lending import Start
 from broker.contracts.errors import ApiError, ConfigDrift, NoStream
+from broker.contracts.lanes import stored_patterns
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def open_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsu
         raise ConfigDrift(existing.name, fixed or differences, stream=stream.name)
     if differences:
         _check(stream, options, existing.name)
-        existing.update(replace(options, stream=stream.name, start=existing.options.start, ensure="verify"))
+        kept = replace(options, stream=stream.name, start=existing.options.start, ensure="verify")
+        existing.update(kept, filed_filters(stream, kept))
     return existing
 
 
@@ -56,7 +58,8 @@ def _create(stream: MemoryStream, name: str, options: ConsumerOptions) -> Memory
         name,
         replace(options, stream=stream.name, ensure="verify"),
         log=stream.log,
-        start=starting_at(stream.log, options),
+        filters=filed_filters(stream, options),
+        start=starting_at(stream.log, options, filed_filters(stream, options)),
         clock=stream.clock,
         settled=stream.settled,
         abandoned=lambda: stream.delete_consumer(name),
@@ -65,9 +68,9 @@ def _create(stream: MemoryStream, name: str, options: ConsumerOptions) -> Memory
     return consumer
 
 
-def starting_at(log: StreamLog, options: ConsumerOptions) -> Start:
+def starting_at(log: StreamLog, options: ConsumerOptions, filters: tuple[str, ...]) -> Start:
     """Where a new consumer begins in the log as it is now."""
-    shelf = FilteredShelf(log, tuple(options.filters))
+    shelf = FilteredShelf(log, filters)
     after_all = log.last_sequence + 1
     if options.start == "last_per_subject":
         picked = log.last_per_subject(shelf.wants)
@@ -83,6 +86,13 @@ def starting_at(log: StreamLog, options: ConsumerOptions) -> Start:
     else:
         sequence = max(options.start, log.first_sequence)
     return Start(sequence, (), shelf.ahead(sequence))
+
+
+def filed_filters(stream: MemoryStream, options: ConsumerOptions) -> tuple[str, ...]:
+    """What it delivers, as the stream files it."""
+    if not stream.laned:
+        return tuple(options.filters)
+    return stored_patterns(options.filters, stream=stream.name, queue=options.queue, lane=options.lane)
 
 
 def _stored_since(log: StreamLog, time: datetime) -> int:
@@ -110,8 +120,8 @@ def _check_workqueue(stream: MemoryStream, options: ConsumerOptions, name: str) 
     if others and not options.filters:
         raise _refusal(stream, 10099, "multiple non-filtered consumers not allowed on workqueue stream")
     for other in others:
-        theirs = other.options.filters or (">",)
-        if any(overlap(left, right) for left in options.filters for right in theirs):
+        theirs = filed_filters(stream, other.options) or (">",)
+        if any(overlap(left, right) for left in filed_filters(stream, options) for right in theirs):
             raise _refusal(stream, 10100, "filtered consumer not unique on workqueue stream")
 
 

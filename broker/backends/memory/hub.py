@@ -10,9 +10,10 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from broker.backends.memory.clock import Clock, LoopClock, after
 from broker.backends.memory.routing import Subscription, SubscriptionTable
 from broker.backends.memory.streams import Streams
-from broker.backends.memory.wire import NO_RESPONDERS
+from broker.backends.memory.wire import NO_RESPONDERS, keyed_record
 from broker.contracts.envelopes import Envelope
 from broker.contracts.errors import BrokerError, NoResponders, PayloadTooLarge, RequestTimeout, StreamFull
+from broker.contracts.lanes import OURS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,8 +136,12 @@ class MemoryHub:
     def _store(self, posting: Posting, sender: Outbox) -> None:
         """An append is a publish as well: subscribers of the subject see it."""
         record, headers, receipt, timeout = posting
-        heard = self._deliver(record.subject, record.data, headers, None, sender)
         stream = self.streams.capturing(record.subject)
+        if stream is None and not record.subject.startswith(OURS):
+            keyed = keyed_record(record)
+            stream = self.streams.capturing(keyed.subject)
+            record = record if stream is None else keyed
+        heard = self._deliver(record.subject, record.data, headers, None, sender)
         if stream is not None:
             _complete(receipt, lambda: stream.append(record, headers))
         elif not receipt.done():

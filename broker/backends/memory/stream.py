@@ -15,11 +15,13 @@ from broker.backends.memory.admission import (
     surplus,
 )
 from broker.backends.memory.clock import Alarm, Clock
+from broker.backends.memory.filing import Filing
 from broker.backends.memory.log import Stored, StreamLog
 from broker.backends.memory.wire import headers_size, stored_size
 from broker.contracts.admin import StreamInfo, StreamState
 from broker.contracts.envelopes import Receipt, Record, StoredMessage
 from broker.contracts.errors import ApiError, ConsumerNotFound
+from broker.contracts.lanes import place_of
 from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
@@ -46,15 +48,21 @@ class MemoryStream:
         self._window = DuplicateWindow()
         self._alarm = Alarm(clock, self.expire)
         self._created = datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC)
+        self._filing = Filing(options)
 
     @property
     def name(self) -> str:
         """The stream's name."""
         return self.options.name
 
+    @property
+    def laned(self) -> bool:
+        """Whether it files messages by lane."""
+        return bool(self._filing.counts)
+
     def captures(self, subject: str) -> bool:
         """Whether it stores what is published on the subject."""
-        return any(matches(pattern, subject) for pattern in self.options.subjects)
+        return any(matches(pattern, subject) for pattern in self._filing.captured)
 
     def info(self) -> StreamInfo:
         """What the server would say about it."""
@@ -66,7 +74,9 @@ class MemoryStream:
             last_sequence=self.log.last_sequence,
             consumers=len(self.consumers),
         )
-        return StreamInfo(config=self.options, state=state, created=self._created)
+        return StreamInfo(
+            config=self.options, state=state, created=self._created, lane_counts=self._filing.counts
+        )
 
     def update(self, options: StreamOptions) -> None:
         """Take new settings and apply their limits to what is stored.
@@ -75,6 +85,7 @@ class MemoryStream:
             ApiError: a setting that cannot change.
         """
         check_update(self.options, options)
+        self._filing = self._filing.changed(self.options, options)
         self.options = options
         subjects = {message.subject for message in self.log.since()} if options.max_msgs_per_subject else set()
         for subject in (*subjects, ""):
@@ -90,15 +101,16 @@ class MemoryStream:
         """
         self.expire()
         now, expect = self.clock.now(), record.expect
+        subject = self._filing.stored(record.subject)
         if expect is not None:
-            check_position(expect, self.log, self.name, record.subject)
+            check_position(expect, self.log, self.name, subject)
         first = self._window.first_copy(record.message_id, now, self.options.duplicate_window)
         if first is not None:
             return Receipt(self.name, first, duplicate=True)
         if expect is not None:
-            check_last_id(expect, self.log, self.name, record.subject)
+            check_last_id(expect, self.log, self.name, subject)
         expires_at = now + record.ttl if record.ttl is not None else None
-        sequence = self._store(record.subject, record.data, headers, record.message_id, expires_at)
+        sequence = self._store(subject, record.data, headers, record.message_id, expires_at)
         self._window.remember(record.message_id, now, sequence)
         return Receipt(self.name, sequence)
 
@@ -109,7 +121,7 @@ class MemoryStream:
             StreamFull, PayloadTooLarge: not stored.
         """
         self.expire()
-        return Receipt(self.name, self._store(subject, data, headers, "", None))
+        return Receipt(self.name, self._store(self._filing.stored(subject), data, headers, "", None))
 
     def purge(self, subject: str | None, up_to: int | None, keep: int | None) -> int:
         """Remove what is covered by the pattern and below ``up_to``, or all but the newest ``keep``; how many.
@@ -123,7 +135,7 @@ class MemoryStream:
         chosen = [
             message.sequence
             for message in self.log.since()
-            if (up_to is None or message.sequence < up_to) and (subject is None or matches(subject, message.subject))
+            if (up_to is None or message.sequence < up_to) and (subject is None or matches(self._filing.pattern(subject), message.subject))
         ]
         if keep:
             chosen = chosen[:-keep]
@@ -133,11 +145,12 @@ class MemoryStream:
         """The message with that sequence, or the newest of that pattern."""
         self.expire()
         if sequence is None:
-            sequence = self.log.last_of(last_of or ">")
+            sequence = self.log.last_of(self._filing.pattern(last_of or ">"))
         found = self.log.get(sequence)
         if found is None:
             return None
-        return StoredMessage(found.subject, found.data, found.headers, self.name, sequence, found.timestamp_ns)
+        subject = place_of(found.subject).subject
+        return StoredMessage(subject, found.data, found.headers, self.name, sequence, found.timestamp_ns)
 
     def remove(self, sequence: int) -> bool:
         """Remove one message; whether there was one."""

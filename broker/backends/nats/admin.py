@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 from broker.backends.nats import convert, errors
 from broker.backends.nats.api import TIMEOUT
 from broker.backends.nats.frames import WireHeaders
+from broker.backends.nats.lanes import counts_of, keyed_pattern
 from broker.contracts.envelopes import StoredMessage
-from broker.contracts.errors import ApiError, ConfigDrift, ConsumerNotFound, InvalidOption
+from broker.contracts.errors import ApiError, ConfigDrift, ConsumerNotFound, InvalidOption, PermissionDenied
+from broker.contracts.lanes import OURS, place_of, stored_patterns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from broker.backends.nats.api import Api
+    from broker.backends.nats.lanes import Routes
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.options import StreamOptions
 
@@ -22,21 +25,29 @@ if TYPE_CHECKING:
 class Admin:
     """What ``StreamBackend`` promises about streams and consumers, on the JSON API."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, routes: Routes) -> None:
         self._api = api
+        self._routes = routes
 
     async def find_stream(self, subject: str) -> str | None:
-        """The stream whose subjects overlap with the subject or pattern."""
-        answer = await self._api.call("STREAM.NAMES", {"subject": subject})
-        names = answer.get("streams") or []
+        """The stream whose subjects overlap with the subject or pattern, in keyed form where it has lanes."""
+        laned = False
+        names = await self._names(subject)
+        if not names and not subject.startswith(OURS):
+            laned = bool(names := await self._names(keyed_pattern(subject)))
+        self._routes.learn(subject, laned=laned if names else None)
         if len(names) > 1:
             told = ", ".join(names)
             raise InvalidOption(f"{subject!r} is captured by several streams ({told}): say stream=", option="stream")
         return str(names[0]) if names else None
 
+    async def _names(self, subject: str) -> list[str]:
+        return (await self._api.call("STREAM.NAMES", {"subject": subject})).get("streams") or []
+
     async def create_stream(self, options: StreamOptions) -> StreamInfo:
         """Create it; fine when it exists exactly so."""
         name = options.name
+        await self._refuse_both_forms(options)
         try:
             answer = await self._api.call(f"STREAM.CREATE.{name}", convert.stream_config(options), stream=name)
         except ApiError as exc:
@@ -47,6 +58,20 @@ class Admin:
         if differences:
             raise ConfigDrift(name, differences, stream=name)
         return convert.stream_info(answer)
+
+    async def _refuse_both_forms(self, options: StreamOptions) -> None:
+        """The server sees no overlap between a stream with lanes and one without; their messages would part at random."""
+        for subject in options.subjects:
+            if subject.startswith(OURS):
+                continue
+            other_form = subject if options.lanes is not None else keyed_pattern(subject)
+            try:
+                taken = [name for name in await self._names(other_form) if name != options.name]
+            except PermissionDenied:
+                return
+            if taken:
+                words = f"subjects overlap with an existing stream ({taken[0]}), of which one has lanes"
+                raise ApiError(words, code=400, err_code=errors.STREAM_SUBJECT_OVERLAP, stream=options.name)
 
     async def update_stream(self, options: StreamOptions) -> StreamInfo:
         """Change it; what ``StreamOptions`` does not speak of stays as it is."""
@@ -76,6 +101,8 @@ class Admin:
         """Remove messages; how many were removed."""
         wanted = {"filter": subject, "seq": up_to, "keep": keep}
         request = {key: value for key, value in wanted.items() if value is not None}
+        if subject is not None and counts_of((await self.raw_stream(name))["config"]):
+            request["filter"] = stored_patterns((subject,))[0]
         answer = await self._api.call(f"STREAM.PURGE.{name}", request, stream=name)
         return int(answer.get("purged") or 0)
 
@@ -85,13 +112,15 @@ class Admin:
         try:
             answer = await self._api.call(f"STREAM.MSG.GET.{stream}", request, stream=stream)
         except ApiError as exc:
-            if exc.err_code == errors.NO_MESSAGE_FOUND:
+            if exc.err_code != errors.NO_MESSAGE_FOUND:
+                raise
+            if last_of is None or last_of.startswith(OURS):
                 return None
-            raise
+            return await self.get_message(stream, sequence=None, last_of=stored_patterns((last_of,))[0])
         message = answer["message"]
         headers = message.get("hdrs")
         return StoredMessage(
-            subject=message["subject"],
+            subject=place_of(message["subject"]).subject,
             data=base64.b64decode(message.get("data") or b""),
             headers=WireHeaders(base64.b64decode(headers)) if headers else None,
             stream=stream,
@@ -125,6 +154,10 @@ class Admin:
         """Every consumer of the stream."""
         async for item in self._api.pages(f"CONSUMER.LIST.{stream}", "consumers"):
             yield convert.consumer_info(item)
+
+    async def unpin(self, stream: str, consumer: str, group: str, *, timeout: float) -> None:
+        """Whoever is pinned in the group is no more: the next pull is."""
+        await self._api.call(f"CONSUMER.UNPIN.{stream}.{consumer}", {"group": group}, stream=stream, timeout=timeout)
 
     async def delete_consumer(self, stream: str, name: str, *, timeout: float = TIMEOUT) -> None:
         """Delete it and its position."""

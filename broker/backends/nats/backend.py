@@ -11,6 +11,7 @@ from broker.backends.nats.appending import Appender
 from broker.backends.nats.consumers import Consumers
 from broker.backends.nats.core import NatsCore
 from broker.backends.nats.embedded import embedded_server
+from broker.backends.nats.lanes import Routes
 from broker.backends.nats.session import Session
 from broker.contracts.backend import StreamBackend
 
@@ -50,8 +51,9 @@ class NatsBackend(NatsCore, StreamBackend):
         super().__init__(session)
         self._server = server
         api = Api(session, self)
-        self._admin = Admin(api)
-        self._append = Appender(session).append
+        routes = Routes()
+        self._admin = Admin(api, routes)
+        self._append = Appender(session, routes).append
         self._consumers = Consumers(session, self, api, self._admin)
 
     async def close(self) -> None:

@@ -6,11 +6,12 @@ import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.backends.nats import convert, errors
+from broker.backends.nats import convert, errors, lanes
 from broker.backends.nats.api import TIMEOUT
 from broker.backends.nats.presence import Bound, Managed, Presence, Resume
 from broker.backends.nats.source import NatsSource
 from broker.contracts.errors import ApiError, ConfigDrift, NoStream
+from broker.contracts.lanes import stored_patterns
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ class Consumers:
         """A source on the consumer (see ``StreamBackend.open_consumer``)."""
         self._session.board.check_open()
         presence = await (self._bound(options) if options.ensure == "bind" else self._managed(options))
-        return NatsSource(self._session, presence, ack_wait=options.ack_wait if options.acks else None)
+        pinned = options.priority_groups[0] if options.priority_groups else None
+        ack_wait = options.ack_wait if options.acks else None
+        return NatsSource(self._session, presence, ack_wait=ack_wait, group=pinned)
 
     async def _bound(self, options: ConsumerOptions) -> Presence:
         stream = options.stream or await self._captured_by(options.filters[0])
@@ -51,12 +54,12 @@ class Consumers:
         stream = options.stream
         if stream is None:
             stream = await self._captured_by(options.filters[0])
-        made = await self._check_filters(stream, options)
+        made, filters = await self._check_filters(stream, options)
         if isinstance(options.start, Resume) and options.start.made != made:
             options = replace(options, start="first")  # the stream was deleted and made again: it counts anew
         options = replace(options, stream=stream)
         name = options.durable or options.queue or f"g{secrets.token_hex(8)}"
-        answer = await self._ensured(options, stream, name)
+        answer = await self._ensured(options, stream, name, filters)
         floor = int(answer["ack_floor"]["stream_seq"])
         unnamed = options.durable is None and options.queue is None
         return Managed(self._admin, stream, name, polls=options.acks, floor=floor, ours=unnamed, made=made)
@@ -67,21 +70,29 @@ class Consumers:
             raise NoStream(f"no stream captures {subject!r}", subject=subject)
         return stream
 
-    async def _check_filters(self, stream: str, options: ConsumerOptions) -> str:
-        """When the stream was made. The server accepts a filter that never matches: it would wait for ever."""
+    async def _check_filters(self, stream: str, options: ConsumerOptions) -> tuple[str, tuple[str, ...]]:
+        """When the stream was made, and the filters as it stores things.
+
+        The server accepts a filter that never matches: it would wait for ever.
+        """
         answer = await self._admin.raw_stream(stream)
         config, made = answer["config"], str(answer.get("created") or "")
-        if any(config.get(each) for each in _ELSEWHERE):
-            return made
-        subjects = config.get("subjects") or ()
+        laned = bool(lanes.counts_of(config))
+        if any(config.get(each) for each in _ELSEWHERE) and not laned:
+            return made, tuple(options.filters)
+        subjects = lanes.plain_subjects(config)
         for pattern in options.filters:
             if not any(overlap(pattern, subject) for subject in subjects):
                 raise NoStream(f"stream {stream!r} does not capture {pattern!r}", subject=pattern, stream=stream)
-        return made
+        if not laned:
+            return made, tuple(options.filters)
+        return made, stored_patterns(options.filters, stream=stream, queue=options.queue, lane=options.lane)
 
-    async def _ensured(self, options: ConsumerOptions, stream: str, name: str) -> dict[str, Any]:
+    async def _ensured(
+        self, options: ConsumerOptions, stream: str, name: str, filters: tuple[str, ...]
+    ) -> dict[str, Any]:
         try:
-            answer = await self._create(stream, convert.consumer_config(options, name), "create")
+            answer = await self._create(stream, convert.consumer_config(options, name, filters), "create")
         except ApiError as exc:
             if exc.err_code not in _EXISTS:
                 raise
@@ -92,7 +103,7 @@ class Consumers:
         fixed = {field: both for field, both in differences.items() if field in convert.UNCHANGEABLE}
         if options.ensure == "verify" or fixed:
             raise ConfigDrift(name, fixed or differences, stream=stream)
-        return await self._create(stream, convert.merged_consumer(options, answer["config"]), "update")
+        return await self._create(stream, convert.merged_consumer(options, answer["config"], filters), "update")
 
     async def _create(self, stream: str, config: dict[str, Any], action: str) -> dict[str, Any]:
         request = {"stream_name": stream, "config": config, "action": action}

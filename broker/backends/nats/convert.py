@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from broker.backends.nats import lanes
 from broker.contracts.admin import ConsumerInfo, StreamInfo, StreamState
+from broker.contracts.lanes import lane_of_filter
 from broker.contracts.options import ConsumerOptions, Start, StreamOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 QUEUE: Final = "gamebroker.queue"
 """Metadata key that keeps a consumer's queue group."""
@@ -65,8 +70,8 @@ def _microseconds(text: str) -> str:
 # -- streams ----------------------------------------------------------------------------------------------------------
 
 
-def stream_config(options: StreamOptions) -> dict[str, Any]:
-    """What we ask of a stream."""
+def stream_config(options: StreamOptions, counts: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """What we ask of a stream; ``counts`` are its lanes, generation by generation, when it is not a new one."""
     config: dict[str, Any] = {
         "name": options.name,
         "subjects": list(options.subjects),
@@ -85,7 +90,9 @@ def stream_config(options: StreamOptions) -> dict[str, Any]:
     for limit in _LIMITS:
         value = getattr(options, limit)
         config[limit] = -1 if value is None else value
-    return config
+    if counts is None:
+        counts = () if options.lanes is None else (options.lanes,)
+    return {**config, **lanes.lane_config(options, counts)}
 
 
 def stream_options(config: dict[str, Any]) -> StreamOptions:
@@ -93,7 +100,7 @@ def stream_options(config: dict[str, Any]) -> StreamOptions:
     limits = {limit: value if (value := config.get(limit, -1)) > 0 else None for limit in _LIMITS}
     return StreamOptions(
         name=config["name"],
-        subjects=config.get("subjects") or (">",),
+        subjects=lanes.plain_subjects(config) or (">",),
         storage=config["storage"],
         retention=config["retention"],
         max_age=seconds(config.get("max_age")),
@@ -102,6 +109,7 @@ def stream_options(config: dict[str, Any]) -> StreamOptions:
         replicas=config["num_replicas"],
         description=config.get("description", ""),
         metadata=own_metadata(config),
+        lanes=counts[-1] if (counts := lanes.counts_of(config)) else None,
         **limits,
     )
 
@@ -109,7 +117,8 @@ def stream_options(config: dict[str, Any]) -> StreamOptions:
 def own_metadata(config: dict[str, Any]) -> dict[str, str]:
     """Metadata without what belongs to the server or to us."""
     given = config.get("metadata") or {}
-    return {key: value for key, value in given.items() if not key.startswith(_SERVERS_OWN) and key != QUEUE}
+    ours = {QUEUE, lanes.LANES}
+    return {key: value for key, value in given.items() if not key.startswith(_SERVERS_OWN) and key not in ours}
 
 
 def stream_drift(options: StreamOptions, config: dict[str, Any]) -> dict[str, tuple[object, object]]:
@@ -117,16 +126,18 @@ def stream_drift(options: StreamOptions, config: dict[str, Any]) -> dict[str, tu
     ours, theirs = stream_config(options), config
     has = stream_options(config)
     differences: dict[str, tuple[object, object]] = {}
-    if set(options.subjects) != set(theirs.get("subjects") or ()):
-        differences["subjects"] = (tuple(options.subjects), tuple(theirs.get("subjects") or ()))
+    subjects = lanes.plain_subjects(theirs)
+    if set(options.subjects) != set(subjects):
+        differences["subjects"] = (tuple(options.subjects), subjects)
     for field in ("storage", "retention", "discard", *_LIMITS, "description"):
         if getattr(options, field) != getattr(has, field):
             differences[field] = (getattr(options, field), getattr(has, field))
     for field in ("max_age", "duplicate_window"):
         if ours[field] != theirs.get(field, 0):
             differences[field] = (getattr(options, field), getattr(has, field))
-    if options.replicas != has.replicas:
-        differences["replicas"] = (options.replicas, has.replicas)
+    for field in ("replicas", "lanes"):
+        if getattr(options, field) != getattr(has, field):
+            differences[field] = (getattr(options, field), getattr(has, field))
     if dict(options.metadata) != dict(has.metadata):
         differences["metadata"] = (dict(options.metadata), dict(has.metadata))
     return differences
@@ -135,7 +146,7 @@ def stream_drift(options: StreamOptions, config: dict[str, Any]) -> dict[str, tu
 def merged_stream(options: StreamOptions, config: dict[str, Any]) -> dict[str, Any]:
     """An existing configuration with ours laid over it; what we do not speak of stays as it is."""
     kept = {key: value for key, value in (config.get("metadata") or {}).items() if key.startswith(_SERVERS_OWN)}
-    ours = stream_config(options)
+    ours = stream_config(options, lanes.new_counts(options, config))
     return {
         **config,
         **ours,
@@ -157,14 +168,18 @@ def stream_info(answer: dict[str, Any]) -> StreamInfo:
             consumers=state.get("consumer_count", 0),
         ),
         created=when(answer.get("created")),
+        lane_counts=lanes.counts_of(answer["config"]),
     )
 
 
 # -- consumers --------------------------------------------------------------------------------------------------------
 
 
-def consumer_config(options: ConsumerOptions, name: str) -> dict[str, Any]:
-    """What we ask of a consumer. ``max_deliver`` stays unlimited: attempts are counted by the facade."""
+def consumer_config(options: ConsumerOptions, name: str, filters: Sequence[str] | None = None) -> dict[str, Any]:
+    """What we ask of a consumer; ``filters`` as things are stored, where that is not as they are sent.
+
+    ``max_deliver`` stays unlimited: attempts are counted by the facade.
+    """
     config: dict[str, Any] = {
         "name": name,
         "ack_policy": "explicit" if options.acks else "none",
@@ -180,10 +195,15 @@ def consumer_config(options: ConsumerOptions, name: str) -> dict[str, Any]:
         config["inactive_threshold"] = nanoseconds(options.inactive_threshold)
     else:
         config["durable_name"] = name
-    if len(options.filters) == 1:
-        config["filter_subject"] = options.filters[0]
-    elif options.filters:
-        config["filter_subjects"] = list(options.filters)
+    filters = options.filters if filters is None else filters
+    if len(filters) == 1:
+        config["filter_subject"] = filters[0]
+    elif filters:
+        config["filter_subjects"] = list(filters)
+    if options.priority_policy is not None:
+        config["priority_groups"] = list(options.priority_groups)
+        config["priority_policy"] = options.priority_policy
+        config["priority_timeout"] = nanoseconds(options.priority_timeout)
     if options.queue is not None:
         config["metadata"] = {QUEUE: options.queue}
     return config
@@ -206,16 +226,21 @@ def filters_of(config: dict[str, Any]) -> tuple[str, ...]:
 
 def consumer_options(config: dict[str, Any], stream: str) -> ConsumerOptions:
     """The options a consumer was made with."""
+    filters = filters_of(config)
     return ConsumerOptions(
         durable=config.get("durable_name") or None,
         queue=(config.get("metadata") or {}).get(QUEUE),
-        filters=filters_of(config),
+        filters=lanes.plain_filters(filters),
         stream=stream,
+        lane=lane_of_filter(filters[0]) if filters else None,
         max_ack_pending=min(max(config.get("max_ack_pending", 0), 0) or 1_000_000, 1_000_000),
         ack_wait=max(seconds(config.get("ack_wait")) or 30.0, 0.05),
         acks=config.get("ack_policy") == "explicit",
         start=_start_of(config),
         inactive_threshold=max(seconds(config.get("inactive_threshold")) or 30.0, 0.1),
+        priority_groups=tuple(config.get("priority_groups") or ()),
+        priority_policy="pinned_client" if config.get("priority_policy") == "pinned_client" else None,
+        priority_timeout=seconds(config.get("priority_timeout")),
     )
 
 
@@ -243,6 +268,9 @@ def consumer_drift(options: ConsumerOptions, config: dict[str, Any]) -> dict[str
             differences["ack_wait"] = (options.ack_wait, has.ack_wait)
     if options.queue != has.queue:
         differences["queue"] = (options.queue, has.queue)
+    for field in ("lane", "priority_policy", "priority_timeout"):
+        if getattr(options, field) != getattr(has, field):
+            differences[field] = (getattr(options, field), getattr(has, field))
     if config.get("max_deliver", -1) > 0:
         differences["max_deliver"] = (None, config["max_deliver"])
     if config.get("backoff"):
@@ -256,14 +284,17 @@ UNCHANGEABLE: Final = frozenset({"acks", "deliver_subject"})
 """Consumer fields the server never changes: the consumer has to be deleted and made anew."""
 
 
-def merged_consumer(options: ConsumerOptions, config: dict[str, Any]) -> dict[str, Any]:
+def merged_consumer(
+    options: ConsumerOptions, config: dict[str, Any], filters: Sequence[str] | None = None
+) -> dict[str, Any]:
     """An existing configuration with ours laid over it; where it starts stays."""
-    ours = consumer_config(options, config["name"])
+    ours = consumer_config(options, config["name"], filters)
     metadata = {key: value for key, value in (config.get("metadata") or {}).items() if key != QUEUE}
     merged = {**config, "max_deliver": -1, "metadata": {**metadata, **ours.get("metadata", {})}}
     for field in ("filter_subject", "filter_subjects", "backoff"):
         merged.pop(field, None)
-    for field in ("ack_wait", "max_ack_pending", "filter_subject", "filter_subjects"):
+    pinning = ("priority_groups", "priority_policy", "priority_timeout")
+    for field in ("ack_wait", "max_ack_pending", "filter_subject", "filter_subjects", *pinning):
         if field in ours:
             merged[field] = ours[field]
     return merged

@@ -16,6 +16,7 @@ from broker.backends.nats.pulls import Pulls
 from broker.backends.nats.statuses import Verdict
 from broker.contracts.envelopes import Delivery
 from broker.contracts.errors import ApiError, BrokerError, ConsumerNotFound
+from broker.contracts.lanes import STORED, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _GRACE: Final = 2
 """Heartbeats a pull may be overdue before it is taken as over."""
+_PIN: Final = "Nats-Pin-Id"
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
 
@@ -47,7 +49,13 @@ class Intake:
     """
 
     def __init__(
-        self, session: Session, stream: str, consumer: str, rhythm: Rhythm, examine: Callable[[], None]
+        self,
+        session: Session,
+        stream: str,
+        consumer: str,
+        rhythm: Rhythm,
+        examine: Callable[[], None],
+        group: str | None = None,
     ) -> None:
         self.stream = stream
         self.consumer = consumer
@@ -72,6 +80,8 @@ class Intake:
         self._numbers: Callable[[bytes], Numbers] | None = None
         self._pause = _FIRST_PAUSE
         self._again: asyncio.TimerHandle | None = None
+        self._group = b"" if group is None else b',"group":"%b"' % group.encode()
+        self.pin = ""
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
@@ -121,10 +131,13 @@ class Intake:
         heartbeat = min(self._heartbeat, self._expires / 2)
         until = self._loop.time() + self._expires + _GRACE * self._heartbeat
         token = self._pulls.open(count, until)
-        body = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (
+        pinned = b',"id":"%b"' % self.pin.encode() if self.pin else b""
+        body = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d%b%b}' % (
             count,
             nanoseconds(self._expires),
             nanoseconds(heartbeat),
+            self._group,
+            pinned,
         )
         self._session.link.send_stream(frames.pub(frames.pub_head(self._next, self._inbox + token), body))
 
@@ -206,9 +219,16 @@ class Intake:
         # The server takes any bytes; a subject we could not read would come again for ever.
         name = subject.decode("utf-8", "replace")
         headers = None if block is None else WireHeaders(block)
+        if self._group and headers is not None:
+            self.pin = headers.get(_PIN) or self.pin
+        key, again = None, False
+        if name.startswith(STORED):
+            name, key, again = place_of(name)
         buffer, stream, consumer = self.buffer, self.stream, self.consumer
         buffer.append(
-            Delivery(name, data, headers, stream, consumer, sequence, attempt, stored, pending, reply, number)
+            Delivery(
+                name, data, headers, stream, consumer, sequence, attempt, stored, pending, reply, number, key, again
+            )
         )
         if self._waiters and len(buffer) == 1:
             self._wake()
@@ -235,6 +255,9 @@ class Intake:
             self._examine()
         elif verdict is Verdict.LATER:
             self.ask_later()
+        elif verdict is Verdict.UNPINNED:
+            self.pin = ""
+            self.ask_again()
         elif verdict is Verdict.MOVED:
             pulls.void()
             self.ask_later()

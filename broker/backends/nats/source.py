@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("broker.nats")
 DEFAULT_RHYTHM: Final = Rhythm()
+PINNED_RHYTHM: Final = Rhythm(expires=1.0)
+"""Only a new pull renews a pin (measured): an open one does not, however long it waits."""
 _MISSED: Final = 2
 _PARTING: Final = 1.0
 _QUIET: Final = 0.005
@@ -38,14 +40,22 @@ class NatsSource(DeliverySource, Listener):
     """
 
     def __init__(
-        self, session: Session, presence: Presence, *, ack_wait: float | None, rhythm: Rhythm = DEFAULT_RHYTHM
+        self,
+        session: Session,
+        presence: Presence,
+        *,
+        ack_wait: float | None,
+        rhythm: Rhythm | None = None,
+        group: str | None = None,
     ) -> None:
         self.stream = presence.stream
         self.consumer = presence.consumer
         self._session = session
         self._presence = presence
         self._loop = asyncio.get_running_loop()
-        self._intake = Intake(session, self.stream, self.consumer, rhythm, self._examine)
+        rhythm = rhythm or (DEFAULT_RHYTHM if group is None else PINNED_RHYTHM)
+        self._group = group
+        self._intake = Intake(session, self.stream, self.consumer, rhythm, self._examine, group)
         self._settle = settling.Settling(session)
         self._closing: asyncio.Task[None] | None = None
         self._moved = False
@@ -215,7 +225,7 @@ class NatsSource(DeliverySource, Listener):
             self._intake.buffer.clear()
         if self._session.connected:
             with suppress(BrokerError):
-                await self._presence.leave()
+                await self._presence.leave(self._group if self._intake.pin else None)
 
     async def _leave(self, owed: int) -> None:
         """Stop the deliveries so that none is lost on the way.

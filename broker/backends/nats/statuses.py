@@ -26,6 +26,8 @@ class Verdict(Enum):
     """It asked for more messages than the consumer allows."""
     SHORTER = auto()
     """It asked for longer than the consumer allows."""
+    UNPINNED = auto()
+    """Another worker is pinned, or nobody: ask again as one who is not."""
     REFUSED = auto()
     """No pull will ever succeed."""
 
@@ -36,6 +38,7 @@ _BY_STATUS: Final = {
     408: Verdict.OVER,
     400: Verdict.REFUSED,
     412: Verdict.REFUSED,
+    423: Verdict.UNPINNED,
     503: Verdict.CHECK,
 }
 _CONFLICTS: Final = (

@@ -19,6 +19,7 @@ from broker.testing.conformance.core import CoreConformance
 from broker.testing.conformance.dead_letters import DeadLetterConformance
 from broker.testing.conformance.draining import DrainConformance
 from broker.testing.conformance.enqueueing import EnqueueConformance, EnqueueManyConformance
+from broker.testing.conformance.lanes import LanesConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
 from broker.testing.conformance.opening import OpeningConformance
 from broker.testing.conformance.ordering import OrderingConformance
@@ -42,6 +43,7 @@ ALL = (
     DrainConformance,
     EnqueueConformance,
     EnqueueManyConformance,
+    LanesConformance,
     LifecycleConformance,
     OpeningConformance,
     OrderingConformance,
@@ -69,6 +71,7 @@ __all__ = [
     "DrainConformance",
     "EnqueueConformance",
     "EnqueueManyConformance",
+    "LanesConformance",
     "LifecycleConformance",
     "OpeningConformance",
     "OrderingConformance",

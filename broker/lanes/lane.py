@@ -1,0 +1,374 @@
+"""One lane at work: messages one after the other, each only when its key's earlier ones are done with."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from broker.consuming import Consumption
+from broker.contracts.backend import DeliverySource
+from broker.contracts.errors import BrokerClosed, BrokerError, PermissionDenied, Unauthorized
+from broker.lanes.parking import Parking, Verdict
+from broker.lanes.records import as_first_stored
+from broker.lanes.settling import LaneSettler
+from broker.settling import where
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from broker.contracts.backend import StreamBackend
+    from broker.contracts.codec import Codec
+    from broker.contracts.envelopes import Delivery
+    from broker.contracts.lanes import Lane
+    from broker.contracts.options import ConsumeOptions, ConsumerOptions
+    from broker.dead_letters import DeadLetterWriter
+    from broker.lanes.parked import Parked
+    from broker.messages import StreamMessage
+
+log = logging.getLogger("broker.lanes")
+
+_OPEN: Final = 64
+"""Messages a lane asks for at a time: the server sends one and, as soon as it is settled, the next one unasked."""
+_REMEMBERED: Final = 1024
+_PAUSE: Final = 0.5
+_POLL: Final = 1.0
+"""Seconds between two looks at dead letters that somebody has to decide about."""
+_POLLED: Final = 32
+_SETTLING_IN: Final = 5.0
+"""Seconds after which a new holder looks again: the one before it may have parked its last message meanwhile."""
+_REFRESH: Final = 60.0
+_TRIES: Final = 3
+_BLOCKED: Final = 1.0
+"""Seconds a lane waits when what must be parked cannot be."""
+
+
+class LaneSource(DeliverySource):
+    """A lane's consumer.
+
+    Attributes:
+        missed: somebody else may have had messages of this lane since the last one.
+
+    Args:
+        source: the consumer.
+        hold: seconds a message in hand is ours without being extended.
+    """
+
+    def __init__(self, source: DeliverySource, hold: float) -> None:
+        self.stream = source.stream
+        self.consumer = source.consumer
+        self.missed = True
+        self._source = source
+        self._count = 0
+        self._in_hand: dict[int, tuple[int, int]] = {}
+        self._settled: dict[tuple[int, int], None] = {}
+        self._hold = hold
+        self._clock = asyncio.get_running_loop().time
+        self._held_since = 0.0
+        self._lapsed = False
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether what is in hand may be somebody else's by now: this process was stalled for too long."""
+        return self._lapsed or self._clock() - self._held_since > self._hold
+
+    @property
+    def resume_sequence(self) -> int | None:
+        """See ``DeliverySource``."""
+        return self._source.resume_sequence
+
+    async def fetch(self, limit: int, *, timeout: float) -> Sequence[Delivery]:
+        """See ``DeliverySource``. Next attempts come as the messages they are attempts at."""
+        batch = await self._source.fetch(max(limit, _OPEN), timeout=timeout)
+        if batch:
+            self._held_since, self._lapsed = self._clock(), False
+        return [as_first_stored(each) for each in batch if await self._is_news(each)]
+
+    async def _is_news(self, delivery: Delivery) -> bool:
+        """Whether it is not just a repeat of what was settled here a moment ago."""
+        if delivery.consumer_sequence != self._count + 1:
+            self.missed = True
+        self._count = delivery.consumer_sequence
+        stored = (delivery.sequence, delivery.timestamp_ns)
+        if stored in self._settled:
+            await self._source.ack((delivery,))
+            return False
+        self._in_hand[delivery.consumer_sequence] = stored
+        if len(self._in_hand) > _OPEN:
+            del self._in_hand[next(iter(self._in_hand))]
+        return True
+
+    def _done(self, deliveries: Sequence[Delivery]) -> None:
+        for each in deliveries:
+            stored = self._in_hand.pop(each.consumer_sequence, None)
+            if stored is not None:
+                self._settled[stored] = None
+        while len(self._settled) > _REMEMBERED:
+            del self._settled[next(iter(self._settled))]
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``DeliverySource``."""
+        self._done(deliveries)
+        await self._source.ack(deliveries)
+
+    async def confirm_ack(self, delivery: Delivery, *, timeout: float) -> None:
+        """See ``DeliverySource``."""
+        await self._source.confirm_ack(delivery, timeout=timeout)
+        self._done((delivery,))
+
+    async def nak(self, delivery: Delivery, *, delay: float) -> None:
+        """See ``DeliverySource``."""
+        await self._source.nak(delivery, delay=delay)
+
+    async def term(self, delivery: Delivery, *, reason: str) -> None:
+        """See ``DeliverySource``."""
+        self._done((delivery,))
+        await self._source.term(delivery, reason=reason)
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``DeliverySource``."""
+        self._lapsed = self.lapsed
+        self._held_since = self._clock()
+        await self._source.extend(deliveries)
+
+    async def close(self) -> None:
+        """See ``DeliverySource``."""
+        await self._source.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duty:
+    """What all lanes of one worker have in common.
+
+    Attributes:
+        handler: the user's.
+        at_once: handlers running at once, over all lanes.
+        queue: the group's name.
+        parked: where its messages wait for their turn.
+        ended: called when a lane ended by itself.
+    """
+
+    handler: Callable[[StreamMessage], Any]
+    at_once: asyncio.Semaphore
+    queue: str
+    parked: Parked
+    options: ConsumeOptions
+    backend: StreamBackend
+    codec: Codec
+    letters: DeadLetterWriter | None
+    ended: Callable[[], None]
+
+
+class LaneConsumption(Consumption):
+    """Works through one lane and tends what waits in it."""
+
+    def __init__(self, duty: Duty, consumer: ConsumerOptions, lane: Lane, lanes: int) -> None:
+        super().__init__(
+            self._take_turn,
+            consumer=consumer,
+            options=replace(duty.options, concurrency=1),
+            backend=duty.backend,
+            codec=duty.codec,
+            letters=None,
+            forget=lambda _: None,
+        )
+        self.lane = lane
+        self.retiring = False
+        self.parking = Parking()
+        self._duty = duty
+        self._lanes = lanes
+        self._book = asyncio.Lock()
+        self._stir = asyncio.Event()
+        self._tender: asyncio.Task[None] | None = None
+
+    async def start(self) -> Self:
+        """Open the lane and begin."""
+        await super().start()
+        self._tender = self._loop.create_task(self._tend(), name=f"tend {self.consumer}")
+        if self._runner is not None:
+            self._runner.add_done_callback(lambda _: self._duty.ended())
+        return self
+
+    @property
+    def queue(self) -> str:
+        """The group it works for."""
+        return self._duty.queue
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether what is in hand may be somebody else's by now."""
+        return self._lane_source.lapsed
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why it ended by itself; ``None`` while it runs and after it was told to stop."""
+        runner = self._runner
+        if runner is None or not runner.done() or runner.cancelled():
+            return None
+        return runner.exception()
+
+    async def _end(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
+        tender, self._tender = self._tender, None
+        if tender is not None:
+            tender.cancel()
+            await asyncio.wait([tender])
+        await super()._end(timeout, this)
+
+    async def _open(self, consumer: ConsumerOptions) -> None:
+        self._source = self._lane_source = LaneSource(await self._backend.open_consumer(consumer), consumer.ack_wait)
+        self._settler = LaneSettler(self._lane_source, self._backend.stats, self._options, self._duty.letters, self)
+        self.stream, self.consumer = self._source.stream, self._source.consumer
+
+    # -- one message
+
+    async def _take_turn(self, message: StreamMessage) -> None:
+        """What the lane does with a message; a handler's exception passes through and becomes its outcome."""
+        delivery = message.delivery
+        await self._know()
+        key = delivery.lane_key or ""
+        verdict = self.parking.judge(key, delivery.sequence, again=delivery.again)
+        if self.lapsed:
+            message.mark_settled("lapsed")  # left to whoever has it now, or to come again
+        elif verdict is Verdict.PARK:
+            await self._park_behind(message)
+        elif verdict is Verdict.DROP:
+            waiting = self.parking.find(key, delivery.sequence)
+            if waiting is not None and delivery.again:
+                waiting.sent = False
+        else:
+            async with self._duty.at_once:
+                result = self._duty.handler(message)
+                if inspect.isawaitable(result):
+                    await result
+            if not message.settled:
+                await self.release(message.delivery)
+
+    async def _know(self) -> None:
+        """Learn what waits in this lane, unless nobody else can have changed it."""
+        while True:
+            try:
+                async with self._book:
+                    if not self._lane_source.missed:
+                        return
+                    await self._load()
+            except (BrokerClosed, Unauthorized, PermissionDenied):
+                raise
+            except BrokerError as exc:
+                log.warning("what waits in lane %s of %s is not known yet: %s", self.lane, self.stream, exc)
+                await asyncio.sleep(_PAUSE)
+
+    async def _load(self) -> None:
+        """Read the book anew; called with the book in hand."""
+        source = self._lane_source
+        source.missed = False
+        try:
+            found = await self._duty.parked.load()
+        except BaseException:
+            source.missed = True
+            raise
+        self.parking.replace(each for each in found if each.lane(self._lanes) == self.lane.index)
+        self._stir.set()
+
+    async def _park_behind(self, message: StreamMessage) -> None:
+        delivery = message.delivery
+        try:
+            await self.park(delivery, attempts=max(0, delivery.attempt - 1))
+        except BrokerError as exc:
+            log.warning("%s must wait for its turn and cannot be parked: %s", where(delivery), exc)
+            if message.mark_settled("nak"):
+                await self._source.nak(delivery, delay=_BLOCKED)
+
+    async def park(
+        self, delivery: Delivery, *, attempts: int, due: float = 0.0, letter: int | None = None
+    ) -> None:
+        """It waits from now on, on the server and in our book.
+
+        Raises:
+            BrokerError: it is not certain that it is kept; our book is read anew before the next message.
+        """
+        async with self._book:
+            try:
+                waiting = await self._duty.parked.park(delivery, attempts=attempts, due=due, letter=letter)
+            except BaseException:
+                self._lane_source.missed = True
+                raise
+            self.parking.park(waiting)
+        self._stir.set()
+
+    async def release(self, delivery: Delivery) -> None:
+        """It is done: what waits behind it has its turn. Before the ack, so that no key is held up by what is done."""
+        key, order = delivery.lane_key or "", delivery.sequence
+        for left in reversed(range(_TRIES)):
+            async with self._book:
+                waiting = self.parking.find(key, order)
+                if waiting is None:
+                    return
+                try:
+                    await self._duty.parked.release(waiting)
+                except BrokerError:
+                    if not left:
+                        raise
+                else:
+                    self.parking.release(key, order)
+                    break
+            await asyncio.sleep(_PAUSE)
+        self._stir.set()
+
+    # -- what waits
+
+    async def _tend(self) -> None:
+        """Send what is due into the lane, and ask what became of dead letters."""
+        clock = self._loop.time
+        polled, refresh = clock(), clock() + _SETTLING_IN
+        while True:
+            try:
+                await self._know()
+                if clock() >= refresh:
+                    refresh = clock() + _REFRESH
+                    async with self._book:
+                        await self._load()
+                if not self.retiring:
+                    await self._send_due()
+                if clock() >= polled + _POLL:
+                    polled = clock()
+                    await self._ask_about_dead()
+            except BrokerError as exc:
+                log.warning("lane %s of %s cannot be tended now: %s", self.lane, self.stream, exc)
+                await asyncio.sleep(_PAUSE)
+            await self._until_stirred(refresh - clock())
+
+    async def _until_stirred(self, most: float) -> None:
+        due = self.parking.next_due()
+        wait = _POLL if self.parking.dead() else most
+        if due is not None and not self.retiring:
+            wait = min(wait, due - time.time())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(wait, 0.01)):
+                await self._stir.wait()
+        self._stir.clear()
+
+    async def _send_due(self) -> None:
+        for waiting in self.parking.due(time.time()):
+            waiting.sent = True
+            try:
+                kept = await self._duty.parked.send(waiting, self.lane)
+            except BaseException:
+                waiting.sent = False
+                raise
+            if not kept:  # somebody removed it: it waits no longer
+                self.parking.release(waiting.key, waiting.order)
+                self._stir.set()
+
+    async def _ask_about_dead(self) -> None:
+        for waiting in self.parking.dead()[:_POLLED]:
+            async with self._book:
+                now = await self._duty.parked.decided(waiting)
+                if now is None:
+                    self.parking.release(waiting.key, waiting.order)
+                elif now is not waiting:
+                    self.parking.park(now)
+            self._stir.set()
