@@ -79,8 +79,8 @@ class DeadLetterWriter:
     ) -> int:
         """Store it; its number among the dead letters. The same delivery written twice is stored once.
 
-        ``lane_key`` says that later messages of that key wait for what becomes of it, ``turn`` tells apart that the same
-        message gave up, was replayed and gave up again.
+        ``lane_key`` says that later messages of that key wait for what becomes of it, ``turn`` tells apart that the
+        same message gave up, was replayed and gave up again.
 
         Raises:
             StreamError, ConnectError, PayloadTooLarge: it is not certain to be kept; do not terminate the message.

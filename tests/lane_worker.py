@@ -29,7 +29,8 @@ async def main(url, subject, queue, file, link, seconds):
 
     async with StreamBroker.connect(url, link=link) as sb:
         worker = await sb.consume(subject, handle, queue=queue, ordered=True)
-        print("ready", flush=True)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
         waiting, stopping = asyncio.create_task(worker.wait()), asyncio.create_task(stop.wait())
         await asyncio.wait([waiting, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

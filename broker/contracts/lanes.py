@@ -41,7 +41,7 @@ class Lane(NamedTuple):
     """One lane of a stream: which generation, and which of that generation's lanes, from 0."""
 
     generation: int
-    index: int
+    number: int
 
 
 class Place(NamedTuple):
@@ -99,12 +99,12 @@ def keyed_subject(token: str, subject: str) -> str:
 
 def stored_subject(lane: Lane, token: str, subject: str) -> str:
     """What the server makes of ``keyed_subject``."""
-    return f"{LANE}{lane.generation}.{lane.index}.{token}.{subject}"
+    return f"{LANE}{lane.generation}.{lane.number}.{token}.{subject}"
 
 
 def again_subject(stream: str, queue: str, lane: Lane, place: Place) -> str:
     """Where a group's next attempt at a message goes."""
-    return f"{AGAIN}{stream}.{queue}.{lane.generation}.{lane.index}.{place.key}.{place.subject}"
+    return f"{AGAIN}{stream}.{queue}.{lane.generation}.{lane.number}.{place.key}.{place.subject}"
 
 
 def place_of(stored: str) -> Place:
@@ -135,6 +135,6 @@ def stored_patterns(
     asked = filters or (">",)
     if lane is None:
         return tuple(f"{LANE}*.*.*.{each}" for each in asked)
-    where = f"{lane.generation}.{lane.index}.*"
+    where = f"{lane.generation}.{lane.number}.*"
     first = [f"{LANE}{where}.{each}" for each in asked]
     return (*first, *(f"{AGAIN}{stream}.{queue}.{where}.{each}" for each in asked))

@@ -270,7 +270,7 @@ class LaneConsumption(Consumption):
         except BaseException:
             source.missed = True
             raise
-        self.parking.replace(each for each in found if each.lane(self._lanes) == self.lane.index)
+        self.parking.replace(each for each in found if each.lane(self._lanes) == self.lane.number)
         self._stir.set()
 
     async def _park_behind(self, message: StreamMessage) -> None:
@@ -282,9 +282,7 @@ class LaneConsumption(Consumption):
             if message.mark_settled("nak"):
                 await self._source.nak(delivery, delay=_BLOCKED)
 
-    async def park(
-        self, delivery: Delivery, *, attempts: int, due: float = 0.0, letter: int | None = None
-    ) -> None:
+    async def park(self, delivery: Delivery, *, attempts: int, due: float = 0.0, letter: int | None = None) -> None:
         """It waits from now on, on the server and in our book.
 
         Raises:

@@ -101,7 +101,7 @@ class OrderedConsumption(Consumption):
     @property
     def lanes(self) -> frozenset[int]:
         """The lanes this worker holds now."""
-        return frozenset(lane.index for lane in self._lanes if lane not in self._leaving)
+        return frozenset(lane.number for lane in self._lanes if lane not in self._leaving)
 
     @property
     def parked_keys(self) -> int:
@@ -244,7 +244,7 @@ class OrderedConsumption(Consumption):
 
     def _leave_but(self, mine: Collection[Lane]) -> None:
         for lane in self._lanes.keys() - set(mine) - self._leaving.keys():
-            self._leaving[lane] = self._loop.create_task(self._leave(lane), name=f"leave {self.consumer} {lane.index}")
+            self._leaving[lane] = self._loop.create_task(self._leave(lane), name=f"leave {self.consumer} {lane.number}")
 
     async def _leave(self, lane: Lane) -> None:
         try:
@@ -260,7 +260,7 @@ class OrderedConsumption(Consumption):
         self._lanes[lane] = consumption
 
     def _name(self, lane: Lane) -> str:
-        return f"{self.consumer}-{lane.generation}-{lane.index}"
+        return f"{self.consumer}-{lane.generation}-{lane.number}"
 
     def _lane_options(self, lane: Lane) -> ConsumerOptions:
         asked = self._consumer

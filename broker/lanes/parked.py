@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from broker.contracts.errors import ConfigDrift, NoStream, StreamNotFound
 from broker.contracts.options import ConsumerOptions
+from broker.lanes.parking import Waiting
 from broker.lanes.records import (
     PARKED_STREAM,
     again_record,
@@ -17,7 +18,6 @@ from broker.lanes.records import (
     parked_subject,
     waiting_of,
 )
-from broker.lanes.parking import Waiting
 from broker.reading import Reader
 
 if TYPE_CHECKING:
@@ -81,9 +81,7 @@ class Parked:
             return []
         return [each for each in found if each is not None]
 
-    async def park(
-        self, delivery: Delivery, *, attempts: int, due: float = 0.0, letter: int | None = None
-    ) -> Waiting:
+    async def park(self, delivery: Delivery, *, attempts: int, due: float = 0.0, letter: int | None = None) -> Waiting:
         """Keep it; what was kept of it before is replaced. Returned means stored."""
         record = parked_record(self._queue, delivery, attempts=attempts, due=due, letter=letter)
         receipt = await self._store(record)

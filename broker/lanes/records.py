@@ -118,7 +118,8 @@ def again_record(stream: str, queue: str, lane: Lane, waiting: Waiting, kept: St
     subject = again_subject(stream, queue, lane, Place(headers.get(_SUBJECT, ""), waiting.key))
     pairs = [pair for pair in headers.pairs if not pair[0].lower().startswith("nats-")]
     identity = f"again:{stream}:{queue}:{waiting.order}:{waiting.attempts}:{waiting.sequence}"
-    return Record(subject, kept.data, Headers([*pairs, (_ORDER, str(waiting.order)), (_TURN, str(waiting.sequence))]), identity)
+    told = [(_ORDER, str(waiting.order)), (_TURN, str(waiting.sequence))]
+    return Record(subject, kept.data, Headers([*pairs, *told]), identity)
 
 
 def as_first_stored(delivery: Delivery) -> Delivery:

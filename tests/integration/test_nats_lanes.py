@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from broker import ApiError, Entry, NoResponders, StreamBroker, StreamOptions
-from broker.contracts.lanes import Lane, key_token, keyed_subject, lane_of
+from broker.contracts.lanes import Lane, key_token, lane_of
 from broker.contracts.options import ConsumerOptions
 from broker.server import NatsServer
 from broker.testing.waiting import eventually, never
@@ -182,4 +182,3 @@ async def test_a_queue_that_retries_leaves_nothing_for_readers(sb):
     await eventually(lambda: tries == [1, 2, 3])
     async with sb.read("settle.battle", until="end") as messages:
         assert [msg.json() async for msg in messages] == [1]
-

@@ -189,7 +189,7 @@ class TestStatuses:
             (409, "Consumer is push based", Verdict.REFUSED),
             (409, "something new", Verdict.LATER),
             (400, "Bad Request", Verdict.REFUSED),
-            (423, "Nats-Wrong-Pin-Id", Verdict.LATER),
+            (423, "Nats-Wrong-Pin-Id", Verdict.UNPINNED),
             (503, "", Verdict.CHECK),
         ],
     )

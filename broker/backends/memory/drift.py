@@ -31,7 +31,9 @@ def stream_differences(ours: StreamOptions, theirs: StreamOptions) -> Difference
 def consumer_differences(ours: ConsumerOptions, theirs: ConsumerOptions) -> Differences:
     """What differs; where it starts is not compared, nor what only says how to open it."""
     found: Differences = {}
-    compared = ["acks", "queue", "lane", "priority_policy", "priority_timeout", *(("max_ack_pending", "ack_wait") if ours.acks and theirs.acks else ())]
+    compared = ["acks", "queue", "lane", "priority_policy", "priority_timeout"]
+    if ours.acks and theirs.acks:
+        compared += ["max_ack_pending", "ack_wait"]
     for name in compared:
         asked, has = getattr(ours, name), getattr(theirs, name)
         if asked != has:

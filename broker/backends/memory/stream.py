@@ -74,9 +74,7 @@ class MemoryStream:
             last_sequence=self.log.last_sequence,
             consumers=len(self.consumers),
         )
-        return StreamInfo(
-            config=self.options, state=state, created=self._created, lane_counts=self._filing.counts
-        )
+        return StreamInfo(config=self.options, state=state, created=self._created, lane_counts=self._filing.counts)
 
     def update(self, options: StreamOptions) -> None:
         """Take new settings and apply their limits to what is stored.
@@ -132,10 +130,11 @@ class MemoryStream:
         if up_to and keep:
             raise ApiError("bad request", code=400, err_code=10003, stream=self.name)
         self.expire()
+        pattern = None if subject is None else self._filing.pattern(subject)
         chosen = [
             message.sequence
             for message in self.log.since()
-            if (up_to is None or message.sequence < up_to) and (subject is None or matches(self._filing.pattern(subject), message.subject))
+            if (up_to is None or message.sequence < up_to) and (pattern is None or matches(pattern, message.subject))
         ]
         if keep:
             chosen = chosen[:-keep]

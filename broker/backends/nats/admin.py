@@ -60,7 +60,7 @@ class Admin:
         return convert.stream_info(answer)
 
     async def _refuse_both_forms(self, options: StreamOptions) -> None:
-        """The server sees no overlap between a stream with lanes and one without; their messages would part at random."""
+        """The server sees no overlap between one stream with lanes and one without: messages would go to either."""
         for subject in options.subjects:
             if subject.startswith(OURS):
                 continue

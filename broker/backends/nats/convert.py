@@ -266,11 +266,15 @@ def consumer_drift(options: ConsumerOptions, config: dict[str, Any]) -> dict[str
             differences["max_ack_pending"] = (options.max_ack_pending, config.get("max_ack_pending"))
         if nanoseconds(options.ack_wait) != config.get("ack_wait"):
             differences["ack_wait"] = (options.ack_wait, has.ack_wait)
-    if options.queue != has.queue:
-        differences["queue"] = (options.queue, has.queue)
-    for field in ("lane", "priority_policy", "priority_timeout"):
+    for field in ("queue", "lane", "priority_policy", "priority_timeout"):
         if getattr(options, field) != getattr(has, field):
             differences[field] = (getattr(options, field), getattr(has, field))
+    return differences | _foreign_settings(config)
+
+
+def _foreign_settings(config: dict[str, Any]) -> dict[str, tuple[object, object]]:
+    """What others may have given a consumer and we never ask for."""
+    differences: dict[str, tuple[object, object]] = {}
     if config.get("max_deliver", -1) > 0:
         differences["max_deliver"] = (None, config["max_deliver"])
     if config.get("backoff"):

@@ -241,6 +241,8 @@ class Intake:
         """A status instead of a message."""
         status, text = frames.parse_status(block)
         verdict = statuses.judge(status, text)
+        if verdict is Verdict.UNPINNED and not self.pin:
+            verdict = Verdict.LATER
         if verdict is Verdict.ALIVE:
             self._pause = _FIRST_PAUSE
             return
@@ -255,18 +257,21 @@ class Intake:
             self._examine()
         elif verdict is Verdict.LATER:
             self.ask_later()
-        elif verdict is Verdict.UNPINNED:
-            self.pin = ""
-            self.ask_again()
         elif verdict is Verdict.MOVED:
             pulls.void()
             self.ask_later()
         else:
-            if verdict is Verdict.SMALLER:
-                self._largest = statuses.allowed_batch(text)
-            elif verdict is Verdict.SHORTER:
-                self._expires = statuses.allowed_seconds(text)
+            self._adapt(verdict, text)
             self.ask_again()
+
+    def _adapt(self, verdict: Verdict, text: str) -> None:
+        """Ask as the consumer wants to be asked."""
+        if verdict is Verdict.SMALLER:
+            self._largest = statuses.allowed_batch(text)
+        elif verdict is Verdict.SHORTER:
+            self._expires = statuses.allowed_seconds(text)
+        elif verdict is Verdict.UNPINNED:
+            self.pin = ""
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:
