@@ -75,7 +75,7 @@ class DeadLetterWriter:
         reason: str,
         error: BaseException | None,
         lane_key: str | None = None,
-        turn: str = "",
+        turn: int = 0,
     ) -> int:
         """Store it; its number among the dead letters. The same delivery written twice is stored once.
 

@@ -88,7 +88,7 @@ def record_of(
     *,
     complete: bool,
     lane_key: str | None = None,
-    turn: str = "",
+    turn: int = 0,
 ) -> Record:
     """The dead letter of a delivery, whole or as a reference to the original."""
     kept: list[tuple[str, str]] = []
@@ -111,7 +111,9 @@ def record_of(
     if lane_key is not None:
         told.append((_LANE_KEY, lane_key))
     # The store time tells apart a stream that was deleted and made again under the same name.
-    identity = f"dead:{delivery.stream}:{delivery.consumer}:{delivery.sequence}:{delivery.timestamp_ns}{turn}"
+    identity = f"dead:{delivery.stream}:{delivery.consumer}:{delivery.sequence}:{delivery.timestamp_ns}"
+    if turn:
+        identity = f"{identity}:{turn}"
     data = delivery.data if complete else b""
     return Record(subject_of(delivery.stream, delivery.consumer), data, Headers([*kept, *told]), identity)
 

@@ -14,7 +14,7 @@ from broker.consuming import Consumption
 from broker.contracts.backend import DeliverySource
 from broker.contracts.errors import BrokerClosed, BrokerError, PermissionDenied, Unauthorized
 from broker.lanes.parking import Parking, Verdict
-from broker.lanes.records import as_first_stored
+from broker.lanes.records import as_first_stored, turn_of
 from broker.lanes.settling import LaneSettler
 from broker.settling import where
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from broker.contracts.options import ConsumeOptions, ConsumerOptions
     from broker.dead_letters import DeadLetterWriter
     from broker.lanes.parked import Parked
+    from broker.lanes.parking import Waiting
     from broker.messages import StreamMessage
 
 log = logging.getLogger("broker.lanes")
@@ -229,23 +230,32 @@ class LaneConsumption(Consumption):
         """What the lane does with a message; a handler's exception passes through and becomes its outcome."""
         delivery = message.delivery
         await self._know()
-        key = delivery.lane_key or ""
-        verdict = self.parking.judge(key, delivery.sequence, again=delivery.again)
+        verdict = await self._judge(delivery)
         if self.lapsed:
             message.mark_settled("lapsed")  # left to whoever has it now, or to come again
         elif verdict is Verdict.PARK:
             await self._park_behind(message)
-        elif verdict is Verdict.DROP:
-            waiting = self.parking.find(key, delivery.sequence)
-            if waiting is not None and delivery.again:
-                waiting.sent = False
-        else:
+        elif verdict is Verdict.HANDLE:
             async with self._duty.at_once:
                 result = self._duty.handler(message)
                 if inspect.isawaitable(result):
                     await result
             if not message.settled:
                 await self.release(message.delivery)
+
+    async def _judge(self, delivery: Delivery) -> Verdict:
+        key, order, turn = delivery.lane_key or "", delivery.sequence, turn_of(delivery)
+        async with self._book:
+            waiting = self.parking.find(key, order)
+            if turn is not None and waiting is None:
+                # Done with, as far as we know. A second look costs little, and a wrong drop would cost the message.
+                waiting = await self._duty.parked.find(key, order)
+                if waiting is not None:
+                    self.parking.park(waiting)
+            verdict = self.parking.judge(key, order, turn)
+            if verdict is Verdict.DROP and waiting is not None and waiting.sequence == turn:
+                waiting.sent = False  # it came too early
+            return verdict
 
     async def _know(self) -> None:
         """Learn what waits in this lane, unless nobody else can have changed it."""
@@ -351,22 +361,27 @@ class LaneConsumption(Consumption):
 
     async def _send_due(self) -> None:
         for waiting in self.parking.due(time.time()):
-            waiting.sent = True
-            try:
-                kept = await self._duty.parked.send(waiting, self.lane)
-            except BaseException:
-                waiting.sent = False
-                raise
-            if not kept:  # somebody removed it: it waits no longer
-                self.parking.release(waiting.key, waiting.order)
-                self._stir.set()
+            async with self._book:
+                if self._is_current(waiting) and not waiting.sent:
+                    waiting.sent = await self._duty.parked.send(waiting, self.lane, self.consumer)
+                    if not waiting.sent:  # somebody removed it
+                        self._now(waiting, await self._duty.parked.find(waiting.key, waiting.order))
 
     async def _ask_about_dead(self) -> None:
         for waiting in self.parking.dead()[:_POLLED]:
             async with self._book:
-                now = await self._duty.parked.decided(waiting)
-                if now is None:
-                    self.parking.release(waiting.key, waiting.order)
-                elif now is not waiting:
-                    self.parking.park(now)
-            self._stir.set()
+                if self._is_current(waiting):
+                    self._now(waiting, await self._duty.parked.decided(waiting))
+
+    def _is_current(self, waiting: Waiting) -> bool:
+        return self.parking.find(waiting.key, waiting.order) is waiting
+
+    def _now(self, waiting: Waiting, now: Waiting | None) -> None:
+        """What waited so a moment ago waits like this now, or not at all."""
+        if now is None:
+            self.parking.release(waiting.key, waiting.order)
+        elif now is not waiting:
+            self.parking.park(now)
+        else:
+            return
+        self._stir.set()

@@ -95,13 +95,31 @@ class Parked:
         """It does not wait any more."""
         await self._backend.delete_message(PARKED_STREAM, waiting.sequence)
 
-    async def send(self, waiting: Waiting, lane: Lane) -> bool:
-        """Its next attempt goes into the lane; ``False`` when somebody removed it. Twice is sent once."""
+    async def send(self, waiting: Waiting, lane: Lane, consumer: str) -> bool:
+        """Its next attempt goes into the lane that ``consumer`` delivers; ``False`` when somebody removed it.
+
+        While an attempt at the same turn is still to come, no second one is sent.
+        """
         kept = await self._backend.get_message(PARKED_STREAM, sequence=waiting.sequence, last_of=None)
         if kept is None:
             return False
-        await self._store(again_record(self._stream, self._queue, lane, waiting, kept))
+        record = again_record(self._stream, self._queue, lane, waiting, kept)
+        receipt = await self._store(record)
+        if receipt.duplicate and await self._has_passed(receipt.sequence, consumer):
+            # It came before its turn (an earlier one was handed out once more), or got lost with an ack.
+            await self._store(record.renamed(f"{record.message_id}:{uuid4().hex}"))
         return True
+
+    async def find(self, key: str, order: int) -> Waiting | None:
+        """That message as it waits now, if it does."""
+        subject = parked_subject(self._stream, self._queue, key, order)
+        stored = await self._backend.get_message(PARKED_STREAM, sequence=None, last_of=subject)
+        return None if stored is None else waiting_of(stored)
+
+    async def _has_passed(self, sequence: int, consumer: str) -> bool:
+        """Whether the lane, which never goes back and has one message in hand, is beyond that place."""
+        info = await self._backend.consumer_info(self._stream, consumer)
+        return sequence < info.delivered_sequence or (sequence == info.delivered_sequence and not info.ack_pending)
 
     async def _store(self, record: Record) -> Receipt:
         return await self._enqueuer.store(record, deadline=asyncio.get_running_loop().time() + _STORE_TIMEOUT)
@@ -114,16 +132,13 @@ class Parked:
 
         Itself while nobody has; as it waits now when it was replayed; ``None`` when it was discarded (and forgotten).
         """
-        subject = parked_subject(self._stream, self._queue, waiting.key, waiting.order)
-        stored = await self._backend.get_message(PARKED_STREAM, sequence=None, last_of=subject)
-        now = None if stored is None else waiting_of(stored)
+        now = await self.find(waiting.key, waiting.order)
         if now is None or now.letter is None:
             return now
         if await self._letters.get(now.letter) is not None:
             return waiting
         # Replaying parks it anew first and removes the letter then: look again before believing that it was discarded.
-        stored = await self._backend.get_message(PARKED_STREAM, sequence=None, last_of=subject)
-        now = None if stored is None else waiting_of(stored)
+        now = await self.find(waiting.key, waiting.order)
         if now is not None and now.letter is not None:
             await self.release(now)
             return None

@@ -25,7 +25,7 @@ class Verdict(Enum):
     PARK = auto()
     """An earlier one of its key waits: put it behind."""
     DROP = auto()
-    """It is parked already: this is a second copy."""
+    """It is parked already, or done with: this is a second copy."""
 
 
 @dataclass(slots=True)
@@ -67,11 +67,9 @@ class Parking:
         return frozenset(self._keys)
 
     def replace(self, waiting: Iterable[Waiting]) -> None:
-        """This is what waits; of what was known before, only what is on its way still holds."""
-        before, self._keys = self._keys, {}
+        """This is what waits; whatever was known before may be out of date."""
+        self._keys.clear()
         for each in waiting:
-            known = before.get(each.key, {}).get(each.order)
-            each.sent = known is not None and known.sent and known.sequence == each.sequence
             self.park(each)
 
     def park(self, waiting: Waiting) -> None:
@@ -90,14 +88,21 @@ class Parking:
         """The message of that key and order, if it waits."""
         return self._keys.get(key, {}).get(order)
 
-    def judge(self, key: str, order: int, *, again: bool) -> Verdict:
-        """What becomes of a message that the lane hands out; ``again``: as the next attempt of one that waited."""
+    def judge(self, key: str, order: int, turn: int | None) -> Verdict:
+        """What becomes of a message that the lane hands out.
+
+        ``turn`` is the parked record that a next attempt was sent for; ``None`` for a message on its first way.
+        """
         of_key = self._keys.get(key)
         if not of_key:
-            return Verdict.HANDLE
+            return Verdict.HANDLE if turn is None else Verdict.DROP
         first = min(of_key)
-        if order in of_key:
-            return Verdict.HANDLE if again and order == first else Verdict.DROP
+        waits = of_key.get(order)
+        if waits is not None:
+            its_turn = turn == waits.sequence and order == first and waits.letter is None
+            return Verdict.HANDLE if its_turn else Verdict.DROP
+        if turn is not None:
+            return Verdict.DROP
         return Verdict.PARK if first < order else Verdict.HANDLE
 
     def heads(self) -> list[Waiting]:

@@ -137,10 +137,12 @@ def as_first_stored(delivery: Delivery) -> Delivery:
     return twin
 
 
-def turn_of(delivery: Delivery) -> str:
-    """Which of a message's turns this is; empty for the first."""
-    turn = delivery.headers.get(_TURN) if delivery.again and delivery.headers else None
-    return f":{turn}" if turn else ""
+def turn_of(delivery: Delivery) -> int | None:
+    """The parked record that this is the next attempt for; ``None`` for a message on its first way."""
+    if not delivery.again:
+        return None
+    turn = (delivery.headers or Headers()).get(_TURN, "")
+    return int(turn) if turn.isascii() and turn.isdigit() else 0
 
 
 def as_group(delivery: Delivery, queue: str) -> Delivery:

@@ -74,8 +74,10 @@ class LaneSettler(ConsumeSettler):
                 await self._lane.release(delivery)
             else:
                 told = as_group(delivery, self._lane.queue)
-                key, turn = delivery.lane_key, turn_of(delivery)
-                letter = await self._letters.write(told, reason=reason, error=error, lane_key=key, turn=turn)
+                turn = turn_of(delivery) or 0
+                letter = await self._letters.write(
+                    told, reason=reason, error=error, lane_key=delivery.lane_key, turn=turn
+                )
                 await self._lane.park(delivery, attempts=delivery.attempt, letter=letter)
         except BrokerError as exc:
             # Not certain to be kept, so it must not be terminated: it comes again and is buried then.

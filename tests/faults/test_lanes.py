@@ -45,17 +45,18 @@ class Line(NamedTuple):
 class Crew:
     """Worker processes that write into one file."""
 
-    def __init__(self, server, link, log):
+    def __init__(self, server, link, log, failing):
         self._server = server
+        self._failing = failing
         self._link = link
         self.log = log
         self.processes = {}
 
     async def hire(self):
         arguments = [WORKER, self._server.url, "settle.battle", "settlers", self.log, self._link, HANDLING]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, *map(str, arguments), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-        )
+        command = map(str, [*arguments, self._failing])
+        pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
+        process = await asyncio.create_subprocess_exec(sys.executable, *command, **pipes)
         self.processes[process.pid] = process
         assert await asyncio.wait_for(process.stdout.readline(), 60) == b"ready\n"
         return process.pid
@@ -80,8 +81,8 @@ class Crew:
 
 
 @asynccontextmanager
-async def crew_at(server, link, log):
-    crew = Crew(server, link, log)
+async def crew_at(server, link, log, failing=0):
+    crew = Crew(server, link, log, failing)
     try:
         yield crew
     finally:
@@ -198,3 +199,34 @@ async def test_lanes_outlive_the_server(server, sb, link, tmp_path):
         lines = crew.lines()
     # A single server forgets the last acks when it is killed: repeats, from a lane's last stored position on.
     assert disorder(lines) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_messages_that_fail_keep_their_order_through_every_kill(server, sb, link, tmp_path):
+    """One attempt in five fails, workers die in the middle of parking, and the server dies too."""
+    await sb.declare(StreamOptions("SETTLE", ["settle.battle"], lanes=4))
+    async with crew_at(server, link, tmp_path / "lines", failing=0.2) as crew:
+        for _ in range(2):
+            await crew.hire()
+        keys = KEYS[:24]
+        entries = [Entry("settle.battle", [key, turn], ordering_key=key) for turn in range(60) for key in keys]
+        await sb.enqueue_many(entries)
+        for goal in (150, 400, 700):
+            await eventually(lambda goal=goal: crew.distinct() >= goal, within=PATIENCE)
+            os.kill(next(iter(crew.processes)), signal.SIGKILL)
+            await crew.processes.pop(next(iter(crew.processes))).wait()
+            if goal == 400:
+                await server.kill()
+                await server.start()
+            await crew.hire()
+        await eventually(lambda: crew.distinct() == len(entries), within=PATIENCE)
+        lines = crew.lines()
+        await eventually(lambda: _nothing_waits(sb), within=PATIENCE)
+    assert disorder(lines) == []
+    assert max(line.attempt for line in lines) > 1
+    assert [letter async for letter in sb.dead_letters.list()] == []
+
+
+async def _nothing_waits(sb):
+    return (await sb.streams.info("GAMEBROKER_PARKED")).messages == 0

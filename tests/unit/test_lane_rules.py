@@ -120,25 +120,28 @@ def waiting(order, **options):
 def test_a_key_with_nothing_waiting_is_handled():
     parking = Parking()
     parking.park(waiting(5))
-    assert parking.judge("bob", 9, again=False) is Verdict.HANDLE
+    assert parking.judge("bob", 9, None) is Verdict.HANDLE
+    assert parking.judge("bob", 9, 109) is Verdict.DROP  # done with: what is to be tried again waits until it is
 
 
 @pytest.mark.parametrize(
-    ("order", "again", "verdict"),
+    ("order", "turn", "verdict"),
     [
-        (4, False, Verdict.HANDLE),  # before everything that waits
-        (5, True, Verdict.HANDLE),  # the first of those that wait, at its next attempt
-        (5, False, Verdict.DROP),  # the same, from before it was parked
-        (7, True, Verdict.DROP),  # not its turn, and parked already
-        (6, False, Verdict.PARK),
-        (9, False, Verdict.PARK),
+        (4, None, Verdict.HANDLE),  # before everything that waits
+        (5, 105, Verdict.HANDLE),  # the first of those that wait, at its next attempt
+        (5, None, Verdict.DROP),  # the same, from before it was parked
+        (5, 99, Verdict.DROP),  # an attempt it had before
+        (7, 107, Verdict.DROP),  # not its turn, and parked already
+        (8, 108, Verdict.DROP),  # done with
+        (6, None, Verdict.PARK),
+        (9, None, Verdict.PARK),
     ],
 )
-def test_later_messages_of_a_key_wait_behind_earlier_ones(order, again, verdict):
+def test_later_messages_of_a_key_wait_behind_earlier_ones(order, turn, verdict):
     parking = Parking()
     for each in (7, 5):
         parking.park(waiting(each))
-    assert parking.judge("ann", order, again=again) is verdict
+    assert parking.judge("ann", order, turn) is verdict
 
 
 def test_only_the_first_of_a_key_has_its_turn_and_only_once():
@@ -163,14 +166,13 @@ def test_what_is_dead_waits_for_a_decision():
     parking.park(waiting(7))
     assert parking.due(1e12) == []
     assert [each.order for each in parking.dead()] == [5]
+    assert parking.judge("ann", 5, 105) is Verdict.DROP
 
 
-def test_reading_the_book_anew_remembers_what_is_on_its_way():
+def test_reading_the_book_anew_forgets_what_was_known():
     parking = Parking()
     parking.park(waiting(5, sent=True))
-    parking.replace([waiting(5), Waiting("bob", 6, 106)])
-    assert [each.key for each in parking.due(0.0)] == ["bob"]
-    parking.replace([Waiting("ann", 5, 200)])
+    parking.replace([Waiting("ann", 6, 200)])
     assert [each.sequence for each in parking.due(0.0)] == [200]
 
 
