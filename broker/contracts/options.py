@@ -201,6 +201,10 @@ class ConsumerOptions:
         in_range("inactive_threshold", self.inactive_threshold, 0.1)
         check_ensure(self.ensure)
         check_start(self.start)
+        if self.priority_timeout is not None:
+            in_range("priority_timeout", self.priority_timeout, 0.1)
+        if self.lane is not None and self.queue is None:
+            raise InvalidOption("lane= needs queue=: what is tried again belongs to a group", option="queue")
         if not self.filters and self.stream is None:
             raise InvalidOption("a consumer needs a subject or stream=", option="stream")
         if self.ensure == "bind" and self.durable is None:
