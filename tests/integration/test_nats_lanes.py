@@ -1,13 +1,15 @@
 """What only the real server does for lanes: its own partition(), its pins, and late settlements."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 from broker import ApiError, Entry, NoResponders, StreamBroker, StreamOptions
 from broker.contracts.lanes import Lane, key_token, lane_of
 from broker.contracts.options import ConsumerOptions
+from broker.lanes.membership import Membership
 from broker.server import NatsServer
 from broker.testing.waiting import eventually, never
 
@@ -77,11 +79,11 @@ async def test_a_subject_that_gets_lanes_is_found_again(sb):
 
 
 @asynccontextmanager
-async def guarded(tmp_path, publish, link):
+async def guarded(tmp_path, publish, link, subscribe='["_INBOX.>"]'):
     config = f"""
         authorization {{ users: [
             {{ user: boss, password: p }}
-            {{ user: room, password: p, permissions: {{ publish: {publish}, subscribe: ["_INBOX.>"] }} }}
+            {{ user: room, password: p, permissions: {{ publish: {publish}, subscribe: {subscribe} }} }}
         ] }}"""
     login = {"user": "boss", "pass": "p"}
     async with (
@@ -101,6 +103,47 @@ async def test_a_role_that_may_not_ask_finds_the_lanes_by_trying(tmp_path, link)
         await boss.streams.delete("SETTLE")
         await boss.declare(StreamOptions("SETTLE", ["settle.battle"]))
         assert (await room.enqueue("settle.battle", 1, ordering_key="ann")).sequence == 1
+
+
+BOUND = """[
+    "$JS.API.STREAM.INFO.SETTLE", "$JS.API.CONSUMER.INFO.SETTLE.*"
+    "$JS.API.CONSUMER.MSG.NEXT.SETTLE.*", "$JS.ACK.SETTLE.>"
+    "gamebroker.lanes.SETTLE.settlers", "gamebroker.parked.SETTLE.settlers.>", "gamebroker.again.SETTLE.settlers.>"
+    "$JS.API.STREAM.INFO.GAMEBROKER_PARKED", "$JS.API.CONSUMER.*.GAMEBROKER_PARKED.>"
+    "$JS.API.CONSUMER.MSG.NEXT.GAMEBROKER_PARKED.*", "$JS.ACK.GAMEBROKER_PARKED.>"
+    "$JS.API.STREAM.MSG.*.GAMEBROKER_PARKED"
+    "gamebroker.dead.SETTLE.settlers", "$JS.API.STREAM.MSG.GET.GAMEBROKER_DEAD_LETTERS"
+]"""
+"""What docs/concepts/ordering.md says a bound worker needs."""
+
+
+@pytest.mark.timeout(60)
+async def test_a_bound_worker_needs_no_more_than_the_docs_say(tmp_path, link):
+    subscribe = '["_INBOX.>", "gamebroker.lanes.SETTLE.settlers"]'
+    async with guarded(tmp_path, BOUND, link, subscribe) as (boss, settler):
+        await boss.declare(StreamOptions("SETTLE", ["settle.battle"], lanes=2))
+        made = await boss.consume("settle.battle", print, queue="settlers", ordered=True)
+        await made.drain()
+        seen, tries = [], []
+
+        def handle(msg):
+            tries.append(msg.json())
+            if msg.json() == "poison" or tries.count(msg.json()) == 1:
+                raise RuntimeError("not now")
+            seen.append(msg.json())
+
+        options = {"queue": "settlers", "ordered": True, "stream": "SETTLE", "ensure": "bind", "backoff": (0.05,)}
+        await settler.consume("settle.battle", handle, max_deliver=2, **options)
+        for body in ("first", "poison", "last"):
+            await boss.enqueue("settle.battle", body, ordering_key="ann")
+
+        async def the_letter():
+            return [letter async for letter in boss.dead_letters.list()]
+
+        [letter] = await eventually(the_letter, within=20)
+        assert seen == ["first"]
+        await boss.dead_letters.discard(letter)
+        await eventually(lambda: seen == ["first", "last"], within=20)
 
 
 def lane_consumer(**options):
@@ -182,3 +225,48 @@ async def test_a_queue_that_retries_leaves_nothing_for_readers(sb):
     await eventually(lambda: tries == [1, 2, 3])
     async with sb.read("settle.battle", until="end") as messages:
         assert [msg.json() async for msg in messages] == [1]
+
+
+@pytest.mark.timeout(150)
+async def test_the_order_does_not_depend_on_who_hears_whom(nats_server, sb, link, monkeypatch):
+    """Two workers who each believe to be alone, and pins that are taken away again and again."""
+    monkeypatch.setattr(Membership, "_hear", lambda _self, _envelope: None)
+    await sb.declare(StreamOptions("SETTLE", ["settle.battle"], lanes=4))
+    done, by, running, overlaps = [], Counter(), Counter(), []
+
+    def worker(name):
+        async def handle(msg):
+            key, turn = msg.json()
+            running[key] += 1
+            if running[key] > 1:
+                overlaps.append(key)
+            await asyncio.sleep(0.002)
+            running[key] -= 1
+            if msg.attempt == 1 and msg.sequence % 7 == 0:
+                raise RuntimeError("not now")
+            done.append((key, turn))
+            by[name] += 1
+
+        return handle
+
+    async def take_pins_away():
+        while True:
+            for lane in range(4):
+                call = api(sb).call(f"CONSUMER.UNPIN.SETTLE.settlers-0-{lane}", {"group": "lane"}, stream="SETTLE")
+                with suppress(ApiError):
+                    await call
+            await asyncio.sleep(0.1)
+
+    keys = [f"player-{number}" for number in range(12)]
+    await sb.enqueue_many([Entry("settle.battle", [key, turn], ordering_key=key) for turn in range(40) for key in keys])
+    async with StreamBroker.connect(nats_server.url, link=link) as other:
+        for name, broker in (("first", sb), ("second", other)):
+            await broker.consume("settle.battle", worker(name), queue="settlers", ordered=True, backoff=(0.05,))
+        unpinning = asyncio.create_task(take_pins_away())
+        await eventually(lambda: len(set(done)) == 480, within=100)
+        unpinning.cancel()
+        await asyncio.wait([unpinning])
+    assert len(by) == 2
+    assert overlaps == []
+    firsts = list(dict.fromkeys(done))
+    assert {key: [turn for each, turn in firsts if each == key] for key in keys} == {k: list(range(40)) for k in keys}
