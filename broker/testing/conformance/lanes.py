@@ -336,6 +336,21 @@ class LanesConformance(Conformance):
         await eventually(lambda: len(late.messages) == 200, within=PATIENCE)
         assert late.turns == ledger.turns
 
+    @pytest.mark.timeout(60)
+    async def test_a_work_queue_has_lanes_too(self, connect: Connect) -> None:
+        sb, ledger = await connect(), Ledger(("ann", 1))
+        name = await a_stream(sb, lanes=3, retention="workqueue")
+        await sb.consume(f"{name}.a", ledger.handle, queue=QUEUE, ordered=True, backoff=(0.3,))
+        await enqueue_turns(sb, f"{name}.a", ["ann", "bob"], range(4))
+        await eventually(lambda: ledger.turns["bob"] == list(range(4)), within=PATIENCE)
+        ledger.fails.clear()
+        await eventually(lambda: ledger.turns["ann"] == list(range(4)), within=PATIENCE)
+
+        async def empty() -> bool:
+            return (await sb.streams.info(name)).messages == 0
+
+        await eventually(empty, within=PATIENCE)
+
     async def test_messages_without_a_key_are_handled_as_well(self, connect: Connect) -> None:
         sb, seen = await connect(), list[Any]()
         name = await a_stream(sb, lanes=4)
