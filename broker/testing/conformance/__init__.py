@@ -19,6 +19,7 @@ from broker.testing.conformance.core import CoreConformance
 from broker.testing.conformance.dead_letters import DeadLetterConformance
 from broker.testing.conformance.draining import DrainConformance
 from broker.testing.conformance.enqueueing import EnqueueConformance, EnqueueManyConformance
+from broker.testing.conformance.lane_failures import LaneFailuresConformance
 from broker.testing.conformance.lanes import LanesConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
 from broker.testing.conformance.opening import OpeningConformance
@@ -43,6 +44,7 @@ ALL = (
     DrainConformance,
     EnqueueConformance,
     EnqueueManyConformance,
+    LaneFailuresConformance,
     LanesConformance,
     LifecycleConformance,
     OpeningConformance,
@@ -71,6 +73,7 @@ __all__ = [
     "DrainConformance",
     "EnqueueConformance",
     "EnqueueManyConformance",
+    "LaneFailuresConformance",
     "LanesConformance",
     "LifecycleConformance",
     "OpeningConformance",
