@@ -71,6 +71,7 @@ from broker.key_value.bucket import KeyValue
 from broker.key_value.buckets import BucketAdmin
 from broker.key_value.entries import KeyEntry
 from broker.key_value.watching import Watch
+from broker.lanes.ordered import OrderedConsumption
 from broker.letters import DeadLetter
 from broker.messages import Message, StreamMessage
 from broker.pulling import Puller
@@ -140,6 +141,7 @@ __all__ = [
     "NoResponders",
     "NoStream",
     "Operation",
+    "OrderedConsumption",
     "OriginState",
     "PayloadTooLarge",
     "PermissionDenied",

@@ -65,10 +65,14 @@ class Events:
 
 
 class Announcer:
-    """Tells the listeners of one consumption or puller."""
+    """Tells the listeners of one consumption or puller, and through ``onward`` those of the whole it is a part of.
 
-    def __init__(self, backend: StreamBackend) -> None:
+    What happens to the connection, each tells its own listeners.
+    """
+
+    def __init__(self, backend: StreamBackend, onward: Announcer | None = None) -> None:
         self._backend = backend
+        self._onward = onward
         self._listeners: WeakSet[Events] = WeakSet()
         self._unwatch: Callable[[], None] | None = None
         self._ended = False
@@ -89,10 +93,10 @@ class Announcer:
 
     def tell(self, kind: ConsumerEventKind, detail: str = "") -> None:
         """It happened."""
-        if self._listeners:
-            event = ConsumerEvent(kind, self._stream, self._consumer, detail)
-            for events in tuple(self._listeners):
-                events.add(event)
+        event = ConsumerEvent(kind, self._stream, self._consumer, detail)
+        self.hand_on(event)
+        if self._onward is not None:
+            self._onward.hand_on(event)
 
     def end(self) -> None:
         """Nothing more will happen. Idempotent."""
@@ -107,4 +111,9 @@ class Announcer:
     def _on_status(self, status: Status) -> None:
         kind = _OF_STATUS.get(status)
         if kind is not None:
-            self.tell(kind)
+            self.hand_on(ConsumerEvent(kind, self._stream, self._consumer))
+
+    def hand_on(self, event: ConsumerEvent) -> None:
+        """Its own listeners are told, nobody else."""
+        for events in tuple(self._listeners):
+            events.add(event)

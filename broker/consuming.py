@@ -67,12 +67,13 @@ class Consumption:
         forget: Callable[[Consumption], None],
         open_consumer: OpenConsumer | None = None,
         settler_for: SettlerFor | None = None,
+        announcer: Announcer | None = None,
     ) -> None:
         self._options = options
         self._backend = backend
         self._forget = forget
         self._loop = asyncio.get_running_loop()
-        self._announcer = Announcer(backend)
+        self._announcer = announcer or Announcer(backend)
         self._supply = Supply(consumer, options, backend, letters, self._announcer, open_consumer, settler_for)
         self._hands: Hands = _kind_of_hands(handler, options)(
             handler, supply=self._supply, options=options, codec=codec

@@ -89,7 +89,7 @@ class ConsumeSettler(PlainSettler):
             return
         decision = self.decision(error)
         if decision == "drop":
-            await super().term(message.delivery, reason=f"{ON_ERROR}: {type(error).__name__}")
+            await self._drop(message.delivery, f"{ON_ERROR}: {type(error).__name__}")
         elif decision == "dead_letter":
             await self._bury(message.delivery, ON_ERROR, error)
         else:
@@ -110,6 +110,9 @@ class ConsumeSettler(PlainSettler):
             await self._bury(delivery, MAX_DELIVER, error)
         else:
             await super().nak(delivery, delay=self._backoff(delivery.attempt) if delay is None else delay)
+
+    async def _drop(self, delivery: Delivery, reason: str) -> None:
+        await super().term(delivery, reason=reason)
 
     async def _bury(self, delivery: Delivery, reason: str, error: BaseException | None) -> None:
         if self._letters is not None:

@@ -17,10 +17,11 @@ from broker.consumer_builder import (
 )
 from broker.consuming import Consumption
 from broker.contracts.claims import claim_of
-from broker.contracts.errors import NoStream, Unsupported
+from broker.contracts.errors import NoStream
 from broker.contracts.options import ConsumeOptions, ConsumerOptions, Ensure, Replay, Start, in_range
 from broker.dead_letters import DeadLetterWriter
 from broker.handling import check_handler
+from broker.lanes.ordered import OrderedConsumption
 from broker.ordered import in_sequence
 from broker.pulling import Puller
 from broker.reading import Reader, Until
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from broker.contracts.backend import StreamBackend
     from broker.contracts.failure import OnErrors
+    from broker.dead_letters import DeadLetters
     from broker.enqueueing import Enqueuer
     from broker.messages import StreamMessage
 
@@ -39,6 +41,7 @@ class StreamConsumer(Broker):
 
     _streams: StreamBackend
     _enqueuer: Enqueuer
+    dead_letters: DeadLetters
 
     @final
     async def consume(
@@ -87,7 +90,10 @@ class StreamConsumer(Broker):
             backoff: seconds before each further attempt; the last one repeats.
             dead_letter: keep what gave up in ``dead_letters``.
             auto_extend: extend ``ack_wait`` while a message is in hand.
-            ordered: per-key order; not available in this version.
+            ordered: handle the messages of one ``ordering_key`` in their order, keys side by side, over any number of
+                workers of the queue; needs a stream with ``lanes``. One message of a lane is unsettled at a time, and
+                ``max_ack_pending`` has no meaning; batches, rates, ``max_bytes``, ``"pause"``, ``headers_only`` and
+                priority groups are refused. One that fails holds up its own key only.
             stream: its name; looked up by subject when ``None`` (needed with ``ensure="bind"`` where the role may
                 not look up).
             ensure: ``"verify"`` creates the consumer or raises on a difference, ``"update"`` brings it in line,
@@ -112,13 +118,11 @@ class StreamConsumer(Broker):
             NoStream: no stream captures the subject.
             ConfigDrift: the consumer exists with other settings; it names each field.
             ConsumerNotFound: bind only, and it does not exist.
-            InvalidSubject, InvalidOption: at once.
+            InvalidSubject, InvalidOption: at once; also ``ordered`` without a name, or on a stream without lanes.
             ConnectionLost, BrokerClosed, PermissionDenied, ApiError.
         """
         self._lifetime.check_open()
         check_handler(handler)
-        if ordered:
-            raise Unsupported("consume(ordered=True) is not available in this version")
         options = how_to_work(
             max_ack_pending,
             concurrency=concurrency,
@@ -147,7 +151,7 @@ class StreamConsumer(Broker):
             headers_only=headers_only,
             claim=claim,
         )
-        return await self._work(handler, consumer, options)
+        return await (self._in_lanes if ordered else self._work)(handler, consumer, options)
 
     @final
     async def push_subscribe(
@@ -225,22 +229,43 @@ class StreamConsumer(Broker):
         self, handler: Callable[..., Any], consumer: ConsumerOptions, options: ConsumeOptions
     ) -> Consumption:
         """A running consumption; the one engine behind every verb that takes a handler."""
-        letters = None
-        if options.dead_letter:
-            letters = DeadLetterWriter(self._streams, self._enqueuer, create=consumer.ensure != "bind")
         consumption = Consumption(
             handler,
             consumer=consumer,
             options=options,
             backend=self._streams,
             codec=self._codec,
-            letters=letters,
+            letters=self._letters(consumer, options),
             forget=self._roster.drainables.discard,
             open_consumer=None if consumer.acks else in_sequence(self._streams, self._codec),
         )
         await consumption.start()
         self._roster.drainables.add(consumption)
         return consumption
+
+    async def _in_lanes(
+        self, handler: Callable[..., Any], consumer: ConsumerOptions, options: ConsumeOptions
+    ) -> Consumption:
+        """The same, with every ordering key in its order."""
+        consumption = OrderedConsumption(
+            handler,
+            consumer=consumer,
+            options=options,
+            backend=self._streams,
+            codec=self._codec,
+            enqueuer=self._enqueuer,
+            dead_letters=self.dead_letters,
+            letters=self._letters(consumer, options),
+            forget=self._roster.drainables.discard,
+        )
+        await consumption.start()
+        self._roster.drainables.add(consumption)
+        return consumption
+
+    def _letters(self, consumer: ConsumerOptions, options: ConsumeOptions) -> DeadLetterWriter | None:
+        if not options.dead_letter:
+            return None
+        return DeadLetterWriter(self._streams, self._enqueuer, create=consumer.ensure != "bind")
 
     @final
     def pull(

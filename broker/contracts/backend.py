@@ -222,6 +222,8 @@ class StreamBackend(CoreBackend, Protocol):
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
         """One attempt to store a message. Sends at once and never blocks; the future always completes.
 
+        A stream with lanes files it by ``record.ordering_key`` (see ``contracts.lanes``).
+
         The future fails with:
             NoResponders: no stream answered (none captures the subject, or none can right now).
             RequestTimeout: no answer in ``timeout`` seconds: stored or not is unknown.
@@ -257,6 +259,8 @@ class StreamBackend(CoreBackend, Protocol):
     @abstractmethod
     async def open_consumer(self, options: ConsumerOptions) -> DeliverySource:
         """Make sure of the consumer as ``options.ensure`` says, and a source on it.
+
+        What it delivers of a stream with lanes has the subject it was sent to, and ``lane_key``.
 
         Raises:
             NoStream: no stream captures the filter.

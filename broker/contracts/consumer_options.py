@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from broker.contracts.claims import Claim
+    from broker.contracts.lanes import Lane
 
 Ensure = Literal["verify", "update", "bind"]
 """verify: create what is missing, raise ``ConfigDrift`` on a difference. update: bring the server in line.
@@ -31,8 +32,6 @@ worker alone, until it is away for ``priority_timeout``."""
 Replay = Literal["instant", "original"]
 """instant: as fast as they are asked for. original: with the pauses with which they were stored."""
 
-RESERVED: Final = ("_nats", "gamebroker.")
-"""How names in metadata begin that are the server's and ours."""
 UNNAMED_THRESHOLD: Final = 30.0
 """Seconds an unnamed consumer outlives its last worker unless said otherwise."""
 _ENSURE: Final = frozenset({"verify", "update", "bind"})
@@ -75,6 +74,7 @@ class ConsumerOptions:
         rate_limit: push: bits per second at most.
         replay: see ``Replay``. Never changes.
         claim: what this worker claims in a priority group; no setting of the consumer.
+        lane: only this lane of a stream with lanes, and what ``queue`` tries again of it.
 
     Raises:
         InvalidOption, InvalidSubject: a value out of its range, or two that contradict; ``.option`` names it.
@@ -106,6 +106,7 @@ class ConsumerOptions:
     rate_limit: int | None = None
     replay: Replay = "instant"
     claim: Claim | None = None
+    lane: Lane | None = None
 
     def __post_init__(self) -> None:
         for name, what in ((self.durable, "durable"), (self.queue, "queue"), (self.stream, "stream")):
@@ -123,6 +124,8 @@ class ConsumerOptions:
         self._check_push()
         if not self.filters and self.stream is None:
             raise InvalidOption("a consumer needs a subject or stream=", option="stream")
+        if self.lane is not None and self.queue is None:
+            raise InvalidOption("lane= needs queue=: what is tried again belongs to a group", option="queue")
         if self.ensure == "bind" and self.durable is None:
             raise InvalidOption("ensure='bind' needs durable= or queue=: there is nothing to bind to", option="durable")
 
@@ -140,10 +143,6 @@ class ConsumerOptions:
 
     def _check_particulars(self) -> None:
         check_words(self.description, self.metadata)
-        for name in self.metadata:
-            if name.startswith(RESERVED):
-                told = f"metadata: {name!r} is not yours: it begins like a reserved name"
-                raise InvalidOption(told, option="metadata")
         if self.inactive_threshold is not None:
             in_range("inactive_threshold", self.inactive_threshold, 0.1)
         if self.replicas is not None:

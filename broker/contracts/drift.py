@@ -47,6 +47,8 @@ def _is_fixed(field: str, ours: object, theirs: object) -> bool:
         return not ours
     if field == "retention":
         return "workqueue" in {ours, theirs}
+    if field == "lanes":
+        return None in {ours, theirs}  # what is stored is filed by lane, or is not
     if field == "mirror":
         return ours is not None
     return field in _STREAM_FIXED

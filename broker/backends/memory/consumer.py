@@ -15,6 +15,7 @@ from broker.contracts.admin import ConsumerInfo
 from broker.contracts.envelopes import Delivery
 from broker.contracts.errors import ApiError
 from broker.contracts.headers import Headers
+from broker.contracts.lanes import place_of
 from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class MemoryConsumer:
         stream: the stream's name.
         name: its own.
         options: as declared.
+        filters: what it delivers, as the stream files it.
         log: what the stream stores.
         start: where it begins.
         clock: drives ack waits, pulls and the inactive threshold.
@@ -68,6 +70,7 @@ class MemoryConsumer:
         name: str,
         options: ConsumerOptions,
         *,
+        filters: tuple[str, ...],
         log: StreamLog,
         start: Start,
         clock: Clock,
@@ -80,7 +83,7 @@ class MemoryConsumer:
         self._log = log
         self._clock = clock
         self._settled = settled
-        self._shelf = FilteredShelf(log, tuple(options.filters))
+        self._shelf = FilteredShelf(log, filters)
         self._lending = Lending(
             self._shelf,
             start,
@@ -118,12 +121,12 @@ class MemoryConsumer:
         """Whether that is the log it lends from; a stream made anew under the same name has another."""
         return self._log is log
 
-    def update(self, options: ConsumerOptions) -> None:
+    def update(self, options: ConsumerOptions, filters: tuple[str, ...]) -> None:
         """Take new settings; the position stays."""
         self.options = options
         self._lending.max_ack_pending = options.max_ack_pending
         self._lending.ack_wait = options.ack_wait
-        shelf = FilteredShelf(self._log, tuple(options.filters))
+        shelf = FilteredShelf(self._log, filters)
         self._shelf = shelf
         self._lending.reshelve(shelf, shelf.ahead(self._lending.cursor))
         self.wake()
@@ -342,10 +345,10 @@ class MemoryConsumer:
     def _hand_out(self, lent: Lent, served: list[Pull]) -> None:
         message = self._log.get(lent.sequence)
         assert message is not None, "what is lent is stored"
-        pull = self._pulls.popleft()
+        pull, place = self._pulls.popleft(), place_of(message.subject)
         room = pull.add(
             Delivery(
-                message.subject,
+                place.subject,
                 *self._content(message),
                 self.stream,
                 self.name,
@@ -355,6 +358,8 @@ class MemoryConsumer:
                 lent.pending,
                 lent.sequence,
                 lent.number,
+                place.key,
+                place.again,
             )
         )
         if len(pull.gathered) == 1:

@@ -19,6 +19,7 @@ from broker.contracts.errors import (
     NoStream,
     Unsupported,
 )
+from broker.contracts.lanes import stored_patterns
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def change_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryCon
         raise ConfigDrift(existing.name, fixed, stream=stream.name, hint=FIXED_HINT)
     _check(stream, options, existing.name)
     changes: dict[str, Any] = {field: ours for field, (ours, _) in differences.items()}
-    existing.update(replace(existing.options, **changes))
+    changed = replace(existing.options, **changes)
+    existing.update(changed, filed_filters(stream, changed))
     return existing
 
 
@@ -102,12 +104,14 @@ def _create(stream: MemoryStream, name: str, options: ConsumerOptions) -> Memory
         raise LimitsExceeded("maximum consumers limit reached", stream=stream.name)
     if stream.options.retention == "workqueue" and options.start != "first":
         raise _refusal(stream, 10101, "consumer must be deliver all on workqueue stream")
+    filters = filed_filters(stream, options)
     consumer = MemoryConsumer(
         stream.name,
         name,
         replace(options, stream=stream.name, ensure="verify"),
         log=stream.log,
-        start=starting_at(stream.log, options),
+        filters=filters,
+        start=starting_at(stream.log, options, filters),
         clock=stream.clock,
         settled=stream.settled,
         abandoned=lambda: stream.delete_consumer(name),
@@ -116,9 +120,9 @@ def _create(stream: MemoryStream, name: str, options: ConsumerOptions) -> Memory
     return consumer
 
 
-def starting_at(log: StreamLog, options: ConsumerOptions) -> Start:
+def starting_at(log: StreamLog, options: ConsumerOptions, filters: tuple[str, ...]) -> Start:
     """Where a new consumer begins in the log as it is now."""
-    shelf = FilteredShelf(log, tuple(options.filters))
+    shelf = FilteredShelf(log, filters)
     after_all = log.last_sequence + 1
     if options.start == "last_per_subject":
         picked = log.last_per_subject(shelf.wants)
@@ -134,6 +138,13 @@ def starting_at(log: StreamLog, options: ConsumerOptions) -> Start:
     else:
         sequence = max(options.start, log.first_sequence)
     return Start(sequence, (), shelf.ahead(sequence))
+
+
+def filed_filters(stream: MemoryStream, options: ConsumerOptions) -> tuple[str, ...]:
+    """What it delivers, as the stream files it."""
+    if not stream.laned:
+        return tuple(options.filters)
+    return stored_patterns(options.filters, stream=stream.name, queue=options.queue, lane=options.lane)
 
 
 def _stored_since(log: StreamLog, time: datetime) -> int:
@@ -179,8 +190,8 @@ def _check_workqueue(stream: MemoryStream, options: ConsumerOptions, name: str) 
     if others and not options.filters:
         raise _refusal(stream, 10099, "multiple non-filtered consumers not allowed on workqueue stream")
     for other in others:
-        theirs = other.options.filters or (">",)
-        if any(overlap(left, right) for left in options.filters for right in theirs):
+        theirs = filed_filters(stream, other.options) or (">",)
+        if any(overlap(left, right) for left in filed_filters(stream, options) for right in theirs):
             raise _refusal(stream, 10100, "filtered consumer not unique on workqueue stream")
 
 

@@ -79,7 +79,7 @@ class MemorySource(DeliverySource):
         consumer = self._reach()
         if consumer is not None:
             for each in deliveries:
-                consumer.ack(each.sequence)
+                consumer.ack(_lent(each))
 
     async def confirm_ack(self, delivery: Delivery, *, timeout: float) -> None:
         """Settled: done; the hub answers at once, or never when the consumer is gone."""
@@ -87,13 +87,13 @@ class MemorySource(DeliverySource):
         if consumer is None:
             words = f"consumer {self.consumer!r} is gone: no answer to wait {timeout:g} s for"
             raise AckUnknown(words, subject=delivery.subject, stream=self.stream)
-        consumer.ack(delivery.sequence)
+        consumer.ack(_lent(delivery))
 
     async def nak(self, delivery: Delivery, *, delay: float) -> None:
         """Given back: hand it out again after ``delay`` seconds."""
         consumer = self._reach()
         if consumer is not None:
-            consumer.nak(delivery.sequence, delay)
+            consumer.nak(_lent(delivery), delay)
 
     async def term(self, delivery: Delivery, *, reason: str) -> None:
         """Settled: never hand it out again. Nobody reads the reason here."""
@@ -105,7 +105,7 @@ class MemorySource(DeliverySource):
         consumer = self._reach()
         if consumer is not None:
             for each in deliveries:
-                consumer.extend(each.sequence)
+                consumer.extend(_lent(each))
 
     async def close(self) -> None:
         """Give back what was not fetched; a fetch that waits is refused, as the next one. Idempotent.
@@ -157,3 +157,10 @@ class MemorySource(DeliverySource):
         """The consumer to settle with; also a closed source can, as long as its connection is open."""
         self._check_connected()
         return self._current()
+
+
+def _lent(delivery: Delivery) -> int:
+    """The sequence that was lent: whoever passes a delivery on may show another."""
+    token = delivery.token
+    assert isinstance(token, int), "made by a memory consumer"
+    return token

@@ -47,9 +47,15 @@ class ClaimingIntake(Intake):
             "priority": claim.priority,
         }
         said = orjson.dumps({name: value for name, value in asked.items() if value is not None})
+        self._group = claim.group
         self._claim = b"," + said[1:-1]
         self.pin = b""
         self._more = self._claim
+
+    @property
+    def pinned_in(self) -> str | None:
+        """See ``Intake``."""
+        return self._group if self.pin else None
 
     def _receive(self, pulls: Pulls, subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> None:
         if block is not None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from broker.backends.nats.lanes import plain_filters
 from broker.contracts.admin import ConsumerInfo
-from broker.contracts.consumer_options import RESERVED, UNNAMED_THRESHOLD
+from broker.contracts.checks import RESERVED
+from broker.contracts.consumer_options import UNNAMED_THRESHOLD
 from broker.contracts.drift import Differences, consumer_differences
+from broker.contracts.lanes import lane_of_filter
 from broker.contracts.options import ConsumerOptions, Start
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 QUEUE: Final = "gamebroker.queue"
 """Metadata key that keeps a consumer's queue group."""
@@ -78,9 +84,9 @@ def _microseconds(text: str) -> str:
 
 
 def own_metadata(config: dict[str, Any]) -> dict[str, str]:
-    """Metadata without what belongs to the server."""
+    """Metadata without what belongs to the server or to us."""
     given = config.get("metadata") or {}
-    return {key: value for key, value in given.items() if not key.startswith(SERVERS_OWN)}
+    return {key: value for key, value in given.items() if not key.startswith(RESERVED)}
 
 
 def moment(time: datetime) -> str:
@@ -88,8 +94,11 @@ def moment(time: datetime) -> str:
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def consumer_config(options: ConsumerOptions, name: str) -> dict[str, Any]:
-    """What we ask of a consumer. ``max_deliver`` stays unlimited: attempts are counted by the facade."""
+def consumer_config(options: ConsumerOptions, name: str, filters: Sequence[str] | None = None) -> dict[str, Any]:
+    """What we ask of a consumer; ``filters`` as things are stored, where that is not as they are sent.
+
+    ``max_deliver`` stays unlimited: attempts are counted by the facade.
+    """
     config: dict[str, Any] = {
         "name": name,
         "ack_policy": "explicit" if options.acks else "none",
@@ -106,10 +115,11 @@ def consumer_config(options: ConsumerOptions, name: str) -> dict[str, Any]:
         config["inactive_threshold"] = nanoseconds(options.threshold)
     if options.durable is not None or options.queue is not None:
         config["durable_name"] = name
-    if len(options.filters) == 1:
-        config["filter_subject"] = options.filters[0]
-    elif options.filters:
-        config["filter_subjects"] = list(options.filters)
+    filters = options.filters if filters is None else filters
+    if len(filters) == 1:
+        config["filter_subject"] = filters[0]
+    elif filters:
+        config["filter_subjects"] = list(filters)
     metadata = {**options.metadata, **({} if options.queue is None else {QUEUE: options.queue})}
     if metadata:
         config["metadata"] = metadata
@@ -151,10 +161,12 @@ def consumer_options(config: dict[str, Any], stream: str) -> ConsumerOptions:
     policy = None if policy in {None, "", "none"} else policy
     acks = config.get("ack_policy") == "explicit"
     pending = min(max(config.get("max_ack_pending", 0), 0) or _MOST_PENDING, _MOST_PENDING)
+    filters = filters_of(config)
     return ConsumerOptions(
         durable=config.get("durable_name") or None,
         queue=(config.get("metadata") or {}).get(QUEUE),
-        filters=filters_of(config),
+        filters=plain_filters(filters),
+        lane=lane_of_filter(filters[0]) if filters else None,
         stream=stream,
         max_ack_pending=pending if acks else _UNASKED_PENDING,
         ack_wait=max(seconds(config.get("ack_wait")) or 30.0, 0.05),
@@ -162,7 +174,7 @@ def consumer_options(config: dict[str, Any], stream: str) -> ConsumerOptions:
         start=_start_of(config),
         inactive_threshold=_threshold_of(config),
         description=config.get("description") or "",
-        metadata={key: value for key, value in own_metadata(config).items() if not key.startswith(RESERVED)},
+        metadata=own_metadata(config),
         replicas=config.get("num_replicas") or None,
         memory=bool(config.get("mem_storage")),
         headers_only=bool(config.get("headers_only")),
@@ -214,9 +226,11 @@ def consumer_drift(options: ConsumerOptions, config: dict[str, Any]) -> Differen
     return differences
 
 
-def merged_consumer(options: ConsumerOptions, config: dict[str, Any]) -> dict[str, Any]:
+def merged_consumer(
+    options: ConsumerOptions, config: dict[str, Any], filters: Sequence[str] | None = None
+) -> dict[str, Any]:
     """An existing configuration with ours laid over it; where it starts stays, and what we do not speak of."""
-    ours = consumer_config(options, config["name"])
+    ours = consumer_config(options, config["name"], filters)
     given = config.get("metadata") or {}
     metadata = {key: value for key, value in given.items() if key != QUEUE}
     if options.metadata:

@@ -16,6 +16,7 @@ from broker.backends.nats.pulls import Bytes, Pulls
 from broker.backends.nats.statuses import Verdict
 from broker.contracts.envelopes import Delivery
 from broker.contracts.errors import ApiError, BrokerError, ConsumerNotFound
+from broker.contracts.lanes import STORED, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +101,11 @@ class Intake:
     def keeps(self) -> bool:
         """Whether what nobody fetches stays here rather than being given back."""
         return False
+
+    @property
+    def pinned_in(self) -> str | None:
+        """The priority group in which this is the one that is served."""
+        return None
 
     @property
     def inbox_pattern(self) -> str:
@@ -234,9 +240,14 @@ class Intake:
         # The server takes any bytes; a subject we could not read would come again for ever.
         name = subject.decode("utf-8", "replace")
         headers = None if block is None else WireHeaders(block)
+        key, again = None, False
+        if name.startswith(STORED):
+            name, key, again = place_of(name)
         buffer, stream, consumer = self.buffer, self.stream, self.consumer
         buffer.append(
-            Delivery(name, data, headers, stream, consumer, sequence, attempt, stored, pending, reply, number)
+            Delivery(
+                name, data, headers, stream, consumer, sequence, attempt, stored, pending, reply, number, key, again
+            )
         )
         if self._waiters and len(buffer) == 1:
             self._wake()

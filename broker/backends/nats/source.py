@@ -254,7 +254,7 @@ class NatsSource(DeliverySource, Listener):
             self._intake.buffer.clear()
         if self._session.connected:
             with suppress(BrokerError):
-                await self._presence.leave()
+                await self._presence.leave(self._intake.pinned_in)
 
     async def _leave(self, owed: int) -> None:
         """Stop the deliveries so that none is lost on the way.

@@ -26,6 +26,8 @@ from broker.testing.conformance.events import EventConformance
 from broker.testing.conformance.failing import FailureConformance
 from broker.testing.conformance.filtering import FilterConformance
 from broker.testing.conformance.key_value import KeyValueConformance
+from broker.testing.conformance.lane_failures import LaneFailuresConformance
+from broker.testing.conformance.lanes import LanesConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
 from broker.testing.conformance.managing import ManagedStreamConformance
 from broker.testing.conformance.managing_consumers import ManagedConsumerConformance
@@ -62,6 +64,8 @@ ALL = (
     FailureConformance,
     FilterConformance,
     KeyValueConformance,
+    LaneFailuresConformance,
+    LanesConformance,
     LifecycleConformance,
     ManagedConsumerConformance,
     ManagedStreamConformance,
@@ -103,6 +107,8 @@ __all__ = [
     "FailureConformance",
     "FilterConformance",
     "KeyValueConformance",
+    "LaneFailuresConformance",
+    "LanesConformance",
     "LifecycleConformance",
     "ManagedConsumerConformance",
     "ManagedStreamConformance",
