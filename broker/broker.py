@@ -162,10 +162,8 @@ class Broker:
         """
         data = body if type(body) is bytes else encode_body(self._codec, body)
         sent = None if headers is None else Headers.checked(headers)
-        backend = self._backend
         # The backend checks the subject as well, and remembers it; here twice would be felt.
-        backend.publish(subject if type(subject) is str else publish_subject(subject), data, sent)
-        backend.stats.published += 1
+        self._backend.publish(subject if type(subject) is str else publish_subject(subject), data, sent)
 
     @final
     async def publish(self, subject: str, body: Any, *, headers: HeadersLike | None = None) -> None:
@@ -182,7 +180,6 @@ class Broker:
         while backend.congested:
             await backend.writable()
         backend.publish(name, data, sent)
-        backend.stats.published += 1
 
     @final
     async def subscribe(

@@ -35,7 +35,7 @@ def checked_reply(envelope: E, subject: str) -> E:
     """
     headers = envelope.headers
     if headers is not None:
-        if headers.status == _NO_RESPONDERS:
+        if headers.status == _NO_RESPONDERS and not envelope.data:
             raise NoResponders(f"nobody listens on {subject!r}", subject=subject)
         kind = headers.get(ERROR)
         if kind is not None:

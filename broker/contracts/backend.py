@@ -82,7 +82,8 @@ class CoreBackend(Protocol):
         """Take a message for sending and return in microseconds, whatever the server does.
 
         Held in the outbound buffer at most ``outbound_limit`` bytes; beyond it the oldest core messages are dropped
-        and counted. Stream traffic is never dropped here. A server that forbids it is heard on ``board.denials``.
+        and counted. Stream traffic is never dropped here. What was taken is counted in ``stats.published``. A server
+        that forbids it is heard on ``board.denials``.
 
         Raises:
             InvalidSubject: it cannot be published to.

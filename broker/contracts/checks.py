@@ -32,8 +32,8 @@ def in_range(option: str, value: Any, low: float, high: float | None = None, *, 
     most = high if high is not None else MOST_WHOLE if whole else MOST_SECONDS
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= most:
         number = "a whole number" if whole else "a number"
-        endless = high is None and value != float("inf")
-        bound = f"of at least {_written(low)}" if endless else f"from {_written(low)} to {_written(most)}"
+        bounded = high is not None or (isinstance(value, kinds) and value > most)
+        bound = f"from {_written(low)} to {_written(most)}" if bounded else f"of at least {_written(low)}"
         raise InvalidOption(f"{option}={value!r}: must be {number} {bound}", option=option)
 
 

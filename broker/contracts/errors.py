@@ -316,11 +316,16 @@ class PermissionDenied(BrokerError):
 
     Attributes:
         verb: ``"publish"`` or ``"subscribe"``, as the server sees it.
+        queue: the queue group of a refused subscription, when it named one.
     """
 
-    def __init__(self, message: str = "", *, verb: str = "", subject: str | None = None) -> None:
-        super().__init__(message or f"not permitted to {verb} on {subject!r}", subject=subject)
+    def __init__(
+        self, message: str = "", *, verb: str = "", subject: str | None = None, queue: str | None = None
+    ) -> None:
+        group = f" in the queue group {queue!r}" if queue else ""
+        super().__init__(message or f"not permitted to {verb} on {subject!r}{group}", subject=subject)
         self.verb = verb
+        self.queue = queue
 
 
 class InvalidSubject(BrokerError, ValueError):
@@ -356,14 +361,12 @@ class PayloadTooLarge(BrokerError, ValueError):
 
     Attributes:
         size: bytes of body and headers as they would go on the wire.
-        limit: the server's ``max_payload`` in bytes.
+        limit: the server's or the stream's limit in bytes; 0 when the server did not tell.
     """
 
     def __init__(self, *, size: int, limit: int, subject: str | None = None, hint: str = "") -> None:
-        super().__init__(
-            f"{size} bytes of body and headers for {subject!r} exceed the server's limit of {limit}{hint}",
-            subject=subject,
-        )
+        most = f"the server's limit of {limit}" if limit else "what the server takes"
+        super().__init__(f"{size} bytes of body and headers for {subject!r} exceed {most}{hint}", subject=subject)
         self.size = size
         self.limit = limit
 

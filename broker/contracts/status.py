@@ -41,7 +41,7 @@ class Stats:
     """Counters since connect. They only grow; read them as often as you like.
 
     Attributes:
-        published: core messages accepted for sending.
+        published: core messages accepted for sending, replies included, requests not.
         dropped_outbound: core messages dropped unsent because the outbound buffer was full (oldest first) or was
             thrown away at close.
         received: core messages handed to this process.

@@ -148,7 +148,7 @@ def resource_name(name: str, what: str) -> str:
     Raises:
         InvalidSubject: dots, wildcards, slashes, blanks or control characters (they become part of API subjects).
     """
-    if not isinstance(name, str) or not name or len(name.encode()) > _MAX_NAME:
+    if not isinstance(name, str) or not name or len(name.encode("utf-8", "surrogatepass")) > _MAX_NAME:
         raise InvalidSubject(f"{what} name must be 1 to {_MAX_NAME} bytes, not {name!r}")
     if not name.isprintable() or _NAME_FORBIDDEN.intersection(name):
         raise InvalidSubject(f"{what} name {name!r} holds a dot, wildcard, slash, blank or control character")

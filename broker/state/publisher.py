@@ -146,7 +146,6 @@ class StatePublisher:
             self._backend.publish(self.subject, draft.data, None)
         except PayloadTooLarge as exc:
             draft = self._send_shorter(draft, state, exc)
-        self._backend.stats.published += 1
         self._composer.sent(draft, now)
 
     def _send_shorter(self, draft: Draft, state: Any, error: PayloadTooLarge) -> Draft:

@@ -38,8 +38,8 @@ class Heard(LinkEvents):
     def on_refused(self):
         self.events.append("refused")
 
-    def on_violation(self, verb, subject, text):
-        self.events.append((verb, subject, text))
+    def on_violation(self, verb, subject, queue, text):
+        self.events.append((verb, subject, queue, text))
 
     def on_complaint(self, text):
         self.events.append(text)

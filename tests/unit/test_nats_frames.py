@@ -210,10 +210,12 @@ class TestComplaints:
     @pytest.mark.parametrize(
         ("text", "expected"),
         [
-            ('Permissions Violation for Publish to "Foo.Bar"', ("publish", "Foo.Bar")),
-            ('Permissions Violation for Publish with Reply of "_INBOX.X"', ("publish", "_INBOX.X")),
-            ('Permissions Violation for Subscription to "Foo.>" using queue "Q"', ("subscribe", "Foo.>")),
-            ('Permissions Violation for Subscription to "Foo" (sid "3")', ("subscribe", "Foo")),
+            ('Permissions Violation for Publish to "Foo.Bar"', ("publish", "Foo.Bar", None)),
+            ('Permissions Violation for Publish with Reply of "_INBOX.X"', ("publish", "_INBOX.X", None)),
+            ('Permissions Violation for Subscription to "Foo.>" using queue "Q"', ("subscribe", "Foo.>", "Q")),
+            ('Permissions Violation for Subscription to "Foo" (sid "3")', ("subscribe", "Foo", None)),
+            (r'Permissions Violation for Publish to "a.\"q\\.b" (x "y")', ("publish", 'a."q\\.b', None)),
+            (r'Permissions Violation for Publish to "a.\q"', ("publish", r"a.\q", None)),
             ("Maximum Payload Violation", None),
         ],
     )

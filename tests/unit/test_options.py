@@ -307,3 +307,5 @@ def test_a_large_bound_is_written_whole():
         in_range("epoch", 1, 1_795_233_473, whole=True)
     with pytest.raises(InvalidOption, match=r"from 0\.05 to 946,080,000\Z"):
         in_range("ack_wait", float("inf"), 0.05)
+    with pytest.raises(InvalidOption, match=r"from 1 to 4,611,686,018,427,387,904\Z"):
+        in_range("start", 2**62 + 1, 1, whole=True)

@@ -7,7 +7,9 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from broker import Broker, RemoteError
+from broker import Broker, Headers, NoResponders, RemoteError
+from broker.contracts.envelopes import Envelope
+from broker.responding import checked_reply
 from broker.testing.waiting import eventually
 
 
@@ -49,3 +51,17 @@ async def test_a_reply_that_nobody_can_send_any_more_is_logged_once(sb, caplog):
     await asyncio.sleep(0.05)
     [record] = caplog.records
     assert "room.leave" in record.getMessage()
+
+
+def test_a_reply_with_a_status_and_a_body_is_somebodys_reply():
+    """Nobody listening is said with nothing else: whoever sends a body has run."""
+    spoken = Envelope("inbox", b"busy", Headers(status=503))
+    assert checked_reply(spoken, "room.join") is spoken
+    with pytest.raises(NoResponders, match=r"room\.join"):
+        checked_reply(Envelope("inbox", b"", Headers(status=503)), "room.join")
+
+
+async def test_replies_are_counted_as_published(sb):
+    await sb.respond("room.join", lambda msg: msg.data)
+    await sb.request("room.join", b"ann")
+    assert (sb.stats.published, sb.stats.requests) == (1, 1)

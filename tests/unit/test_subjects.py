@@ -99,3 +99,9 @@ def test_a_whole_number_is_a_token_and_nothing_else_is():
 def test_a_name_that_would_break_api_subjects_is_refused(name):
     with pytest.raises(InvalidSubject):
         resource_name(name, "stream")
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a b", "a*", "a/b", "\ud800", "x" * 256, "é" * 128, None])
+def test_what_cannot_name_anything_is_refused(name):
+    with pytest.raises(InvalidSubject, match="queue name"):
+        resource_name(name, "queue")

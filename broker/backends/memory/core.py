@@ -85,6 +85,7 @@ class MemoryCore(CoreBackend):
         """Take a message; the hub carries it on the loop's next turn."""
         self._check_open()
         self._send(subject, data, headers, reply_to)
+        self.stats.published += 1
 
     @property
     def congested(self) -> bool:

@@ -6,8 +6,9 @@ and a hash of the account before the stream, and possibly more tokens at the end
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
+from msgspec import MsgspecError
 from msgspec.json import Decoder
 
 if TYPE_CHECKING:
@@ -16,11 +17,18 @@ if TYPE_CHECKING:
     Numbers = tuple[int, int, int, int, int]
     """Attempt, sequence, consumer sequence, time in nanoseconds since the epoch, pending."""
 
+UNREADABLE: Final = (ValueError, MsgspecError)
+"""What a reader raises for the ack subjects of another consumer or another version."""
 _PREFIX: Final = b"$JS.ACK."
 _SHORT: Final = 9
 _LONG: Final = 11
 _COUNT: Final = 5
 _as_array: Final = Decoder(tuple[int, int, int, int, int]).decode
+
+
+def unread(subject: bytes) -> NoReturn:
+    """The reader of whoever has not seen one yet."""
+    raise ValueError(f"not read yet: {subject!r}")
 
 
 def reader(subject: bytes) -> Callable[[bytes], Numbers]:

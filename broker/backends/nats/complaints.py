@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from ast import literal_eval
 from typing import Final, NamedTuple
 
+_QUOTED: Final = r'"(?:[^"\\]|\\.)*"'
 _VIOLATION: Final = re.compile(
-    r'permissions violation for (?P<what>publish with reply of|publish to|subscription to) "(?P<subject>[^"]*)"',
+    rf"permissions violation for (?P<what>publish with reply of|publish to|subscription to) (?P<subject>{_QUOTED})"
+    rf"(?: using queue (?P<queue>{_QUOTED}))?",
     re.IGNORECASE,
 )
 _REFUSALS: Final = (
@@ -22,6 +25,7 @@ class Violation(NamedTuple):
 
     verb: str
     subject: str
+    queue: str | None
 
 
 def violation(text: str) -> Violation | None:
@@ -30,7 +34,15 @@ def violation(text: str) -> Violation | None:
     if found is None:
         return None
     verb = "subscribe" if found["what"].lower().startswith("subscription") else "publish"
-    return Violation(verb, found["subject"])
+    return Violation(verb, _unquoted(found["subject"]), _unquoted(found["queue"]) if found["queue"] else None)
+
+
+def _unquoted(text: str) -> str:
+    """The server quotes as Go does, which for what can be in a subject is as Python does."""
+    try:
+        return str(literal_eval(text))
+    except (SyntaxError, ValueError):
+        return text[1:-1]
 
 
 def is_refusal(text: str) -> bool:

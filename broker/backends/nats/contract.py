@@ -28,7 +28,7 @@ class LinkEvents(Protocol):
         """The server refuses the credentials for good; the link has given up."""
 
     @abstractmethod
-    def on_violation(self, verb: str, subject: str, text: str) -> None:
+    def on_violation(self, verb: str, subject: str, queue: str | None, text: str) -> None:
         """The server forbids ``publish`` or ``subscribe`` on the subject, in its true case."""
 
     @abstractmethod

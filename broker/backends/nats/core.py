@@ -70,6 +70,7 @@ class NatsCore(CoreBackend):
             self._send(head + SIZES[size] + data + CRLF if size < KEPT_SIZES else frames.pub(head, data))
         else:
             self._send(self.frame(publish_subject(subject), reply_to.encode() if reply_to else b"", data, headers))
+        self.stats.published += 1
 
     def frame(self, subject: str, reply: bytes, data: bytes, headers: Headers | None) -> bytes:
         """A whole frame, checked against what the server takes.
@@ -180,12 +181,13 @@ class _Interest(Interest, Listener):
         self._session = session
         self._receive: Receive = receive
         self._pattern = ""
+        self._queue: str | None = None
         self._sid = 0
         self._refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self, pattern: str, queue: str | None) -> None:
         """Subscribe and wait until the server has it."""
-        self._pattern = pattern
+        self._pattern, self._queue = pattern, queue
         self._session.listen(self)
         self._sid = self._session.link.subscribe(pattern.encode(), queue, self._receive)
         try:
@@ -218,7 +220,8 @@ class _Interest(Interest, Listener):
         """The confirmation fails by itself."""
 
     def on_violation(self, error: PermissionDenied) -> None:
-        if error.verb == "subscribe" and error.subject == self._pattern and not self._refused.done():
+        asked = ("subscribe", self._pattern, self._queue)
+        if (error.verb, error.subject, error.queue) == asked and not self._refused.done():
             self._refused.set_exception(error)
 
     def on_complaint(self, text: str) -> None:

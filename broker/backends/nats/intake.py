@@ -76,7 +76,7 @@ class Intake:
         self._retired = 0
         self._waiters: list[asyncio.Future[None]] = []
         self._wanted = 0
-        self._numbers: Callable[[bytes], Numbers] | None = None
+        self._numbers: Callable[[bytes], Numbers] = ack_subject.unread
         self._pause = _FIRST_PAUSE
         self._again: asyncio.TimerHandle | None = None
 
@@ -231,10 +231,11 @@ class Intake:
             if block is not None:
                 self._status(pulls, subject[len(self._inbox) :], block)
             return
-        numbers = self._numbers
-        if numbers is None:
-            numbers = self._numbers = ack_subject.reader(reply)
-        attempt, sequence, number, stored, pending = numbers(reply)
+        try:
+            attempt, sequence, number, stored, pending = self._numbers(reply)
+        except ack_subject.UNREADABLE:  # the first one, or from a server that writes them otherwise than the last
+            self._numbers = ack_subject.reader(reply)
+            attempt, sequence, number, stored, pending = self._numbers(reply)
         pulls.delivered()
         self.received += 1
         # The server takes any bytes; a subject we could not read would come again for ever.

@@ -194,7 +194,7 @@ class LastingLink(Link):
             if not future.done():
                 future.set_exception(ConnectionLost(why))
 
-    def _tell(self, listener: Callable[..., None], *what: str) -> None:
+    def _tell(self, listener: Callable[..., None], *what: str | None) -> None:
         try:
             listener(*what)
         except Exception:  # noqa: BLE001 - whoever listens must not raise; if it does, the connection goes on

@@ -153,11 +153,11 @@ class Session(LinkEvents):
         self.board.set(Status.UNAUTHORIZED)
         self._end(Unauthorized())
 
-    def on_violation(self, verb: str, subject: str, text: str) -> None:
+    def on_violation(self, verb: str, subject: str, queue: str | None, text: str) -> None:
         """See ``LinkEvents``."""
         self.stats.protocol_errors += 1
         _log.warning("the server says: %s", text)
-        error = PermissionDenied(verb=verb, subject=subject)
+        error = PermissionDenied(verb=verb, subject=subject, queue=queue)
         for listener in tuple(self._listeners):
             listener.on_violation(error)
         self.board.denials.tell(error)
