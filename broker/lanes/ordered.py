@@ -344,12 +344,13 @@ def _check_possible(consumer: ConsumerOptions, options: ConsumeOptions) -> None:
     Raises:
         InvalidOption.
     """
-    for option in ("batch_size", "rate", "byte_rate", "max_bytes"):
-        if getattr(options, option) is not None:
-            raise InvalidOption(f"{option} contradicts ordered=True: lanes are worked through by themselves", option=option)
-    if "pause" in options.on_error.values():
-        raise InvalidOption("on_error: 'pause' contradicts ordered=True: a lane would lose its worker", option="on_error")
-    if consumer.claim is not None:
-        raise InvalidOption("priority_group contradicts ordered=True: lanes have one of their own", option="priority_group")
-    if consumer.headers_only:
-        raise InvalidOption("headers_only contradicts ordered=True: what waits is kept whole", option="headers_only")
+    contradictions = {
+        **{option: getattr(options, option) is not None for option in ("batch_size", "rate", "byte_rate", "max_bytes")},
+        "on_error": "pause" in options.on_error.values(),
+        "priority_group": consumer.claim is not None,
+        "headers_only": consumer.headers_only,
+    }
+    for option, said in contradictions.items():
+        if said:
+            what = "'pause' in on_error" if option == "on_error" else option
+            raise InvalidOption(f"{what} contradicts ordered=True: each lane is worked through by itself", option=option)

@@ -254,9 +254,8 @@ async def test_the_order_does_not_depend_on_who_hears_whom(nats_server, sb, link
     async def take_pins_away():
         while True:
             for lane in range(4):
-                call = api(sb).call(f"CONSUMER.UNPIN.SETTLE.settlers-0-{lane}", {"group": "lane"}, stream="SETTLE")
                 with suppress(ApiError):
-                    await call
+                    await sb.consumers.unpin("SETTLE", f"settlers-0-{lane}", "lane")
             await asyncio.sleep(0.1)
 
     keys = [f"player-{number}" for number in range(12)]

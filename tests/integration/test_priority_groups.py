@@ -34,19 +34,18 @@ async def sb(connect):
 
 
 async def consumer(sb, policy, **more):
-    await sb.consumers.create(
-        ConsumerOptions(durable="w", queue="w", stream="S", priority_policy=policy, priority_groups=["g"], **more)
-    )
+    groups = {"priority_policy": policy, "priority_groups": ["g"], **more}
+    await sb.consumers.create(ConsumerOptions(durable="w", queue="w", stream="S", filters=["s.a"], **groups))
 
 
-async def work(sb, box, **claim):
+async def work(sb, box, ensure="bind", **claim):
     """A worker of the group on a connection of its own."""
     return await sb.consume(
         "s.a",
         lambda msg: box.append(msg.json()),
         durable="w",
         stream="S",
-        ensure="bind",
+        ensure=ensure,
         dead_letter=False,
         priority_group="g",
         **claim,
@@ -104,6 +103,19 @@ async def test_one_is_pinned_and_when_it_goes_another_is(sb, connect):
     await eventually(lambda: len(boxes[1 - pinned]) == 10, within=15)
 
 
+async def test_who_leaves_gives_the_pin_up(sb, connect):
+    await consumer(sb, "pinned_client", priority_timeout=60.0)
+    boxes, workers = [[], []], []
+    for box in boxes:
+        workers.append(await work(await connect(), box, ensure="verify"))
+    await store(sb, *range(10))
+    await eventually(lambda: sum(map(len, boxes)) == 10, within=10)
+    pinned = 0 if boxes[0] else 1
+    await workers[pinned].drain()
+    await store(sb, *range(10, 20))
+    await eventually(lambda: len(boxes[1 - pinned]) == 10, within=15)
+
+
 async def test_whoever_is_pinned_stays_so_while_nothing_comes(sb, connect):
     """An open request does not renew a pin, however long it waits: only a new one does."""
     await consumer(sb, "pinned_client", priority_timeout=4.0)
@@ -134,7 +146,7 @@ async def test_who_lost_the_pin_is_told_and_stands_by(sb, connect):
     await store(sb, *range(10))
     await eventually(lambda: sum(map(len, boxes)) == 10, within=10)
     pinned = 0 if boxes[0] else 1
-    await sb._streams._admin._api.call("CONSUMER.UNPIN.S.w", {"group": "g"})
+    await sb.consumers.unpin("S", "w", "g")
     for number in range(10, 40):
         await store(sb, number)
         await asyncio.sleep(0.02)
@@ -180,9 +192,7 @@ async def test_a_claim_that_makes_no_sense_is_refused(sb, options):
 async def test_who_claims_a_place_leaves_the_groups_as_they_are(sb, ensure):
     await consumer(sb, "prioritized")
     differs = {} if ensure == "verify" else {"ack_wait": 20.0}
-    consumption = await sb.consume("s.>", print, durable="w", stream="S", ensure="update", priority_group="g")
-    await consumption.drain()
-    consumption = await sb.consume("s.>", print, durable="w", stream="S", ensure=ensure, priority_group="g", **differs)
+    consumption = await sb.consume("s.a", print, durable="w", stream="S", ensure=ensure, priority_group="g", **differs)
     await consumption.drain()
     config = (await sb.consumers.info("S", "w")).config
     assert (config.priority_policy, config.priority_groups) == ("prioritized", ("g",))
