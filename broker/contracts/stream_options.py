@@ -89,8 +89,8 @@ class StreamOptions:
             server's process loses acknowledged messages. Files and one replica only, no ``atomic``. Never changes.
         first_seq: the sequence of its first message; ``None`` is 1. Never changes.
         consumer_limits: what its consumers may ask for at most.
-        atomic: batches may be stored all or nothing (``enqueue_atomic``). ``None``: yes, except for a mirror, with ``lanes``
-            and with ``persist_mode="async"``.
+        atomic: batches may be stored all or nothing (``enqueue_atomic``). ``None``: yes, except for a mirror, with
+            ``lanes`` and with ``persist_mode="async"``.
         schedules: messages may be stored for later (``schedule``); they wait under ``gamebroker.schedule.<name>.*``,
             which the stream captures as well. Needs ``discard="old"``; cannot be switched off.
         counters: every message adds to a counter (``increment``), and nothing else is stored. Needs

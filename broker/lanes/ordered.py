@@ -353,4 +353,4 @@ def _check_possible(consumer: ConsumerOptions, options: ConsumeOptions) -> None:
     for option, said in contradictions.items():
         if said:
             what = "'pause' in on_error" if option == "on_error" else option
-            raise InvalidOption(f"{what} contradicts ordered=True: each lane is worked through by itself", option=option)
+            raise InvalidOption(f"{what} contradicts ordered=True: lanes are worked through one by one", option=option)

@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-from broker.contracts.envelopes import renamed
 from broker.contracts.errors import ConfigDrift, NoStream, StreamNotFound
 from broker.contracts.options import ConsumerOptions
 from broker.lanes.parking import Waiting
@@ -88,7 +87,7 @@ class Parked:
         receipt = await self._store(record)
         if receipt.duplicate and not await self._is_kept(receipt.sequence):
             # It waited exactly so before, was released, and is to wait once more.
-            receipt = await self._store(record.renamed(f"{record.message_id}:{uuid4().hex}"))
+            receipt = await self._store(renamed(record, f"{record.message_id}:{uuid4().hex}"))
         key, order = delivery.lane_key or "", delivery.sequence
         return Waiting(key, order, receipt.sequence, attempts=attempts, due=due, letter=letter)
 
@@ -108,7 +107,7 @@ class Parked:
         receipt = await self._store(record)
         if receipt.duplicate and await self._has_passed(receipt.sequence, consumer):
             # It came before its turn (an earlier one was handed out once more), or got lost with an ack.
-            await self._store(record.renamed(f"{record.message_id}:{uuid4().hex}"))
+            await self._store(renamed(record, f"{record.message_id}:{uuid4().hex}"))
         return True
 
     async def find(self, key: str, order: int) -> Waiting | None:

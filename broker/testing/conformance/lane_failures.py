@@ -48,9 +48,7 @@ class LaneFailuresConformance(Conformance):
                     raise
                 raise ValueError("no use") from exc
 
-        await sb.consume(
-            f"{name}.a", handle, queue=QUEUE, ordered=True, backoff=(0.3,), on_error={ValueError: "drop"}
-        )
+        await sb.consume(f"{name}.a", handle, queue=QUEUE, ordered=True, backoff=(0.3,), on_error={ValueError: "drop"})
         await enqueue_turns(sb, f"{name}.a", ["ann", "bob"], range(4))
         await eventually(lambda: ledger.turns["ann"] == ledger.turns["bob"] == [1, 2, 3], within=PATIENCE)
         assert sb.stats.dead_lettered == 0
