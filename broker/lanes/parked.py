@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
+from broker.contracts.envelopes import renamed
 from broker.contracts.errors import ConfigDrift, NoStream, StreamNotFound
 from broker.contracts.options import ConsumerOptions
 from broker.lanes.parking import Waiting
