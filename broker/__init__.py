@@ -49,6 +49,7 @@ from broker.contracts.errors import (
     Unauthorized,
     Unsupported,
 )
+from broker.contracts.events import ConsumerEvent, ConsumerEventKind
 from broker.contracts.features import (
     ConsumerLimits,
     External,
@@ -70,6 +71,7 @@ from broker.key_value.bucket import KeyValue
 from broker.key_value.buckets import BucketAdmin
 from broker.key_value.entries import KeyEntry
 from broker.key_value.watching import Watch
+from broker.lanes.ordered import OrderedConsumption
 from broker.letters import DeadLetter
 from broker.messages import Message, StreamMessage
 from broker.pulling import Puller
@@ -105,6 +107,8 @@ __all__ = [
     "ConnectionLost",
     "ConsumeOptions",
     "ConsumerAdmin",
+    "ConsumerEvent",
+    "ConsumerEventKind",
     "ConsumerGone",
     "ConsumerInfo",
     "ConsumerLimits",
@@ -137,6 +141,7 @@ __all__ = [
     "NoResponders",
     "NoStream",
     "Operation",
+    "OrderedConsumption",
     "OriginState",
     "PayloadTooLarge",
     "PermissionDenied",

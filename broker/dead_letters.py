@@ -10,8 +10,10 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.errors import ConfigDrift, InvalidOption, NoStream, PayloadTooLarge, StreamError, StreamNotFound
+from broker.contracts.headers import NO_HEADERS
 from broker.contracts.options import ConsumerOptions, StreamOptions, in_range
 from broker.contracts.subjects import matches, subscribe_pattern
+from broker.lanes.records import revived_record
 from broker.letters import PREFIX, DeadLetter, letter_of, record_of, revived
 from broker.reading import Reader
 
@@ -66,30 +68,45 @@ class DeadLetterWriter:
             if "subjects" in drift.differences:
                 raise
 
-    async def write(self, delivery: Delivery, *, reason: str, error: BaseException | None) -> None:
-        """Store it; the same delivery written twice is stored once.
+    async def write(
+        self,
+        delivery: Delivery,
+        *,
+        reason: str,
+        error: BaseException | None,
+        lane_key: str | None = None,
+        turn: int = 0,
+    ) -> int:
+        """Store it; its number among the dead letters. The same delivery written twice is stored once.
+
+        ``lane_key`` says that later messages of that key wait for what becomes of it, ``turn`` tells apart that the
+        same message gave up, was replayed and gave up again.
 
         Raises:
             StreamError, ConnectError, PayloadTooLarge: it is not certain to be kept; do not terminate the message.
         """
         try:
-            await self._store(record_of(delivery, reason, error, complete=True), delivery.stream)
+            record = record_of(delivery, reason, error, complete=True, lane_key=lane_key, turn=turn)
+            sequence = await self._store(record, delivery.stream)
         except PayloadTooLarge:
             # Our headers made it too large. A reference is enough where the original stays.
             if (await self._backend.stream_info(delivery.stream)).config.retention != "limits":
                 raise
-            await self._store(record_of(delivery, reason, error, complete=False), delivery.stream)
+            record = record_of(delivery, reason, error, complete=False, lane_key=lane_key, turn=turn)
+            sequence = await self._store(record, delivery.stream)
         self._backend.stats.dead_lettered += 1
+        return sequence
 
-    async def _store(self, record: Record, source_stream: str) -> None:
+    async def _store(self, record: Record, source_stream: str) -> int:
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
         try:
-            await self._enqueuer.store(record, deadline=deadline)
+            receipt = await self._enqueuer.store(record, deadline=deadline)
         except NoStream:
             if not self._create:
                 raise
             await self.prepare(source_stream)
-            await self._enqueuer.store(record, deadline=deadline)
+            receipt = await self._enqueuer.store(record, deadline=deadline)
+        return receipt.sequence
 
 
 class DeadLetters:
@@ -189,6 +206,9 @@ class DeadLetters:
             if original is None:
                 raise StreamError(f"the original of dead letter {letter.sequence} is gone", stream=letter.stream)
         record = revived(letter, original)
+        if letter.lane_key is not None:
+            # Its group alone tries it again, before what waits behind it.
+            record = revived_record(letter, letter.lane_key, record.data, record.headers or NO_HEADERS)
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
         await self._enqueuer.store(record, deadline=deadline)
         await self._backend.delete_message(DEAD_STREAM, letter.sequence)

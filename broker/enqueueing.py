@@ -59,10 +59,10 @@ class Enqueuer:
             pair = (ORDERING_KEY, check_key(ordering_key, "ordering_key"))
             headers = headers.adding(pair) if headers else Headers((pair,))
         if ttl is None and expect is None:
-            return Record(subject, data, headers, message_id)
+            return Record(subject, data, headers, message_id, None, None, ordering_key)
         if expect is not None and not isinstance(expect, Expect):
             raise InvalidOption(f"expect={expect!r}: must be an Expect", option="expect")
-        return Record(subject, data, headers, message_id, _whole_ttl(ttl), expect)
+        return Record(subject, data, headers, message_id, _whole_ttl(ttl), expect, ordering_key)
 
     async def enqueue(self, entry: Entry, timeout: float) -> Receipt:
         """Store one message."""

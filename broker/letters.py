@@ -28,6 +28,7 @@ _ERROR_TYPE: Final = "Gamebroker-Dead-Error-Type"
 _FIRST: Final = "Gamebroker-Dead-First-Seen"
 _LAST: Final = "Gamebroker-Dead-Last-Seen"
 _OMITTED: Final = "Gamebroker-Dead-Body"
+_LANE_KEY: Final = "Gamebroker-Dead-Lane-Key"
 _LONGEST_TEXT: Final = 512
 _NS_PER_SECOND: Final = 1_000_000_000
 
@@ -49,6 +50,8 @@ class DeadLetter:
         ordering_key: likewise.
         complete: ``False`` for a message so near the server's size limit that only a reference to it could be kept;
             body and headers are then read from ``stream`` at ``stream_sequence`` on replay.
+        lane_key: of an ordered consumer's letter: what its key is stored by. Later messages of that key wait until the
+            letter is replayed or discarded.
     """
 
     sequence: int
@@ -67,6 +70,7 @@ class DeadLetter:
     idempotency_key: str | None
     ordering_key: str | None = None
     complete: bool = True
+    lane_key: str | None = None
 
 
 def subject_of(stream: str, consumer: str) -> str:
@@ -77,7 +81,15 @@ def subject_of(stream: str, consumer: str) -> str:
     return f"{PREFIX}.{hashlib.blake2b(f'{stream}.{consumer}'.encode(), digest_size=16).hexdigest()}"
 
 
-def record_of(delivery: Delivery, reason: str, error: BaseException | None, *, complete: bool) -> Record:
+def record_of(
+    delivery: Delivery,
+    reason: str,
+    error: BaseException | None,
+    *,
+    complete: bool,
+    lane_key: str | None = None,
+    turn: int = 0,
+) -> Record:
     """The dead letter of a delivery, whole or as a reference to the original."""
     kept: list[tuple[str, str]] = []
     if complete and delivery.headers is not None:
@@ -96,8 +108,12 @@ def record_of(delivery: Delivery, reason: str, error: BaseException | None, *, c
     ]
     if not complete:
         told.append((_OMITTED, "omitted"))
+    if lane_key is not None:
+        told.append((_LANE_KEY, lane_key))
     # The store time tells apart a stream that was deleted and made again under the same name.
     identity = f"dead:{delivery.stream}:{delivery.consumer}:{delivery.sequence}:{delivery.timestamp_ns}"
+    if turn:
+        identity = f"{identity}:{turn}"
     data = delivery.data if complete else b""
     return Record(subject_of(delivery.stream, delivery.consumer), data, Headers([*kept, *told]), identity)
 
@@ -123,6 +139,7 @@ def letter_of(stored: StoredMessage | Delivery) -> DeadLetter:
         idempotency_key=headers.get(KEY),
         ordering_key=headers.get(ORDERING_KEY),
         complete=_OMITTED not in headers,
+        lane_key=headers.get(_LANE_KEY),
     )
 
 
@@ -133,7 +150,8 @@ def revived(letter: DeadLetter, original: StoredMessage | None) -> Record:
     else:
         data, pairs = letter.data, list(_own(letter))
     identity = f"replay:{letter.stream}:{letter.sequence}:{letter.last_seen.isoformat()}"
-    return Record(letter.subject, data, Headers(pairs) if pairs else None, identity)
+    headers = Headers(pairs) if pairs else None
+    return Record(letter.subject, data, headers, identity, ordering_key=letter.ordering_key)
 
 
 def _own(letter: DeadLetter) -> Iterator[tuple[str, str]]:
@@ -146,7 +164,9 @@ def _own(letter: DeadLetter) -> Iterator[tuple[str, str]]:
 
 def _survives(name: str) -> bool:
     """Protocol headers of the old delivery say nothing about the new one; the sender's own keys do."""
-    return name in {KEY, ORDERING_KEY} or not name.lower().startswith(("nats-", "gamebroker-dead-"))
+    return name in {KEY, ORDERING_KEY} or not name.lower().startswith(
+        ("nats-", "gamebroker-dead-", "gamebroker-parked-")
+    )
 
 
 def _one_line(text: str) -> str:

@@ -12,7 +12,7 @@ from broker.contracts.status import Status
 
 if TYPE_CHECKING:
     from broker.contracts.backend import CoreBackend
-    from broker.roster import Roster
+    from broker.roster import Drainable, Roster
 
 log = logging.getLogger("broker")
 
@@ -60,6 +60,19 @@ class Lifetime:
             running = None
         if running is not self._loop:
             raise Unsupported("this broker was connected in another event loop; connect one in the loop that uses it")
+
+    async def admit(self, newcomer: Drainable) -> None:
+        """Let it work until the end; one that was still opening when the end began is brought to its own.
+
+        Raises:
+            BrokerClosed, Unauthorized, Unsupported (another event loop).
+        """
+        try:
+            self.check_open()
+        except BrokerError:
+            await newcomer.drain(0)
+            raise
+        self._roster.drainables.add(newcomer)
 
     async def drain(self, timeout: float) -> None:
         """As ``Broker.drain`` promises it."""

@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from broker.codecs.json_codec import JsonCodec
 from broker.contracts.errors import AlreadySettled, InvalidSubject, PayloadTooLarge
-from broker.contracts.headers import KEY, NO_HEADERS, Headers, HeadersLike
+from broker.contracts.headers import KEY, NO_HEADERS, ORDERING_KEY, Headers, HeadersLike
+from broker.contracts.lanes import key_of_token
 from broker.contracts.options import in_range
 
 if TYPE_CHECKING:
@@ -181,6 +182,15 @@ class StreamMessage(Message, eq=False, kw_only=True):
         """The key the sender gave to ``enqueue``; ``None`` when it gave none or is another client."""
         headers = self.delivery.headers
         return headers.get(KEY) if headers else None
+
+    @property
+    def ordering_key(self) -> str | None:
+        """The key whose messages keep their order; ``None`` when the sender gave none."""
+        delivery = self.delivery
+        told = delivery.headers.get(ORDERING_KEY) if delivery.headers else None
+        if told is not None or delivery.lane_key is None:
+            return told
+        return key_of_token(delivery.lane_key)
 
     @property
     def settled(self) -> bool:

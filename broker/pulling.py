@@ -7,13 +7,15 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
-from broker.contracts.errors import BrokerClosed, BrokerError, ConsumerGone, ConsumerNotFound
+from broker.announcing import Announcer, Events
+from broker.contracts.errors import BrokerClosed, BrokerError, ConsumerGone, ConsumerNotFound, StreamNotFound
+from broker.contracts.events import ConsumerEventKind
 from broker.contracts.options import in_range
 from broker.messages import StreamMessage
 from broker.settling import PlainSettler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from broker.contracts.backend import DeliverySource, StreamBackend
@@ -36,17 +38,20 @@ class Puller:
         options: ConsumerOptions,
         *,
         batch: int,
+        max_bytes: int | None,
         backend: StreamBackend,
         codec: Codec,
-        register: Callable[[Puller], None],
+        admit: Callable[[Puller], Awaitable[None]],
         forget: Callable[[Puller], None],
     ) -> None:
         self._options = options
         self._batch = batch
+        self._max_bytes = max_bytes
         self._backend = backend
         self._codec = codec
-        self._register = register
+        self._admit = admit
         self._forget = forget
+        self._announcer = Announcer(backend)
         self._source: DeliverySource | None = None
         self._kept: deque[StreamMessage] = deque()
         self._ended = False
@@ -83,6 +88,10 @@ class Puller:
         got = await self.fetch(1, timeout=timeout)
         return got[0] if got else None
 
+    def events(self) -> Events:
+        """What happens from now on; see ``Consumption.events``. Ends when the puller is left."""
+        return self._announcer.listen()
+
     async def drain(self, timeout: float, *, caller: asyncio.Task[object] | None = None) -> None:
         """End ``async for`` and give back what was not handed out."""
         del timeout, caller  # nothing of ours runs
@@ -92,9 +101,13 @@ class Puller:
         """Keep what comes; how many more are waiting behind it (-1: nothing came)."""
         source = self._opened()
         try:
-            deliveries = await source.fetch(limit, timeout=timeout)
+            deliveries = await source.fetch(limit, timeout=timeout, max_bytes=self._max_bytes)
         except ConsumerNotFound as exc:
+            self._announcer.tell(ConsumerEventKind.CONSUMER_DELETED, str(exc))
             raise ConsumerGone(f"consumer {source.consumer!r} was deleted", stream=source.stream) from exc
+        except StreamNotFound as exc:
+            self._announcer.tell(ConsumerEventKind.STREAM_DELETED, str(exc))
+            raise
         stats = self._backend.stats
         stats.delivered += len(deliveries)
         stats.redelivered += sum(each.attempt > 1 for each in deliveries)
@@ -108,8 +121,10 @@ class Puller:
         return self._source
 
     async def __aenter__(self) -> Self:
-        self._source = await self._backend.open_consumer(self._options)
-        self._register(self)
+        source = self._source = await self._backend.open_consumer(self._options)
+        source.watch(self._announcer.tell)
+        self._announcer.begin(source.stream, source.consumer)
+        await self._admit(self)
         return self
 
     async def __aexit__(
@@ -119,6 +134,7 @@ class Puller:
 
     async def _close(self) -> None:
         self._ended = True
+        self._announcer.end()
         self._forget(self)
         if self._source is None:
             return

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from broker.contracts.backend import DeliverySource, StreamBackend
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Delivery
+    from broker.contracts.events import Observe
 
 Until = int | datetime | Literal["end"] | None
 """Where reading stops: after a sequence, before the first message stored later than a time, after the last message
@@ -86,6 +87,7 @@ class Reader:
         self._codec = codec
         self._source: DeliverySource | None = None
         self._unread: list[Delivery] = []
+        self._observe: Observe | None = None
         self._last_sequence = 0
         self._last_count = 0
         self._behind = 0
@@ -117,6 +119,8 @@ class Reader:
 
     async def _open(self, options: ConsumerOptions) -> None:
         source = self._source = await self._backend.open_consumer(options)
+        if self._observe is not None:
+            source.watch(self._observe)
         if self._until is not None:
             info = await self._backend.consumer_info(source.stream, source.consumer)
             self._floor = info.delivered_sequence
@@ -125,14 +129,13 @@ class Reader:
         """The same start as a sequence where the word means another message a moment later: a restart needs it."""
         if options.start not in {"new", "last"}:
             return options
-        (pattern,) = options.filters
-        stream = options.stream or await self._backend.find_stream(pattern)
+        stream = options.stream or await self._backend.find_stream(options.filters[0])
         if stream is None:
             return options
         if options.start == "last":
-            last = await self._backend.get_message(stream, sequence=None, last_of=pattern)
-            if last is not None:
-                return replace(options, start=last.sequence)
+            found = [await self._backend.get_message(stream, sequence=None, last_of=each) for each in options.filters]
+            if stored := [each.sequence for each in found if each is not None]:
+                return replace(options, start=max(stored))
         return replace(options, start=(await self._backend.stream_info(stream)).state.last_sequence + 1)
 
     def _on_status(self, status: Status) -> None:
@@ -143,6 +146,20 @@ class Reader:
         return self
 
     async def __anext__(self) -> StreamMessage:
+        return StreamMessage(await self._next(), self._codec, self._backend, settler=NOT_ON_LOAN)
+
+    async def take(self, limit: int) -> list[Delivery]:
+        """The next delivery, and those behind it that are here already, up to ``limit``.
+
+        Raises:
+            StopAsyncIteration: the end was reached.
+        """
+        taken = [await self._next()]
+        while self._unread and len(taken) < limit and self._unread[-1].consumer_sequence == self._last_count + 1:
+            taken.append(await self._next())
+        return taken
+
+    async def _next(self) -> Delivery:
         while True:
             if self._unread:
                 delivery = self._unread.pop()
@@ -160,7 +177,23 @@ class Reader:
         if self._beyond(delivery):
             raise StopAsyncIteration
         self._last_sequence, self._behind = delivery.sequence, delivery.pending
-        return StreamMessage(delivery, self._codec, self._backend, settler=NOT_ON_LOAN)
+        return delivery
+
+    @property
+    def position(self) -> int:
+        """The last sequence that was read; 0 before the first."""
+        return self._last_sequence
+
+    @property
+    def where(self) -> tuple[str, str]:
+        """Stream and consumer it reads from now."""
+        source = self._opened()
+        return source.stream, source.consumer
+
+    def watch(self, observe: Observe) -> None:
+        """Tell it what happens to the consumer, also to those that follow."""
+        self._observe = observe
+        self._opened().watch(observe)
 
     def _opened(self) -> DeliverySource:
         if self._source is None:

@@ -7,11 +7,13 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.errors import BrokerError
+from broker.contracts.failure import decide
 from broker.messages import Settler
 
 if TYPE_CHECKING:
     from broker.contracts.backend import DeliverySource
     from broker.contracts.envelopes import Delivery
+    from broker.contracts.failure import OnError
     from broker.contracts.options import ConsumeOptions
     from broker.contracts.status import Stats
     from broker.dead_letters import DeadLetterWriter
@@ -23,6 +25,8 @@ _CONFIRM_TIMEOUT: Final = 2.0
 _JITTER: Final = 0.1
 MAX_DELIVER: Final = "max_deliver"
 """The reason of a dead letter that used up its attempts."""
+ON_ERROR: Final = "on_error"
+"""The reason of one whose exception was declared to end so."""
 
 
 class AttemptsExhausted(Exception):
@@ -81,8 +85,20 @@ class ConsumeSettler(PlainSettler):
 
     async def failed(self, message: StreamMessage, error: BaseException) -> None:
         """What a handler's exception comes to; a message the handler settled itself stays as it is."""
-        if message.mark_settled("failed"):
+        if not message.mark_settled("failed"):
+            return
+        decision = self.decision(error)
+        if decision == "drop":
+            await self._drop(message.delivery, f"{ON_ERROR}: {type(error).__name__}")
+        elif decision == "dead_letter":
+            await self._bury(message.delivery, ON_ERROR, error)
+        else:
             await self._again(message.delivery, error, None)
+
+    def decision(self, error: BaseException) -> OnError:
+        """What the declared policy says; an attempt that never came to an outcome is none of its business."""
+        policy = self._options.on_error
+        return decide(policy, error) if policy and not isinstance(error, AttemptsExhausted) else "retry"
 
     async def give_back(self, message: StreamMessage) -> None:
         """Hand it to another worker at once: this one is going."""
@@ -94,6 +110,9 @@ class ConsumeSettler(PlainSettler):
             await self._bury(delivery, MAX_DELIVER, error)
         else:
             await super().nak(delivery, delay=self._backoff(delivery.attempt) if delay is None else delay)
+
+    async def _drop(self, delivery: Delivery, reason: str) -> None:
+        await super().term(delivery, reason=reason)
 
     async def _bury(self, delivery: Delivery, reason: str, error: BaseException | None) -> None:
         if self._letters is not None:

@@ -26,6 +26,17 @@ _MEMORY: Final = 0.8
 """How much of the average an earlier handler keeps when another one ends."""
 
 
+async def finish(tasks: set[asyncio.Task[None]], timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
+    """Let tasks come to an end, but ``this``; cancel those that have not after ``timeout`` seconds."""
+    if (waited := tasks - this) and timeout > 0:
+        await asyncio.wait(waited, timeout=timeout)
+    rest = tasks - this
+    for task in rest:
+        task.cancel()
+    if rest:
+        await asyncio.wait(rest, timeout=LAST_WORDS)
+
+
 class Slots:
     """So many handlers at once, each in a task of its own.
 
@@ -72,13 +83,7 @@ class Slots:
 
     async def finish(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
         """Let handlers come to an end, but ``this``; cancel those that have not after ``timeout`` seconds."""
-        if (waited := self.tasks - this) and timeout > 0:
-            await asyncio.wait(waited, timeout=timeout)
-        rest = self.tasks - this
-        for task in rest:
-            task.cancel()
-        if rest:
-            await asyncio.wait(rest, timeout=LAST_WORDS)
+        await finish(self.tasks, timeout, this)
 
     def _run(self, message: StreamMessage, settler: ConsumeSettler) -> None:
         # A task each: what one handler sets in its context is nobody else's.

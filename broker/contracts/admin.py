@@ -59,6 +59,7 @@ class StreamInfo:
     Attributes:
         mirror: how far a mirror has got.
         sources: how far it has got with each of its sources.
+        lane_counts: how many lanes each of its generations had, the newest last; empty for a stream without lanes.
     """
 
     config: StreamOptions
@@ -66,6 +67,7 @@ class StreamInfo:
     created: datetime | None = None
     mirror: OriginState | None = None
     sources: tuple[OriginState, ...] = ()
+    lane_counts: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:

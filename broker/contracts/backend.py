@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.envelopes import Delivery, Envelope, Receipt, Record, StoredMessage
+    from broker.contracts.events import Observe
     from broker.contracts.headers import Headers
     from broker.contracts.options import ConsumerOptions, StreamOptions
     from broker.contracts.status import Stats, StatusBoard
@@ -160,8 +161,11 @@ class DeliverySource(Protocol):
         """
 
     @abstractmethod
-    async def fetch(self, limit: int, *, timeout: float) -> Sequence[Delivery]:
+    async def fetch(self, limit: int, *, timeout: float, max_bytes: int | None = None) -> Sequence[Delivery]:
         """At least one delivery as soon as there is one, at most ``limit``; empty after ``timeout`` seconds.
+
+        With ``max_bytes`` no more is asked for than fits in beside what is here already; a single message that is
+        larger than that comes alone.
 
         ``limit`` is the caller's free room: the source never has more than that on its way or in its own hands.
         While disconnected it waits, and asks again by itself after a reconnect. Cancelling loses nothing: what
@@ -196,6 +200,10 @@ class DeliverySource(Protocol):
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         """Still working: the ack wait starts anew."""
 
+    def watch(self, observe: Observe) -> None:
+        """Tell it what happens to the consumer beyond what ``fetch`` raises; one that has nothing to tell need not."""
+        del observe
+
     @abstractmethod
     async def close(self) -> None:
         """Give back what was not fetched and stop asking; what was fetched can still be settled afterwards.
@@ -214,6 +222,8 @@ class StreamBackend(CoreBackend, Protocol):
     @abstractmethod
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
         """One attempt to store a message. Sends at once and never blocks; the future always completes.
+
+        A stream with lanes files it by ``record.ordering_key`` (see ``contracts.lanes``).
 
         The future fails with:
             NoResponders: no stream answered (none captures the subject, or none can right now).
@@ -250,6 +260,8 @@ class StreamBackend(CoreBackend, Protocol):
     @abstractmethod
     async def open_consumer(self, options: ConsumerOptions) -> DeliverySource:
         """Make sure of the consumer as ``options.ensure`` says, and a source on it.
+
+        What it delivers of a stream with lanes has the subject it was sent to, and ``lane_key``.
 
         Raises:
             NoStream: no stream captures the filter.

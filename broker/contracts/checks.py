@@ -11,6 +11,8 @@ MOST_WHOLE: Final = 2**62
 MOST_SECONDS: Final = 946_080_000.0
 MAX_DESCRIPTION: Final = 4096
 """Bytes of a description at most, as on the server."""
+RESERVED: Final = ("_nats", "gamebroker.")
+"""How names in metadata begin that are the server's and ours."""
 MAX_METADATA: Final = 128 << 10
 """Bytes of all names and values of metadata together at most, as on the server."""
 
@@ -57,7 +59,7 @@ def check_words(description: object, metadata: object) -> None:
     """Refuse a description or metadata that the server would not keep.
 
     Raises:
-        InvalidOption: not text, or longer than it keeps.
+        InvalidOption: not text, longer than it keeps, or a reserved name.
     """
     check_kind("description", description, str, "text", shown=True)
     size = len(str(description).encode("utf-8", "surrogatepass"))
@@ -72,3 +74,6 @@ def check_words(description: object, metadata: object) -> None:
     size = sum(len(each.encode("utf-8", "surrogatepass")) for both in metadata.items() for each in both)
     if size > MAX_METADATA:
         raise InvalidOption(f"metadata: is {size:,} bytes; must be from 0 to {MAX_METADATA:,}", option="metadata")
+    for name in metadata:
+        if name.startswith(RESERVED):
+            raise InvalidOption(f"metadata: {name!r} is not yours: it begins like a reserved name", option="metadata")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
 
 from broker.contracts.checks import check_flags, check_words, in_range, one_of
+from broker.contracts.claims import check_group
 from broker.contracts.errors import InvalidOption
 from broker.contracts.features import items_of
 from broker.contracts.subjects import publish_subject, resource_name, subscribe_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from broker.contracts.claims import Claim
+    from broker.contracts.lanes import Lane
 
 Ensure = Literal["verify", "update", "bind"]
 """verify: create what is missing, raise ``ConfigDrift`` on a difference. update: bring the server in line.
@@ -26,6 +29,9 @@ PriorityPolicy = Literal["overflow", "prioritized", "pinned_client"]
 """overflow: a worker is served only above thresholds it names. prioritized: the lowest number first. pinned_client: one
 worker alone, until it is away for ``priority_timeout``."""
 
+Replay = Literal["instant", "original"]
+"""instant: as fast as they are asked for. original: with the pauses with which they were stored."""
+
 UNNAMED_THRESHOLD: Final = 30.0
 """Seconds an unnamed consumer outlives its last worker unless said otherwise."""
 _ENSURE: Final = frozenset({"verify", "update", "bind"})
@@ -33,8 +39,6 @@ _START_WORDS: Final = frozenset({"first", "last", "new", "last_per_subject"})
 _MAX_REPLICAS: Final = 5
 _PER_CENT: Final = 100
 _PINNED_TIMEOUT: Final = 120.0
-_GROUP: Final = re.compile(r"[A-Za-z0-9\-_/=]{1,16}\Z")
-_QUEUE: Final = "gamebroker."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,9 @@ class ConsumerOptions:
         flow_control: push: the server waits for the reader; needs ``idle_heartbeat``. Never changes.
         idle_heartbeat: push: seconds, at least 0.1, between signs of life when there is nothing. Never changes.
         rate_limit: push: bits per second at most.
+        replay: see ``Replay``. Never changes.
+        claim: what this worker claims in a priority group; no setting of the consumer.
+        lane: only this lane of a stream with lanes, and what ``queue`` tries again of it.
 
     Raises:
         InvalidOption, InvalidSubject: a value out of its range, or two that contradict; ``.option`` names it.
@@ -97,6 +104,9 @@ class ConsumerOptions:
     flow_control: bool = False
     idle_heartbeat: float | None = None
     rate_limit: int | None = None
+    replay: Replay = "instant"
+    claim: Claim | None = None
+    lane: Lane | None = None
 
     def __post_init__(self) -> None:
         for name, what in ((self.durable, "durable"), (self.queue, "queue"), (self.stream, "stream")):
@@ -108,11 +118,14 @@ class ConsumerOptions:
         check_flags(self, ("acks", "memory", "headers_only", "flow_control"))
         check_ensure(self.ensure)
         check_start(self.start)
+        one_of("replay", self.replay, ("instant", "original"))
         self._check_particulars()
         self._check_priority()
         self._check_push()
         if not self.filters and self.stream is None:
             raise InvalidOption("a consumer needs a subject or stream=", option="stream")
+        if self.lane is not None and self.queue is None:
+            raise InvalidOption("lane= needs queue=: what is tried again belongs to a group", option="queue")
         if self.ensure == "bind" and self.durable is None:
             raise InvalidOption("ensure='bind' needs durable= or queue=: there is nothing to bind to", option="durable")
 
@@ -123,10 +136,13 @@ class ConsumerOptions:
             return self.inactive_threshold
         return UNNAMED_THRESHOLD if self.durable is None and self.queue is None else None
 
+    @property
+    def leaves_groups(self) -> bool:
+        """Whether it takes the priority groups as they are, to ask within one of them."""
+        return self.claim is not None and self.priority_policy is None
+
     def _check_particulars(self) -> None:
         check_words(self.description, self.metadata)
-        if any(name.startswith(_QUEUE) for name in self.metadata):
-            raise InvalidOption(f"metadata={self.metadata!r}: names starting {_QUEUE} are ours", option="metadata")
         if self.inactive_threshold is not None:
             in_range("inactive_threshold", self.inactive_threshold, 0.1)
         if self.replicas is not None:
@@ -137,9 +153,7 @@ class ConsumerOptions:
     def _check_priority(self) -> None:
         object.__setattr__(self, "priority_groups", items_of("priority_groups", self.priority_groups, str))
         for group in self.priority_groups:
-            if not _GROUP.match(group):
-                told = f"priority_groups: {group!r} is not 1 to 16 of A-Z a-z 0-9 - _ / ="
-                raise InvalidOption(told, option="priority_groups")
+            check_group("priority_groups", group)
         if self.priority_policy is not None:
             self._check_policy()
             return

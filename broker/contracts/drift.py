@@ -18,12 +18,14 @@ _SETS: Final = frozenset({"subjects", "filters", "priority_groups"})
 _STREAM_FIXED: Final = frozenset({"storage", "persist_mode", "counters", "first_seq"})
 _STREAM_FOR_GOOD: Final = frozenset({"deny_delete", "deny_purge", "sealed", "schedules", "allow_msg_ttl"})
 """Can be switched on and never off."""
-_CONSUMER_OPENING: Final = frozenset({"durable", "stream", "start", "ensure"})
+_CONSUMER_OPENING: Final = frozenset({"durable", "stream", "start", "ensure", "claim"})
 """Say which consumer and how to open it; no settings of one that exists."""
 _CONSUMER_SAID: Final = frozenset({"description", "metadata", "replicas", "sample", "inactive_threshold", "rate_limit"})
 """Compared only when something is asked: whoever consumes has no opinion on them."""
+_CONSUMER_GROUPS: Final = frozenset({"priority_policy", "priority_groups", "priority_timeout"})
+"""Nor on these whoever claims a place in a group that is there."""
 _CONSUMER_ACKING: Final = frozenset({"max_ack_pending", "ack_wait"})
-_CONSUMER_FIXED: Final = frozenset({"acks", "memory", "flow_control", "idle_heartbeat"})
+_CONSUMER_FIXED: Final = frozenset({"acks", "memory", "deliver_group", "flow_control", "idle_heartbeat", "replay"})
 
 
 def stream_differences(ours: StreamOptions, theirs: StreamOptions) -> Differences:
@@ -45,6 +47,8 @@ def _is_fixed(field: str, ours: object, theirs: object) -> bool:
         return not ours
     if field == "retention":
         return "workqueue" in {ours, theirs}
+    if field == "lanes":
+        return None in {ours, theirs}  # what is stored is filed by lane, or is not
     if field == "mirror":
         return ours is not None
     return field in _STREAM_FIXED
@@ -56,6 +60,8 @@ def consumer_differences(ours: ConsumerOptions, theirs: ConsumerOptions) -> Diff
     ignored = set(_CONSUMER_OPENING) | {field for field in _CONSUMER_SAID if not getattr(ours, field)}
     if not (ours.acks and theirs.acks):
         ignored |= _CONSUMER_ACKING
+    if ours.leaves_groups:
+        ignored |= _CONSUMER_GROUPS
     return {field: both for field, both in found.items() if field not in ignored}
 
 

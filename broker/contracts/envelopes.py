@@ -43,6 +43,8 @@ class Delivery(Struct, gc=False):
         pending: how many messages of this consumer were still waiting behind it.
         token: the backend's own reference for settling it; nobody else looks inside.
         consumer_sequence: counts this consumer's deliveries without a gap, from 1; 0 when the backend does not count.
+        lane_key: the token its ordering key is stored by, in a stream with lanes; ``None`` elsewhere.
+        again: whether it is a group's own copy of a message that it tries again.
     """
 
     subject: str
@@ -56,6 +58,8 @@ class Delivery(Struct, gc=False):
     pending: int
     token: object
     consumer_sequence: int = 0
+    lane_key: str | None = None
+    again: bool = False
 
 
 class Receipt(NamedTuple):
@@ -143,6 +147,7 @@ class Record(Struct, gc=False):
     Attributes:
         message_id: the id the server deduplicates by within the stream's duplicate window; never empty.
         ttl: seconds after which the server may drop it, whole; ``None`` keeps it as long as the stream does.
+        ordering_key: what decides its lane in a stream with lanes (also in ``headers``, for readers).
         rollup: once it is stored, every earlier message of its subject is gone.
         schedule: it waits under ``subject`` until then.
         increment: what it adds to the counter of its subject; it has no body then.
@@ -155,6 +160,7 @@ class Record(Struct, gc=False):
     message_id: str
     ttl: int | None = None
     expect: Expect | None = None
+    ordering_key: str | None = None
     rollup: bool = False
     schedule: Schedule | None = None
     increment: int | None = None
@@ -180,6 +186,16 @@ def counting(record: Record, by: int) -> Record:
 def expecting(record: Record, expect: Expect | None) -> Record:
     """The same record with another expectation, or none."""
     return replace(record, expect=expect)
+
+
+def renamed(record: Record, message_id: str) -> Record:
+    """The same message under another id."""
+    return replace(record, message_id=message_id)
+
+
+def readdressed(record: Record, subject: str) -> Record:
+    """The same message on another subject."""
+    return replace(record, subject=subject)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from broker.contracts.checks import check_kind, in_range, one_of
-from broker.contracts.consumer_options import ConsumerOptions, Ensure, Start, check_ensure, check_start
+from broker.contracts.consumer_options import ConsumerOptions, Ensure, Replay, Start, check_ensure, check_start
 from broker.contracts.errors import InvalidOption, InvalidSubject
+from broker.contracts.failure import OnErrors, check_on_error
 from broker.contracts.stream_options import StreamOptions
 from broker.contracts.subjects import publish_subject
 
@@ -27,6 +28,7 @@ __all__ = [
     "Ensure",
     "LinkChoice",
     "Overflow",
+    "Replay",
     "Start",
     "StreamOptions",
     "check_ensure",
@@ -52,6 +54,14 @@ class ConsumeOptions:
             that a burst does not return as a burst.
         dead_letter: keep what gave up in the dead letters; ``False`` terminates it without a copy.
         auto_extend: prolong the ack wait while a message is in hand, however long its handler takes.
+        on_error: what becomes of a message by the exception its handler raised (see ``OnError``); the most specific
+            class wins, and what is not named is retried.
+        pause_for: seconds a ``"pause"`` lasts.
+        batch_size: hand over lists of up to so many messages; ``None`` hands over one message at a time.
+        batch_timeout: seconds after its first message within which a batch that is not full is handed over.
+        rate: messages per second at most; after a quiet while those of 100 ms may come at once.
+        byte_rate: bytes of bodies per second at most, likewise.
+        max_bytes: bytes on their way to this process at most; a single larger message comes alone.
     """
 
     concurrency: int = 16
@@ -59,6 +69,13 @@ class ConsumeOptions:
     backoff: Sequence[float] = (1.0, 5.0, 30.0, 120.0)
     dead_letter: bool = True
     auto_extend: bool = True
+    on_error: OnErrors = field(default_factory=dict)
+    pause_for: float = 10.0
+    batch_size: int | None = None
+    batch_timeout: float = 1.0
+    rate: float | None = None
+    byte_rate: float | None = None
+    max_bytes: int | None = None
 
     def __post_init__(self) -> None:
         in_range("concurrency", self.concurrency, 1, 100_000, whole=True)
@@ -68,6 +85,23 @@ class ConsumeOptions:
         for seconds in self.backoff:
             in_range("backoff", seconds, 0)
         object.__setattr__(self, "backoff", tuple(self.backoff))
+        check_on_error(self.on_error)
+        object.__setattr__(self, "on_error", dict(self.on_error))
+        in_range("pause_for", self.pause_for, 0.05)
+        if self.batch_size is not None:
+            in_range("batch_size", self.batch_size, 1, 1_000_000, whole=True)
+        in_range("batch_timeout", self.batch_timeout, 0.001)
+        for option in ("rate", "byte_rate"):
+            if getattr(self, option) is not None:
+                in_range(option, getattr(self, option), 0.001, 1e12)
+        if self.max_bytes is not None:
+            in_range("max_bytes", self.max_bytes, 1, whole=True)
+        decisions = set(self.on_error.values())
+        if "dead_letter" in decisions and not self.dead_letter:
+            raise InvalidOption("on_error: 'dead_letter' contradicts dead_letter=False", option="on_error")
+        if "pause" in decisions and not self.auto_extend:
+            told = "on_error: 'pause' keeps the message in hand, which auto_extend=False does not allow"
+            raise InvalidOption(told, option="on_error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

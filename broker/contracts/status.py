@@ -61,6 +61,7 @@ class Stats:
         dead_lettered: written to the dead letters.
         extended: times a message's ack wait was prolonged.
         handler_errors: handlers (core or stream) that raised.
+        dropped_events: events of consumptions and pullers dropped because a listener did not read them.
         protocol_errors: errors the server reported outside any call.
     """
 
@@ -83,6 +84,7 @@ class Stats:
     dead_lettered: int = 0
     extended: int = 0
     handler_errors: int = 0
+    dropped_events: int = 0
     protocol_errors: int = 0
 
     def as_dict(self) -> dict[str, int]:

@@ -17,6 +17,7 @@ from broker.contracts.features import (
     check_apart,
     items_of,
 )
+from broker.contracts.lanes import MOST_LANES
 from broker.contracts.subjects import overlap, resource_name, subscribe_pattern
 
 _MAX_REPLICAS: Final = 5
@@ -56,9 +57,13 @@ class StreamOptions:
             read or not.
         replicas: copies in a cluster, 1 to 5; odd numbers make sense.
         description: free text, at most 4 KiB.
-        metadata: free names and values, at most 128 KiB; names starting with ``_nats`` belong to the server.
+        metadata: free names and values, at most 128 KiB; names starting with ``_nats`` or ``gamebroker.``
+            are not yours.
         durability: reserved for the declared durability check; must be ``None`` in this version.
-        lanes: reserved for ordered lanes; must be ``None`` in this version.
+        lanes: how many messages with an ``ordering_key`` can be handled at once, each key in its order, 1 to 1,024; for
+            ``consume(ordered=True)``. ``None`` keeps no order between workers. Only the number can be changed. Not with
+            ``retention="interest"``, nor with what stores or rewrites subjects otherwise (``atomic``, ``schedules``,
+            ``counters``, ``subject_transform``, ``mirror``, ``sources``).
         discard_new_per_subject: a subject at ``max_msgs_per_subject`` refuses (``StreamFull``) instead of dropping its
             own oldest; needs that limit and ``discard="new"``.
         max_consumers: consumers at most.
@@ -84,8 +89,8 @@ class StreamOptions:
             server's process loses acknowledged messages. Files and one replica only, no ``atomic``. Never changes.
         first_seq: the sequence of its first message; ``None`` is 1. Never changes.
         consumer_limits: what its consumers may ask for at most.
-        atomic: batches may be stored all or nothing (``enqueue_atomic``). ``None``: yes, except for a mirror and with
-            ``persist_mode="async"``.
+        atomic: batches may be stored all or nothing (``enqueue_atomic``). ``None``: yes, except for a mirror, with
+            ``lanes`` and with ``persist_mode="async"``.
         schedules: messages may be stored for later (``schedule``); they wait under ``gamebroker.schedule.<name>.*``,
             which the stream captures as well. Needs ``discard="old"``; cannot be switched off.
         counters: every message adds to a counter (``increment``), and nothing else is stored. Needs
@@ -143,9 +148,8 @@ class StreamOptions:
         self._check_numbers()
         self._settle_flags()
         _check_contradictions(self)
-        for option in ("durability", "lanes"):
-            if getattr(self, option) is not None:
-                raise InvalidOption(f"{option} is not available in this version", option=option)
+        if self.durability is not None:
+            raise InvalidOption("durability is not available in this version", option="durability")
 
     def _check_subjects(self) -> None:
         if isinstance(self.subjects, str) or not isinstance(self.subjects, Sequence):
@@ -181,6 +185,8 @@ class StreamOptions:
             in_range("max_msg_size", self.max_msg_size, 1, _MAX_MSG_SIZE, whole=True)
         if self.max_age is not None:
             in_range("max_age", self.max_age, 0.1)
+        if self.lanes is not None:
+            in_range("lanes", self.lanes, 1, MOST_LANES, whole=True)
         if self.delete_marker_ttl is not None:
             in_range("delete_marker_ttl", self.delete_marker_ttl, 1)
         in_range("duplicate_window", self.duplicate_window, 0.1)
@@ -197,7 +203,7 @@ class StreamOptions:
             "mirror_direct": self.mirror is not None and self.mirror.external is None,
             "allow_msg_ttl": not self.counters,
             "allow_rollup": self.schedules or self.delete_marker_ttl is not None,
-            "atomic": self.mirror is None and self.persist_mode != "async",
+            "atomic": self.mirror is None and self.lanes is None and self.persist_mode != "async",
         }
         for option, value in fits.items():
             if getattr(self, option) is None:
@@ -234,6 +240,12 @@ def _check_contradictions(options: StreamOptions) -> None:
         ("delete_marker_ttl", marked and not options.allow_rollup, "allow_rollup=True"),
         ("delete_marker_ttl", marked and options.mirror is not None, "mirror=None"),
         ("first_seq", options.mirror is not None, "mirror=None"),
+        ("lanes", options.retention == "interest", 'retention "limits" or "workqueue"'),
+        ("lanes", bool(options.atomic), "atomic=False"),
+        ("lanes", options.schedules, "schedules=False"),
+        ("lanes", options.counters, "counters=False"),
+        ("lanes", options.subject_transform is not None, "subject_transform=None"),
+        ("lanes", options.mirror is not None or bool(options.sources), "neither mirror nor sources"),
     )
     for option, wrong, needed in contradictions:
         if wrong and getattr(options, option):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.envelopes import Delivery, Receipt, Record, StoredMessage
+    from broker.contracts.events import Observe
     from broker.contracts.options import ConsumerOptions, StreamOptions
     from broker.telemetry.probe import Probe, Sending
 
@@ -178,10 +179,10 @@ class TracedSource(DeliverySource):
         """Where a re-created consumer must start so that nothing is lost."""
         return self._source.resume_sequence
 
-    async def fetch(self, limit: int, *, timeout: float) -> Sequence[Delivery]:
+    async def fetch(self, limit: int, *, timeout: float, max_bytes: int | None = None) -> Sequence[Delivery]:
         """Fetch; a span is written when something came, for an idle worker asks all day."""
         began = time.time_ns()
-        deliveries = await self._source.fetch(limit, timeout=timeout)
+        deliveries = await self._source.fetch(limit, timeout=timeout, max_bytes=max_bytes)
         if deliveries:
             self._probe.receive(deliveries, self.stream, self.consumer, since_ns=began)
         for delivery in deliveries:
@@ -215,6 +216,10 @@ class TracedSource(DeliverySource):
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         """Still working; no event in a message's life, so no span."""
         await self._source.extend(deliveries)
+
+    def watch(self, observe: Observe) -> None:
+        """What happens to the consumer is told as it is."""
+        self._source.watch(observe)
 
     async def close(self) -> None:
         """Give back what was not fetched and stop asking."""

@@ -114,6 +114,26 @@ async def consume_unnamed(stage):
     await consumed(stage, lambda msg: stage.seen.append(msg.data))
 
 
+@verb
+async def work_in_order(stage):
+    """A lane is taken, a message fails once and has its turn again, the lane is left."""
+    stream = f"{stage.stream}-lanes"
+    await stage.sb.declare(StreamOptions(stream, [f"{stream}.a"], lanes=1))
+    before = len(stage.seen)
+
+    async def handle(msg):
+        if msg.attempt == 1:
+            raise RuntimeError("once")
+        stage.seen.append(msg.data)
+
+    consumption = await stage.sb.consume(f"{stream}.a", handle, queue="ordered", ordered=True, backoff=())
+    try:
+        await stage.sb.enqueue(f"{stream}.a", b"x", ordering_key="ann")
+        await eventually(lambda: len(stage.seen) > before)
+    finally:
+        await consumption.drain()
+
+
 async def consumed(stage, handle, **options):
     consumption = await stage.sb.consume(stage.subject("work"), handle, ack_wait=ACK_WAIT, **options)
     try:

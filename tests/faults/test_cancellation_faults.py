@@ -90,6 +90,23 @@ async def consume(sb, _held):
 
 
 @hangs
+async def push_subscribe(sb, _held):
+    await sb.push_subscribe("s.a", print, durable="pushed")
+
+
+@hangs
+async def push_subscribe_in_order(sb, _held):
+    await sb.push_subscribe("s.a", print, ordered=True)
+
+
+@hangs
+async def events(_sb, held):
+    listening = held["consumption"].events()
+    while True:
+        await anext(listening)
+
+
+@hangs
 async def pull(sb, _held):
     async with sb.pull("s.a", durable="p"):
         pass

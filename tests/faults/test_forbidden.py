@@ -62,6 +62,23 @@ async def test_the_call_in_flight_fails_at_once_with_verb_and_subject(sb, name):
     await still_there(sb)
 
 
+@pytest.mark.parametrize("queue", [None, "crew"])
+async def test_a_push_consumer_whose_subject_may_not_be_listened_to_ends_by_name(link, queue):
+    login = {"user": "admin", "pass": "p"}
+    async with (
+        NatsServer(sync_interval=None, config=USERS, login=login) as server,
+        StreamBroker.connect(server.url, link=link, user="role", password="p") as sb,
+    ):
+        await sb.declare(StreamOptions("OPEN", ["open.>"]))
+        worker = await sb.push_subscribe("open.a", print, durable="w", queue=queue, dead_letter=False)
+        with pytest.raises(PermissionDenied) as caught:
+            await asyncio.wait_for(worker.wait(), 10)
+        assert (caught.value.verb, caught.value.subject) == ("subscribe", "gamebroker.push.OPEN.w")
+        async with await sb.subscribe("open.still") as there:
+            await sb.publish("open.still", b"x")
+            assert (await asyncio.wait_for(anext(there), 10)).data == b"x"
+
+
 async def test_a_plain_subscription_refused_says_nothing_of_one_in_a_queue(sb):
     plain, in_queue, other = await asyncio.gather(
         *(sb.subscribe("Crews", print, queue=queue) for queue in (None, "Crew", "Others")), return_exceptions=True

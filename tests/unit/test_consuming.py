@@ -15,7 +15,6 @@ from broker import (
     StreamBroker,
     StreamNotFound,
     StreamOptions,
-    Unsupported,
 )
 from broker.backends.memory import MemoryBackend, MemoryHub
 from broker.testing.waiting import eventually
@@ -33,10 +32,10 @@ async def test_the_inline_window_starts_at_one_and_grows_while_the_handler_is_fa
         await sb.enqueue_many(Entry("s.a", n) for n in range(500))
         seen = []
         consumption = await sb.consume("s.a", lambda msg: seen.append(msg.sequence), durable="w")
-        assert consumption._window == 1
+        assert consumption._hands.window == 1
         await eventually(lambda: len(seen) == 500)
         assert seen == sorted(seen)
-        assert consumption._window > 1
+        assert consumption._hands.window > 1
 
 
 async def test_a_plain_function_that_turns_slow_shrinks_the_window_and_leaves_the_rest_to_others():
@@ -51,7 +50,7 @@ async def test_a_plain_function_that_turns_slow_shrinks_the_window_and_leaves_th
 
         consumption = await sb.consume("s.a", slow, durable="w")
         await eventually(lambda: sb.stats.acked >= 10)
-        assert consumption._window <= 2
+        assert consumption._hands.window <= 2
 
 
 async def test_a_partial_of_an_async_function_runs_as_a_task():
@@ -192,12 +191,42 @@ async def test_opening_is_retried_while_the_server_cannot():
         await eventually(lambda: seen == [1])
 
 
+async def test_a_drain_has_one_deadline_for_everything():
+    class Stuck(MemoryBackend):
+        stuck = False
+
+        async def open_consumer(self, options):
+            if self.stuck:
+                await asyncio.Event().wait()
+            return await super().open_consumer(options)
+
+    backend = Stuck(MemoryHub())
+    sb = await broker_with_stream(backend)
+    running = asyncio.Event()
+
+    async def never_done(_msg):
+        running.set()
+        await asyncio.Event().wait()
+
+    async with sb:
+        consumption = await sb.consume("s.a", never_done, durable="w")
+        await sb.enqueue("s.a", 1)
+        await running.wait()
+        backend.stuck = True
+        await sb.consumers.delete("S", "w")
+        await asyncio.sleep(0.05)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await consumption.drain(timeout=3)
+        assert 2.9 < loop.time() - began < 5.5, "not three seconds for the loop and three more for the handler"
+
+
 async def test_what_cannot_be_consumed_is_refused_at_once():
     sb = await broker_with_stream()
     async with sb:
         with pytest.raises(NoStream):
             await sb.consume("elsewhere", print, durable="w")
-        with pytest.raises(Unsupported):
+        with pytest.raises(InvalidOption):
             await sb.consume("s.a", print, durable="w", ordered=True)
         with pytest.raises(InvalidOption):
             await sb.consume("s.a", "not callable", durable="w")

@@ -88,12 +88,18 @@ async def test_a_builtin_without_a_signature_is_taken():
 @pytest.mark.parametrize("subject", [["a"], {"a": 1}, None, 7, b"a"], ids=repr)
 async def test_what_is_no_text_is_no_subject(subject):
     async with memory() as sb:
-        for use in (sb.publish_nowait, lambda each, _: sb.read(each)):
-            with pytest.raises(InvalidSubject):
-                use(subject, 1)
+        with pytest.raises(InvalidSubject):
+            sb.publish_nowait(subject, 1)
         for use in (sb.publish, sb.request, sb.enqueue):
             with pytest.raises(InvalidSubject):
                 await use(subject, 1)
+
+
+@pytest.mark.parametrize("subject", [{"a": 1}, None, 7, b"a", [7]], ids=repr)
+async def test_what_is_neither_text_nor_a_list_of_texts_is_read_nowhere(subject):
+    async with memory() as sb:
+        with pytest.raises(InvalidSubject):
+            sb.read(subject)
 
 
 @pytest.mark.parametrize(

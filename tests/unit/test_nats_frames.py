@@ -185,7 +185,7 @@ class TestStatuses:
             (409, "Exceeded MaxWaiting", Verdict.LATER),
             (409, "Exceeded MaxRequestBatch of 10", Verdict.SMALLER),
             (409, "Exceeded MaxRequestExpires of 10s", Verdict.SHORTER),
-            (409, "Message Size Exceeds MaxBytes", Verdict.OVER),
+            (409, "Message Size Exceeds MaxBytes", Verdict.TOO_LARGE),
             (409, "Consumer is push based", Verdict.REFUSED),
             (409, "something new", Verdict.LATER),
             (400, "Bad Request", Verdict.REFUSED),

@@ -38,7 +38,6 @@ from broker.contracts.options import ConnectOptions, in_range
         ("duplicate_window", 0),
         ("max_msg_size", True),
         ("durability", "fsync"),
-        ("lanes", 8),
         ("max_msg_size", 2**31),
         ("max_consumers", 0),
         ("first_seq", 0),
@@ -63,6 +62,8 @@ from broker.contracts.options import ConnectOptions, in_range
         ("metadata", {"a": 1}),
         ("metadata", {"a": "x" * 140_000}),
         ("atomic", "no"),
+        ("lanes", 0),
+        ("lanes", 1025),
     ],
 )
 def test_a_stream_option_out_of_range_is_named(option, value):

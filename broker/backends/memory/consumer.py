@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from broker.backends.memory.clock import Alarm, Cancellable, Clock, after
+from broker.backends.memory.clock import Alarm, Clock, after
 from broker.backends.memory.lending import Lending, Lent, Shelf, Start
+from broker.backends.memory.pull import Pull
+from broker.backends.memory.replay import Replay
 from broker.contracts.admin import ConsumerInfo
 from broker.contracts.envelopes import Delivery
 from broker.contracts.errors import ApiError
 from broker.contracts.headers import Headers
+from broker.contracts.lanes import place_of
 from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.backends.memory.log import StreamLog
+    from broker.backends.memory.log import Stored, StreamLog
     from broker.contracts.options import ConsumerOptions
 
 _REMEMBERED: Final = 4096
@@ -47,35 +49,6 @@ class FilteredShelf(Shelf):
         return sum(self.wants(message.subject) for message in self._log.since(sequence))
 
 
-class Pull:
-    """A fetch that waits: answered once, with at least one delivery or, when its time is over, none."""
-
-    __slots__ = ("answer", "gathered", "limit", "timer")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.gathered: list[Delivery] = []
-        self.answer: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
-        self.timer: Cancellable | None = None
-
-    def end(self) -> None:
-        """Answer with what was gathered."""
-        if not self.answer.done():
-            self.answer.set_result(self.gathered)
-        self.stop_timer()
-
-    def fail(self, error: Exception) -> None:
-        """Answer with an error."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
-        self.stop_timer()
-
-    def stop_timer(self) -> None:
-        """It is answered or nobody waits for it any more."""
-        if self.timer is not None:
-            self.timer.cancel()
-
-
 class MemoryConsumer:
     """Lends the messages of one stream to the sources that pull.
 
@@ -83,6 +56,7 @@ class MemoryConsumer:
         stream: the stream's name.
         name: its own.
         options: as declared.
+        filters: what it delivers, as the stream files it.
         log: what the stream stores.
         start: where it begins.
         clock: drives ack waits, pulls and the inactive threshold.
@@ -96,6 +70,7 @@ class MemoryConsumer:
         name: str,
         options: ConsumerOptions,
         *,
+        filters: tuple[str, ...],
         log: StreamLog,
         start: Start,
         clock: Clock,
@@ -108,7 +83,7 @@ class MemoryConsumer:
         self._log = log
         self._clock = clock
         self._settled = settled
-        self._shelf = FilteredShelf(log, tuple(options.filters))
+        self._shelf = FilteredShelf(log, filters)
         self._lending = Lending(
             self._shelf,
             start,
@@ -122,6 +97,7 @@ class MemoryConsumer:
         self._idle = Alarm(clock, abandoned)
         self._held_until: datetime | None = None
         self._release = Alarm(clock, self.wake)
+        self._replay = Replay(clock, self.wake) if options.replay == "original" else None
         self._sources = 0
         self._ended = False
         self._created = datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC)
@@ -132,6 +108,11 @@ class MemoryConsumer:
         return self.options.durable is None and self.options.queue is None
 
     @property
+    def attended(self) -> bool:
+        """Whether a source is open on it."""
+        return self._sources > 0
+
+    @property
     def ack_floor(self) -> int:
         """Every stream sequence up to here is settled."""
         return self._lending.ack_floor
@@ -140,12 +121,12 @@ class MemoryConsumer:
         """Whether that is the log it lends from; a stream made anew under the same name has another."""
         return self._log is log
 
-    def update(self, options: ConsumerOptions) -> None:
+    def update(self, options: ConsumerOptions, filters: tuple[str, ...]) -> None:
         """Take new settings; the position stays."""
         self.options = options
         self._lending.max_ack_pending = options.max_ack_pending
         self._lending.ack_wait = options.ack_wait
-        shelf = FilteredShelf(self._log, tuple(options.filters))
+        shelf = FilteredShelf(self._log, filters)
         self._shelf = shelf
         self._lending.reshelve(shelf, shelf.ahead(self._lending.cursor))
         self.wake()
@@ -235,10 +216,10 @@ class MemoryConsumer:
         self._sources -= 1
         self.resume()
 
-    def pull(self, limit: int, timeout: float) -> Pull:
+    def pull(self, limit: int, timeout: float, max_bytes: int | None = None) -> Pull:
         """Wait in line for up to ``limit`` deliveries."""
         self._pulls = deque(each for each in self._pulls if not each.answer.done())
-        pull = Pull(limit)
+        pull = Pull(limit, max_bytes)
         self._pulls.append(pull)
         self.wake()
         pull.timer = after(self._clock, timeout, pull.end)
@@ -284,6 +265,8 @@ class MemoryConsumer:
         self._alarm.cancel()
         self._idle.cancel()
         self._release.cancel()
+        if self._replay is not None:
+            self._replay.pause()
 
     def resume(self) -> None:
         """Set the timers that are needed; none once it has ended."""
@@ -325,6 +308,11 @@ class MemoryConsumer:
             if self._pulls[0].answer.done():
                 self._pulls.popleft()
                 continue
+            if self._filled(self._pulls[0]):
+                self._pulls.popleft()
+                continue
+            if self._replay is not None and self._too_early(self._replay, now):
+                break
             lent = self._lending.lend(now)
             if lent is None:
                 break
@@ -333,19 +321,35 @@ class MemoryConsumer:
             pull.end()
         self._alarm.set(self._lending.next_due)
 
+    def _too_early(self, replay: Replay, now: float) -> bool:
+        """Whether the next new message is not due yet at the pace at which messages were stored."""
+        sequence, again = self._lending.upcoming
+        message = self._log.get(sequence) if sequence is not None and not again else None
+        return message is not None and not replay.due(message.timestamp_ns, now)
+
+    def _filled(self, pull: Pull) -> bool:
+        """Whether the next message does not fit into the bytes it has left; alone it always does."""
+        if pull.bytes_left is None or not pull.gathered:
+            return False
+        sequence, _ = self._lending.upcoming
+        message = self._log.get(sequence) if sequence is not None else None
+        return message is not None and len(self._content(message)[0]) > pull.bytes_left
+
+    def _content(self, message: Stored) -> tuple[bytes, Headers | None]:
+        """Body and headers as they are delivered."""
+        if not self.options.headers_only:
+            return message.data, message.headers
+        size = ("Nats-Msg-Size", str(len(message.data)))
+        return b"", Headers((*(message.headers.pairs if message.headers is not None else ()), size))
+
     def _hand_out(self, lent: Lent, served: list[Pull]) -> None:
         message = self._log.get(lent.sequence)
         assert message is not None, "what is lent is stored"
-        pull = self._pulls.popleft()
-        data, headers = message.data, message.headers
-        if self.options.headers_only:
-            size = ("Nats-Msg-Size", str(len(data)))
-            data, headers = b"", Headers((*(headers.pairs if headers is not None else ()), size))
-        pull.gathered.append(
+        pull, place = self._pulls.popleft(), place_of(message.subject)
+        room = pull.add(
             Delivery(
-                message.subject,
-                data,
-                headers,
+                place.subject,
+                *self._content(message),
                 self.stream,
                 self.name,
                 lent.sequence,
@@ -354,11 +358,13 @@ class MemoryConsumer:
                 lent.pending,
                 lent.sequence,
                 lent.number,
+                place.key,
+                place.again,
             )
         )
         if len(pull.gathered) == 1:
             served.append(pull)
-        if len(pull.gathered) < pull.limit:
+        if room:
             self._pulls.append(pull)
         if not self._lending.acks:
             self._settled(lent.sequence)

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 from broker.backends.memory.consumer import FilteredShelf, MemoryConsumer
 from broker.backends.memory.lending import Start
 from broker.contracts.drift import FIXED_HINT, consumer_differences, fixed_in_consumer
-from broker.contracts.errors import ApiError, ConfigDrift, ConsumerNotFound, LimitsExceeded, NoStream, Unsupported
+from broker.contracts.errors import (
+    ApiError,
+    ConfigDrift,
+    ConsumerNotFound,
+    InvalidOption,
+    LimitsExceeded,
+    NoStream,
+    Unsupported,
+)
+from broker.contracts.lanes import stored_patterns
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
@@ -22,14 +31,32 @@ _NANOSECONDS: Final = 1_000_000_000
 
 
 def open_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsumer:
-    """The consumer as ``options.ensure`` says.
+    """The consumer as ``options.ensure`` says, for a source on it.
 
     Raises:
         ConsumerNotFound: bind only, and it does not exist.
         ConfigDrift: it exists with other settings, and may not (verify) or cannot (acks) be changed.
+        InvalidOption: it pushes to somebody else already.
         NoStream: the stream has nothing that a filter covers: it would wait for ever.
         ApiError: the server would refuse it.
     """
+    if options.claim is not None:
+        raise Unsupported("priority groups need a real server")
+    consumer = _ensured(stream, options)
+    if options.deliver_subject is not None and options.deliver_group is None and consumer.attended:
+        told = f"another worker listens to consumer {consumer.name!r}; workers who share it need queue="
+        raise InvalidOption(told, option="queue")
+    return consumer
+
+
+def create_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsumer:
+    """A new one, or the one that exists exactly so; raises as ``open_consumer``."""
+    consumer = _ensured(stream, replace(options, ensure="verify"))
+    consumer.resume()
+    return consumer
+
+
+def _ensured(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsumer:
     stream.expire()
     name = _name(options)
     if options.ensure == "bind":
@@ -41,13 +68,6 @@ def open_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsu
     if differences and options.ensure == "verify":
         raise ConfigDrift(existing.name, differences, stream=stream.name)
     return change_consumer(stream, options) if differences else existing
-
-
-def create_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsumer:
-    """A new one, or the one that exists exactly so; raises as ``open_consumer``."""
-    consumer = open_consumer(stream, replace(options, ensure="verify"))
-    consumer.resume()
-    return consumer
 
 
 def change_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsumer:
@@ -67,7 +87,8 @@ def change_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryCon
         raise ConfigDrift(existing.name, fixed, stream=stream.name, hint=FIXED_HINT)
     _check(stream, options, existing.name)
     changes: dict[str, Any] = {field: ours for field, (ours, _) in differences.items()}
-    existing.update(replace(existing.options, **changes))
+    changed = replace(existing.options, **changes)
+    existing.update(changed, filed_filters(stream, changed))
     return existing
 
 
@@ -83,12 +104,14 @@ def _create(stream: MemoryStream, name: str, options: ConsumerOptions) -> Memory
         raise LimitsExceeded("maximum consumers limit reached", stream=stream.name)
     if stream.options.retention == "workqueue" and options.start != "first":
         raise _refusal(stream, 10101, "consumer must be deliver all on workqueue stream")
+    filters = filed_filters(stream, options)
     consumer = MemoryConsumer(
         stream.name,
         name,
         replace(options, stream=stream.name, ensure="verify"),
         log=stream.log,
-        start=starting_at(stream.log, options),
+        filters=filters,
+        start=starting_at(stream.log, options, filters),
         clock=stream.clock,
         settled=stream.settled,
         abandoned=lambda: stream.delete_consumer(name),
@@ -97,9 +120,9 @@ def _create(stream: MemoryStream, name: str, options: ConsumerOptions) -> Memory
     return consumer
 
 
-def starting_at(log: StreamLog, options: ConsumerOptions) -> Start:
+def starting_at(log: StreamLog, options: ConsumerOptions, filters: tuple[str, ...]) -> Start:
     """Where a new consumer begins in the log as it is now."""
-    shelf = FilteredShelf(log, tuple(options.filters))
+    shelf = FilteredShelf(log, filters)
     after_all = log.last_sequence + 1
     if options.start == "last_per_subject":
         picked = log.last_per_subject(shelf.wants)
@@ -117,6 +140,13 @@ def starting_at(log: StreamLog, options: ConsumerOptions) -> Start:
     return Start(sequence, (), shelf.ahead(sequence))
 
 
+def filed_filters(stream: MemoryStream, options: ConsumerOptions) -> tuple[str, ...]:
+    """What it delivers, as the stream files it."""
+    if not stream.laned:
+        return tuple(options.filters)
+    return stored_patterns(options.filters, stream=stream.name, queue=options.queue, lane=options.lane)
+
+
 def _stored_since(log: StreamLog, time: datetime) -> int:
     wanted = round(time.timestamp() * 1e6) * (_NANOSECONDS // 1_000_000)
     found = (message.sequence for message in log.since() if message.timestamp_ns >= wanted)
@@ -125,9 +155,8 @@ def _stored_since(log: StreamLog, time: datetime) -> int:
 
 def _check(stream: MemoryStream, options: ConsumerOptions, name: str) -> None:
     filters = options.filters
-    for option in ("priority_policy", "deliver_subject"):
-        if getattr(options, option) is not None:
-            raise Unsupported(f"{option} needs a real server")
+    if options.priority_policy is not None:
+        raise Unsupported("priority_policy needs a real server")
     _check_limits(stream, options)
     for each in filters if stream.options.subject_transform is None else ():
         if not any(overlap(each, subject) for subject in stream.options.subjects):
@@ -161,8 +190,8 @@ def _check_workqueue(stream: MemoryStream, options: ConsumerOptions, name: str) 
     if others and not options.filters:
         raise _refusal(stream, 10099, "multiple non-filtered consumers not allowed on workqueue stream")
     for other in others:
-        theirs = other.options.filters or (">",)
-        if any(overlap(left, right) for left in options.filters for right in theirs):
+        theirs = filed_filters(stream, other.options) or (">",)
+        if any(overlap(left, right) for left in filed_filters(stream, options) for right in theirs):
             raise _refusal(stream, 10100, "filtered consumer not unique on workqueue stream")
 
 

@@ -143,8 +143,8 @@ class MemoryHub:
             self._store_batch(posting, sender)
             return
         record, headers, receipt, timeout = posting
+        stream, record = self.streams.taking(record)
         heard = self._deliver(record.subject, record.data, headers, None, sender)
-        stream = self.streams.capturing(record.subject)
         if stream is not None:
             _complete(receipt, lambda: stream.append(record, headers))
         elif not receipt.done():

@@ -145,6 +145,15 @@ class Lending:
         """The first sequence not looked at."""
         return self._cursor
 
+    @property
+    def upcoming(self) -> tuple[int | None, bool]:
+        """The sequence that would be lent next, if there is a place for it, and whether it was lent before."""
+        for sequence in self._again:
+            loan = self._loans.get(sequence)
+            if loan is not None and loan.queued:
+                return sequence, True
+        return (self._picked[0] if self._picked else self._shelf.next_from(self._cursor)), False
+
     def lend(self, now: float) -> Lent | None:
         """The next message, or ``None`` when there is none or no place for one."""
         again = self._lend_again(now)

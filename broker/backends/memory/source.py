@@ -12,7 +12,8 @@ from broker.contracts.errors import AckUnknown, BrokerClosed
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from broker.backends.memory.consumer import MemoryConsumer, Pull
+    from broker.backends.memory.consumer import MemoryConsumer
+    from broker.backends.memory.pull import Pull
     from broker.backends.memory.streams import Streams
     from broker.contracts.envelopes import Delivery
 
@@ -56,14 +57,14 @@ class MemorySource(DeliverySource):
         unseen = min((each.sequence for each in self._left_over), default=floor + 1)
         return min(floor + 1, unseen)
 
-    async def fetch(self, limit: int, *, timeout: float) -> Sequence[Delivery]:
+    async def fetch(self, limit: int, *, timeout: float, max_bytes: int | None = None) -> Sequence[Delivery]:
         """At least one delivery as soon as there is one, at most ``limit``; empty after ``timeout`` seconds."""
         if not self._open:
             raise self._closed()
         if self._left_over:
             return [self._left_over.popleft() for _ in range(min(limit, len(self._left_over)))]
         consumer = self._streams.find(self.stream).find_consumer(self.consumer)
-        pull = consumer.pull(limit, timeout)
+        pull = consumer.pull(limit, timeout, max_bytes)
         self._pulls.add(pull)
         try:
             return await pull.answer
@@ -78,7 +79,7 @@ class MemorySource(DeliverySource):
         consumer = self._reach()
         if consumer is not None:
             for each in deliveries:
-                consumer.ack(each.sequence)
+                consumer.ack(_lent(each))
 
     async def confirm_ack(self, delivery: Delivery, *, timeout: float) -> None:
         """Settled: done; the hub answers at once, or never when the consumer is gone."""
@@ -86,13 +87,13 @@ class MemorySource(DeliverySource):
         if consumer is None:
             words = f"consumer {self.consumer!r} is gone: no answer to wait {timeout:g} s for"
             raise AckUnknown(words, subject=delivery.subject, stream=self.stream)
-        consumer.ack(delivery.sequence)
+        consumer.ack(_lent(delivery))
 
     async def nak(self, delivery: Delivery, *, delay: float) -> None:
         """Given back: hand it out again after ``delay`` seconds."""
         consumer = self._reach()
         if consumer is not None:
-            consumer.nak(delivery.sequence, delay)
+            consumer.nak(_lent(delivery), delay)
 
     async def term(self, delivery: Delivery, *, reason: str) -> None:
         """Settled: never hand it out again. Nobody reads the reason here."""
@@ -104,7 +105,7 @@ class MemorySource(DeliverySource):
         consumer = self._reach()
         if consumer is not None:
             for each in deliveries:
-                consumer.extend(each.sequence)
+                consumer.extend(_lent(each))
 
     async def close(self) -> None:
         """Give back what was not fetched; a fetch that waits is refused, as the next one. Idempotent.
@@ -156,3 +157,10 @@ class MemorySource(DeliverySource):
         """The consumer to settle with; also a closed source can, as long as its connection is open."""
         self._check_connected()
         return self._current()
+
+
+def _lent(delivery: Delivery) -> int:
+    """The sequence that was lent: whoever passes a delivery on may show another."""
+    token = delivery.token
+    assert isinstance(token, int), "made by a memory consumer"
+    return token

@@ -19,6 +19,7 @@ from broker.backends.memory.admission import (
 )
 from broker.backends.memory.clock import Alarm, Clock
 from broker.backends.memory.counters import counter_body, counter_of
+from broker.backends.memory.filing import Filing
 from broker.backends.memory.log import Stored, StreamLog
 from broker.backends.memory.schedules import Schedules
 from broker.backends.memory.transforming import transform
@@ -27,7 +28,7 @@ from broker.contracts.admin import StreamInfo, StreamState
 from broker.contracts.envelopes import Counted, Receipt, Record, StoredMessage
 from broker.contracts.errors import ApiError, ConsumerNotFound, PayloadTooLarge, StreamFull
 from broker.contracts.headers import Headers
-from broker.contracts.schedules import captured_by
+from broker.contracts.lanes import place_of
 from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class MemoryStream:
         self._alarm = Alarm(clock, self.expire)
         self._schedules = Schedules(clock, self.log, self.capture, self.remove)
         self._created = datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC)
-        self.stored_under = _rewriting(options)
+        self._filing = Filing(options)
+        self.stored_under = _rewriting(options, self._filing)
         self._republished = _republishing(options)
 
     @property
@@ -70,9 +72,14 @@ class MemoryStream:
         """The stream's name."""
         return self.options.name
 
+    @property
+    def laned(self) -> bool:
+        """Whether it files messages by lane."""
+        return bool(self._filing.counts)
+
     def captures(self, subject: str) -> bool:
         """Whether it stores what is published on the subject."""
-        return any(matches(pattern, subject) for pattern in captured_by(self.options))
+        return any(matches(pattern, subject) for pattern in self._filing.captured)
 
     def info(self) -> StreamInfo:
         """What the server would say about it."""
@@ -86,7 +93,7 @@ class MemoryStream:
             subjects=self.log.subjects,
             deleted=max(self.log.last_sequence - self.log.first_sequence + 1 - len(self.log), 0),
         )
-        return StreamInfo(config=self.options, state=state, created=self._created)
+        return StreamInfo(config=self.options, state=state, created=self._created, lane_counts=self._filing.counts)
 
     def update(self, options: StreamOptions) -> None:
         """Take new settings and apply their limits to what is stored.
@@ -94,8 +101,10 @@ class MemoryStream:
         Raises:
             ApiError, Unsupported: subjects cannot be rewritten so.
         """
-        stored_under, republished = _rewriting(options), _republishing(options)
-        self.options, self.stored_under, self._republished = options, stored_under, republished
+        filing, republished = self._filing.changed(options), _republishing(options)
+        stored_under = _rewriting(options, filing)
+        self._filing, self.stored_under, self._republished = filing, stored_under, republished
+        self.options = options
         subjects = {message.subject for message in self.log.since()} if options.max_msgs_per_subject else set()
         for subject in (*subjects, ""):
             self._make_room(subject)
@@ -170,10 +179,11 @@ class MemoryStream:
         if up_to and keep:
             raise ApiError("bad request", code=400, err_code=10003, stream=self.name)
         self.expire()
+        pattern = None if subject is None else self._filing.pattern(subject)
         chosen = [
             message.sequence
             for message in self.log.since()
-            if (up_to is None or message.sequence < up_to) and (subject is None or matches(subject, message.subject))
+            if (up_to is None or message.sequence < up_to) and (pattern is None or matches(pattern, message.subject))
         ]
         if keep:
             chosen = chosen[:-keep]
@@ -183,15 +193,14 @@ class MemoryStream:
         """The message with that sequence, or the newest of that pattern."""
         self.expire()
         if sequence is None:
-            sequence = self.log.last_of(last_of or ">")
+            sequence = self.log.last_of(self._filing.pattern(last_of or ">"))
         found = self.log.get(sequence)
-        if found is None:
-            return None
-        return StoredMessage(found.subject, found.data, found.headers, self.name, sequence, found.timestamp_ns)
+        return None if found is None else self._as_stored(found)
 
     def last_of_each(self, patterns: Sequence[str], up_to: int | datetime | None) -> Iterator[StoredMessage]:
-        """The newest message of each subject that the patterns cover, as of then."""
+        """The newest message of each subject that the patterns cover, as of then; with lanes, of each key."""
         self.expire()
+        filed = [self._filing.pattern(each) for each in patterns]
         last: dict[str, Stored] = {}
         for message in self.log.since():
             if isinstance(up_to, datetime):
@@ -200,10 +209,10 @@ class MemoryStream:
                 late = up_to is not None and message.sequence > up_to
             if late:
                 break
-            if any(matches(pattern, message.subject) for pattern in patterns):
+            if any(matches(pattern, message.subject) for pattern in filed):
                 last[message.subject] = message
         for each in sorted(last.values(), key=lambda message: message.sequence):
-            yield StoredMessage(each.subject, each.data, each.headers, self.name, each.sequence, each.timestamp_ns)
+            yield self._as_stored(each)
 
     def delete(self, sequence: int) -> bool:
         """Remove one message by hand; whether there was one.
@@ -291,6 +300,11 @@ class MemoryStream:
         with suppress(StreamFull, PayloadTooLarge):
             self._store(gone.subject, b"", marker_headers(lifetime), "", self.clock.now() + lifetime)
 
+    def _as_stored(self, found: Stored) -> StoredMessage:
+        """With the subject it was sent to."""
+        subject = place_of(found.subject).subject
+        return StoredMessage(subject, found.data, found.headers, self.name, found.sequence, found.timestamp_ns)
+
     def _needed(self, message: Stored) -> bool:
         return any(each.needs(message.sequence, message.subject) for each in self.consumers.values())
 
@@ -333,8 +347,10 @@ class MemoryStream:
             self.remove(leaving)
 
 
-def _rewriting(options: StreamOptions) -> Callable[[str], str]:
+def _rewriting(options: StreamOptions, filing: Filing) -> Callable[[str], str]:
     """Subject -> the subject it is stored under."""
+    if filing.counts:
+        return filing.stored
     rule = options.subject_transform
     if rule is None:
         return lambda subject: subject

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Final
 
 from broker.backends.memory.admission import check_declared
 from broker.backends.memory.stream import MemoryStream
+from broker.backends.memory.wire import keyed_record
 from broker.contracts.drift import FIXED_HINT, fixed_in_stream, stream_differences
 from broker.contracts.errors import ApiError, ConfigDrift, InvalidOption, StreamNotFound
+from broker.contracts.lanes import OURS
 from broker.contracts.schedules import captured_by
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
     from broker.backends.memory.clock import Clock
     from broker.backends.memory.stream import Publish
+    from broker.contracts.envelopes import Record
     from broker.contracts.options import StreamOptions
 
 _REMEMBERED: Final = 8192
@@ -61,6 +64,15 @@ class Streams:
             found = next((each for each in self._streams.values() if each.captures(subject)), None)
             self._capturing[subject] = found
             return found
+
+    def taking(self, record: Record) -> tuple[MemoryStream | None, Record]:
+        """The stream that stores a record, and the record as that stream takes it: with lanes, on a keyed subject."""
+        stream = self.capturing(record.subject)
+        if stream is not None or record.subject.startswith(OURS):
+            return stream, record
+        keyed = keyed_record(record)
+        stream = self.capturing(keyed.subject)
+        return stream, record if stream is None else keyed
 
     def overlapping(self, pattern: str) -> MemoryStream | None:
         """The stream that captures something the pattern covers.

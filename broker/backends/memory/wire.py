@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from broker.contracts.envelopes import readdressed
 from broker.contracts.errors import PayloadTooLarge
 from broker.contracts.headers import MARKER, MESSAGE_ID, Headers
 from broker.contracts.key_value import OPERATION
+from broker.contracts.lanes import key_token, keyed_subject, no_key_token
 
 if TYPE_CHECKING:
     from broker.contracts.envelopes import Record
@@ -51,6 +53,13 @@ def stored_size(storage: str, subject: str, payload: int, block: int) -> int:
     if storage == "memory":
         return total + _MEMORY_OVERHEAD
     return total + _FILE_OVERHEAD + (_FILE_HEADERS if block else 0)
+
+
+def keyed_record(record: Record) -> Record:
+    """The same record on the subject that a stream with lanes captures."""
+    key = record.ordering_key
+    token = no_key_token(record.message_id) if key is None else key_token(key)
+    return readdressed(record, keyed_subject(token, record.subject))
 
 
 def record_headers(record: Record) -> Headers:

@@ -8,15 +8,25 @@ from typing import TYPE_CHECKING, Any
 from broker.backends.nats import convert, errors, stream_config
 from broker.backends.nats.api import TIMEOUT
 from broker.backends.nats.frames import WireHeaders
+from broker.backends.nats.lanes import keyed_pattern, may_be_filed
 from broker.contracts.drift import FIXED_HINT, fixed_in_stream
 from broker.contracts.envelopes import StoredMessage
-from broker.contracts.errors import ApiError, ConfigDrift, ConsumerNotFound, InvalidOption, StreamNotFound
+from broker.contracts.errors import (
+    ApiError,
+    ConfigDrift,
+    ConsumerNotFound,
+    InvalidOption,
+    PermissionDenied,
+    StreamNotFound,
+)
+from broker.contracts.lanes import place_of, stored_patterns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from datetime import datetime
 
     from broker.backends.nats.api import Api
+    from broker.backends.nats.lanes import Routes
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.options import StreamOptions
 
@@ -24,17 +34,24 @@ if TYPE_CHECKING:
 class Admin:
     """What ``StreamBackend`` promises about streams and consumers, on the JSON API."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, routes: Routes) -> None:
         self._api = api
+        self._routes = routes
 
     async def find_stream(self, subject: str) -> str | None:
-        """The stream whose subjects overlap with the subject or pattern."""
-        answer = await self._api.call("STREAM.NAMES", {"subject": subject})
-        names = answer.get("streams") or []
+        """The stream whose subjects overlap with the subject or pattern, in keyed form where it has lanes."""
+        laned = False
+        names = await self._names(subject)
+        if not names and may_be_filed(subject):
+            laned = bool(names := await self._names(keyed_pattern(subject)))
+        self._routes.learn(subject, laned=laned if names else None)
         if len(names) > 1:
             told = ", ".join(names)
             raise InvalidOption(f"{subject!r} is captured by several streams ({told}): say stream=", option="stream")
         return str(names[0]) if names else None
+
+    async def _names(self, subject: str) -> list[str]:
+        return (await self._api.call("STREAM.NAMES", {"subject": subject})).get("streams") or []
 
     async def create_stream(self, options: StreamOptions) -> StreamInfo:
         """Create it; fine when it exists exactly so."""
@@ -48,6 +65,7 @@ class Admin:
     async def _created(self, options: StreamOptions) -> dict[str, Any]:
         """As the server has it, made now or before."""
         name = options.name
+        await self._refuse_both_forms(options)
         try:
             return await self._api.call(f"STREAM.CREATE.{name}", stream_config.stream_config(options), stream=name)
         except ApiError as exc:
@@ -61,6 +79,20 @@ class Admin:
         except StreamNotFound:
             told = f"sealed: stream {name!r} does not exist; make it open, and seal it by update"
             raise InvalidOption(told, option="sealed") from None
+
+    async def _refuse_both_forms(self, options: StreamOptions) -> None:
+        """The server sees no overlap between one stream with lanes and one without: messages would go to either."""
+        for subject in options.subjects:
+            if not may_be_filed(subject):
+                continue
+            other_form = subject if options.lanes is not None else keyed_pattern(subject)
+            try:
+                taken = [name for name in await self._names(other_form) if name != options.name]
+            except PermissionDenied:
+                return
+            if taken:
+                words = f"subjects overlap with an existing stream ({taken[0]}), of which one has lanes"
+                raise ApiError(words, code=400, err_code=errors.STREAM_SUBJECT_OVERLAP, stream=options.name)
 
     async def update_stream(self, options: StreamOptions) -> StreamInfo:
         """Change it; what ``StreamOptions`` does not speak of stays as it is."""
@@ -82,15 +114,25 @@ class Admin:
 
     async def list_streams(self, subject: str | None) -> AsyncIterator[StreamInfo]:
         """Every stream that captures the pattern, or every one."""
-        request = {"subject": subject} if subject is not None else None
-        async for item in self._api.pages("STREAM.LIST", "streams", request):
+        async for item in self._listed("STREAM.LIST", subject, lambda item: str(item["config"]["name"])):
             yield stream_config.stream_info(item)
 
     async def list_stream_names(self, subject: str | None) -> AsyncIterator[str]:
         """Their names alone."""
-        request = {"subject": subject} if subject is not None else None
-        async for name in self._api.pages("STREAM.NAMES", "streams", request):
+        async for name in self._listed("STREAM.NAMES", subject, str):
             yield str(name)
+
+    async def _listed(self, verb: str, subject: str | None, name_of: Callable[[Any], str]) -> AsyncIterator[Any]:
+        """Each once, in whichever form it captures the pattern."""
+        requests: list[dict[str, Any] | None] = [{"subject": subject} if subject is not None else None]
+        if subject is not None and may_be_filed(subject):
+            requests.append({"subject": keyed_pattern(subject)})
+        seen: set[str] = set()
+        for request in requests:
+            async for item in self._api.pages(verb, "streams", request):
+                if name_of(item) not in seen:
+                    seen.add(name_of(item))
+                    yield item
 
     async def stored_subjects(self, stream: str, pattern: str) -> AsyncIterator[str]:
         """Every subject of the pattern that has a message now."""
@@ -114,6 +156,9 @@ class Admin:
         wanted = {"filter": subject, "seq": up_to, "keep": keep}
         request = {key: value for key, value in wanted.items() if value is not None}
         answer = await self._api.call(f"STREAM.PURGE.{name}", request, stream=name)
+        if not answer.get("purged") and subject is not None and may_be_filed(subject):
+            request["filter"] = stored_patterns((subject,))[0]
+            answer = await self._api.call(f"STREAM.PURGE.{name}", request, stream=name)
         return int(answer.get("purged") or 0)
 
     async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
@@ -122,13 +167,15 @@ class Admin:
         try:
             answer = await self._api.call(f"STREAM.MSG.GET.{stream}", request, stream=stream)
         except ApiError as exc:
-            if exc.err_code == errors.NO_MESSAGE_FOUND:
+            if exc.err_code != errors.NO_MESSAGE_FOUND:
+                raise
+            if last_of is None or not may_be_filed(last_of):
                 return None
-            raise
+            return await self.get_message(stream, sequence=None, last_of=stored_patterns((last_of,))[0])
         message = answer["message"]
         headers = message.get("hdrs")
         return StoredMessage(
-            subject=message["subject"],
+            subject=place_of(message["subject"]).subject,
             data=base64.b64decode(message.get("data") or b""),
             headers=WireHeaders(base64.b64decode(headers)) if headers else None,
             stream=stream,
@@ -182,9 +229,9 @@ class Admin:
         answer = await self._api.call(f"CONSUMER.RESET.{stream}.{name}", request, stream=stream)
         return int(answer["reset_seq"])
 
-    async def unpin_consumer(self, stream: str, name: str, group: str) -> None:
+    async def unpin_consumer(self, stream: str, name: str, group: str, *, timeout: float = TIMEOUT) -> None:
         """The worker that has the group alone has it no more."""
-        await self._api.call(f"CONSUMER.UNPIN.{stream}.{name}", {"group": group}, stream=stream)
+        await self._api.call(f"CONSUMER.UNPIN.{stream}.{name}", {"group": group}, stream=stream, timeout=timeout)
 
     async def delete_consumer(self, stream: str, name: str, *, timeout: float = TIMEOUT) -> None:
         """Delete it and its position."""

@@ -22,9 +22,11 @@ from broker.contracts.errors import (
     RequestTimeout,
 )
 from broker.contracts.headers import MESSAGE_ID
+from broker.contracts.lanes import OURS
 from broker.contracts.subjects import publish_subject
 
 if TYPE_CHECKING:
+    from broker.backends.nats.lanes import Routes
     from broker.backends.nats.session import Session
     from broker.contracts.envelopes import Expect, Record
     from broker.contracts.schedules import Schedule
@@ -51,7 +53,7 @@ _EXPECTED_MESSAGE_ID: Final = "Nats-Expected-Last-Msg-Id"
 class Appender:
     """Stores messages, one attempt each."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, routes: Routes) -> None:
         loop = asyncio.get_running_loop()
         self._session = session
         self._link = session.link
@@ -59,19 +61,24 @@ class Appender:
         self._expect, self._abandon = session.replies.expect, session.replies.abandon
         self._future, self._clock = loop.create_future, loop.time
         self._targets: dict[str, bytes] = {}
+        self._routes = routes
+        self._laned = routes.laned
 
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
         """Send at once; the future always completes (see ``StreamBackend.append``)."""
         future: asyncio.Future[Receipt] = self._future()
-        subject, data = record.subject, record.data
+        sent = subject = record.subject
+        data = record.data
+        if record.ordering_key is not None or subject in self._laned:
+            sent = self._routes.form(record)
         try:
             block = block_of(record)
             head = len(block)
             size = head + len(data)
             if size > self._link.max_payload:
                 raise PayloadTooLarge(size=size, limit=self._link.max_payload, subject=subject)
-            target = self._targets.get(subject) or self._target(subject)
-            reply = self._expect(_Append(subject, self._clock() + timeout, timeout, future, size))
+            target = self._targets.get(sent) or self._target(subject, sent)
+            reply = self._expect(_Append(subject, self._clock() + timeout, timeout, future, size, sent, self._routes))
             if not self._send(b"%b%b %d %d\r\n%b%b\r\n" % (target, reply, head, size, block, data)):
                 self._abandon(reply)
                 raise self._session.ended() or ConnectionLost("not connected", subject=subject)
@@ -88,10 +95,12 @@ class Appender:
                 return None
             raise
 
-    def _target(self, subject: str) -> bytes:
+    def _target(self, subject: str, sent: str) -> bytes:
         if len(self._targets) >= _KEPT_TARGETS:
             self._targets.clear()
-        target = self._targets[subject] = b"HPUB %b " % publish_subject(subject).encode()
+        if not subject.startswith(OURS):  # ours may be longer than callers' subjects
+            publish_subject(subject)
+        target = self._targets[sent] = b"HPUB %b " % sent.encode()
         return target
 
 
@@ -177,13 +186,18 @@ class _Append(Struct, gc=False):
     timeout: float
     future: asyncio.Future[Receipt]
     size: int
+    sent: str
+    routes: Routes
 
     def answer(self, _inbox: bytes, data: bytes, block: bytes | None) -> None:
         future = self.future
         if future.done():
             return
         if block is not None and not data:
-            future.set_exception(_unanswered(frames.parse_status(block)[0], self.subject))
+            error = _unanswered(frames.parse_status(block)[0], self.subject)
+            if isinstance(error, NoResponders):
+                self.routes.unanswered(self.subject, self.sent)
+            future.set_exception(error)
             return
         try:
             ack = _decode(data)

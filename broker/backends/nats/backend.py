@@ -15,6 +15,7 @@ from broker.backends.nats.core import NatsCore
 from broker.backends.nats.counters import counter_value
 from broker.backends.nats.direct import Direct
 from broker.backends.nats.embedded import embedded_server
+from broker.backends.nats.lanes import Routes
 from broker.backends.nats.last_id import append_expecting_id
 from broker.backends.nats.session import Session
 from broker.contracts.backend import StreamBackend
@@ -55,8 +56,9 @@ class NatsBackend(NatsCore, StreamBackend):
         super().__init__(session)
         self._server = server
         api = Api(session, self)
-        self._admin = Admin(api)
-        appender = Appender(session)
+        routes = Routes()
+        self._admin = Admin(api, routes)
+        appender = Appender(session, routes)
         self._append, self._look_up = appender.append, appender.look_up
         self._append_atomic = BatchAppender(session).append
         self._direct = Direct(session, self, self._admin)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from broker.backends.nats.lanes import plain_filters
 from broker.contracts.admin import ConsumerInfo
+from broker.contracts.checks import RESERVED
 from broker.contracts.consumer_options import UNNAMED_THRESHOLD
 from broker.contracts.drift import Differences, consumer_differences
+from broker.contracts.lanes import lane_of_filter
 from broker.contracts.options import ConsumerOptions, Start
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 QUEUE: Final = "gamebroker.queue"
 """Metadata key that keeps a consumer's queue group."""
@@ -25,18 +31,16 @@ _PARTICULARS: Final = ("description", "deliver_subject", "deliver_group", "heade
 _MOST_PENDING: Final = 1_000_000
 _UNASKED_PENDING: Final = 256
 """Without acks nothing is pending: the options say what they say by default."""
+_GROUPS: Final = ("priority_groups", "priority_policy", "priority_timeout")
 _MERGED: Final = frozenset(
     {
         *("ack_wait", "max_ack_pending", "filter_subject", "filter_subjects", "inactive_threshold", "num_replicas"),
-        *("sample_freq", "priority_groups", "priority_policy", "priority_timeout", "rate_limit_bps", *_PARTICULARS),
+        *("sample_freq", "rate_limit_bps", *_GROUPS, *_PARTICULARS),
     }
 )
 """What an update lays over an existing consumer; the rest never changes, or is where it starts."""
-_CLEARED: Final = (
-    *("filter_subject", "filter_subjects", "backoff", "headers_only"),
-    *("priority_groups", "priority_policy", "priority_timeout"),
-)
-"""Gone from an existing consumer unless asked for."""
+_CLEARED: Final = ("filter_subject", "filter_subjects", "backoff", "headers_only")
+"""Gone from an existing consumer unless asked for; so are the groups, unless a place in them is claimed."""
 
 
 def nanoseconds(seconds: float | None) -> int:
@@ -82,7 +86,7 @@ def _microseconds(text: str) -> str:
 def own_metadata(config: dict[str, Any]) -> dict[str, str]:
     """Metadata without what belongs to the server or to us."""
     given = config.get("metadata") or {}
-    return {key: value for key, value in given.items() if not key.startswith(SERVERS_OWN) and key != QUEUE}
+    return {key: value for key, value in given.items() if not key.startswith(RESERVED)}
 
 
 def moment(time: datetime) -> str:
@@ -90,12 +94,15 @@ def moment(time: datetime) -> str:
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def consumer_config(options: ConsumerOptions, name: str) -> dict[str, Any]:
-    """What we ask of a consumer. ``max_deliver`` stays unlimited: attempts are counted by the facade."""
+def consumer_config(options: ConsumerOptions, name: str, filters: Sequence[str] | None = None) -> dict[str, Any]:
+    """What we ask of a consumer; ``filters`` as things are stored, where that is not as they are sent.
+
+    ``max_deliver`` stays unlimited: attempts are counted by the facade.
+    """
     config: dict[str, Any] = {
         "name": name,
         "ack_policy": "explicit" if options.acks else "none",
-        "replay_policy": "instant",
+        "replay_policy": options.replay,
         "max_deliver": -1,
         "num_replicas": options.replicas or 0,
         **_start(options.start),
@@ -108,10 +115,11 @@ def consumer_config(options: ConsumerOptions, name: str) -> dict[str, Any]:
         config["inactive_threshold"] = nanoseconds(options.threshold)
     if options.durable is not None or options.queue is not None:
         config["durable_name"] = name
-    if len(options.filters) == 1:
-        config["filter_subject"] = options.filters[0]
-    elif options.filters:
-        config["filter_subjects"] = list(options.filters)
+    filters = options.filters if filters is None else filters
+    if len(filters) == 1:
+        config["filter_subject"] = filters[0]
+    elif filters:
+        config["filter_subjects"] = list(filters)
     metadata = {**options.metadata, **({} if options.queue is None else {QUEUE: options.queue})}
     if metadata:
         config["metadata"] = metadata
@@ -153,10 +161,12 @@ def consumer_options(config: dict[str, Any], stream: str) -> ConsumerOptions:
     policy = None if policy in {None, "", "none"} else policy
     acks = config.get("ack_policy") == "explicit"
     pending = min(max(config.get("max_ack_pending", 0), 0) or _MOST_PENDING, _MOST_PENDING)
+    filters = filters_of(config)
     return ConsumerOptions(
         durable=config.get("durable_name") or None,
         queue=(config.get("metadata") or {}).get(QUEUE),
-        filters=filters_of(config),
+        filters=plain_filters(filters),
+        lane=lane_of_filter(filters[0]) if filters else None,
         stream=stream,
         max_ack_pending=pending if acks else _UNASKED_PENDING,
         ack_wait=max(seconds(config.get("ack_wait")) or 30.0, 0.05),
@@ -177,6 +187,7 @@ def consumer_options(config: dict[str, Any], stream: str) -> ConsumerOptions:
         flow_control=bool(config.get("flow_control")),
         idle_heartbeat=seconds(config.get("idle_heartbeat")),
         rate_limit=config.get("rate_limit_bps") or None,
+        replay=config.get("replay_policy") or "instant",
     )
 
 
@@ -215,15 +226,17 @@ def consumer_drift(options: ConsumerOptions, config: dict[str, Any]) -> Differen
     return differences
 
 
-def merged_consumer(options: ConsumerOptions, config: dict[str, Any]) -> dict[str, Any]:
+def merged_consumer(
+    options: ConsumerOptions, config: dict[str, Any], filters: Sequence[str] | None = None
+) -> dict[str, Any]:
     """An existing configuration with ours laid over it; where it starts stays, and what we do not speak of."""
-    ours = consumer_config(options, config["name"])
+    ours = consumer_config(options, config["name"], filters)
     given = config.get("metadata") or {}
     metadata = {key: value for key, value in given.items() if key != QUEUE}
     if options.metadata:
         metadata = {key: value for key, value in metadata.items() if key.startswith(SERVERS_OWN)}
     merged = {**config, "max_deliver": -1, "metadata": {**metadata, **ours.get("metadata", {})}}
-    for field in _CLEARED:
+    for field in _CLEARED if options.leaves_groups else (*_CLEARED, *_GROUPS):
         merged.pop(field, None)
     merged.update({field: value for field, value in ours.items() if field in _MERGED and (value or field in merged)})
     if options.replicas is None and "num_replicas" in config:

@@ -13,6 +13,7 @@ import orjson
 
 from broker.backends.nats.api import PREFIX, TIMEOUT
 from broker.backends.nats.convert import moment, timestamp_ns
+from broker.backends.nats.lanes import in_every_form, may_be_filed
 from broker.backends.nats.replies import NO_RESPONDERS
 from broker.contracts.envelopes import Envelope, StoredMessage
 from broker.contracts.errors import (
@@ -23,6 +24,7 @@ from broker.contracts.errors import (
     RequestTimeout,
     Unsupported,
 )
+from broker.contracts.lanes import place_of, stored_patterns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -63,8 +65,12 @@ class Direct:
         """See ``StreamBackend``."""
         reply = None if stream in self._denied else await self._ask(stream, sequence, last_of)
         found = None if reply is None else _stored(reply, stream)
-        if found is not None or (reply is not None and not self._core.clustered):
+        if found is not None:
             return found
+        if reply is not None and not self._core.clustered:
+            if last_of is None or not may_be_filed(last_of):
+                return None
+            return await self.get_message(stream, sequence=None, last_of=stored_patterns((last_of,))[0])
         try:  # whoever answered for a cluster may not have it yet: its leader knows
             return await self._admin.get_message(stream, sequence=sequence, last_of=last_of)
         except PermissionDenied:
@@ -95,7 +101,8 @@ class Direct:
             return None
 
     async def get_last_many(self, stream: str, subjects: Sequence[str], up_to: UpTo) -> AsyncIterator[StoredMessage]:
-        """See ``StreamBackend``."""
+        """See ``StreamBackend``; with lanes, the last of each key."""
+        subjects = in_every_form(subjects)
         try:
             if stream in self._denied:
                 raise NoResponders  # noqa: TRY301 - the same way as when nobody answers
@@ -240,7 +247,7 @@ def _stored(reply: Envelope, stream: str) -> StoredMessage | None:
         return None
     named = dict(headers.pairs)
     return StoredMessage(
-        subject=named["Nats-Subject"],
+        subject=place_of(named["Nats-Subject"]).subject,
         data=reply.data,
         headers=headers,
         stream=named.get("Nats-Stream") or stream,

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Final
 from broker.backends.nats import ack_subject, frames, statuses
 from broker.backends.nats.convert import nanoseconds
 from broker.backends.nats.frames import WireHeaders
-from broker.backends.nats.pulls import Pulls
+from broker.backends.nats.pulls import Bytes, Pulls
 from broker.backends.nats.statuses import Verdict
 from broker.contracts.envelopes import Delivery
 from broker.contracts.errors import ApiError, BrokerError, ConsumerNotFound
+from broker.contracts.lanes import STORED, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.backends.nats.ack_subject import Numbers
     from broker.backends.nats.session import Session
+    from broker.contracts.events import Observe
 
 _GRACE: Final = 2
 """Heartbeats a pull may be overdue before it is taken as over."""
@@ -38,6 +40,8 @@ class Rhythm:
 
     expires: float = 30.0
     heartbeat: float = 1.0
+    tick: float | None = None
+    """Seconds between looks at what is buffered; ``None``: with every heartbeat."""
 
 
 class Intake:
@@ -56,6 +60,7 @@ class Intake:
         self.failure: BrokerError | None = None
         self.heard = False
         self.received = 0
+        self.observe: Observe | None = None
         self._session = session
         self._examine = examine
         self._loop = asyncio.get_running_loop()
@@ -63,6 +68,8 @@ class Intake:
         self._expires = rhythm.expires
         self._heartbeat = rhythm.heartbeat
         self._largest: int | None = None
+        self._bytes = Bytes()
+        self._more = b""
         self._pulls = Pulls()
         self._inbox = b""
         self._sid = 0
@@ -86,9 +93,28 @@ class Intake:
         return bool(self._waiters)
 
     @property
+    def beats(self) -> bool:
+        """Whether the server gives signs of life."""
+        return True
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what nobody fetches stays here rather than being given back."""
+        return False
+
+    @property
+    def pinned_in(self) -> str | None:
+        """The priority group in which this is the one that is served."""
+        return None
+
+    @property
     def inbox_pattern(self) -> str:
         """What is subscribed to now."""
         return f"{self._inbox.decode()}*"
+
+    def allow_bytes(self, max_bytes: int | None) -> None:
+        """Ask for no more bytes than that at a time."""
+        self._bytes.wanted = max_bytes
 
     async def arrival(self, limit: int, timeout: float) -> None:
         """Ask for ``limit`` messages and wait until one is here, something failed, or the time is up."""
@@ -107,6 +133,8 @@ class Intake:
         """Ask for what fits into the room beside what is here or on its way; half of it at least, or not at all."""
         pulls = self._pulls
         credit = room - len(self.buffer) - pulls.owed
+        if self._bytes.counted and (pulls.owed or self.buffer):
+            return  # the server counts the bytes of one request, not of several
         if credit <= 0 or pulls.owed * 2 > room or self._again is not None or self.failure is not None:
             return
         if not self._session.connected:
@@ -115,9 +143,11 @@ class Intake:
             self._open_inbox()
         if not pulls.owed:
             self.heard = True
-        self._pull(credit if self._largest is None else min(credit, self._largest))
+        if self._largest is not None:
+            credit = min(credit, self._largest)
+        self._pull(self._bytes.fit(credit, self.received), self._bytes.most())
 
-    def _pull(self, count: int) -> None:
+    def _pull(self, count: int, most_bytes: int) -> None:
         heartbeat = min(self._heartbeat, self._expires / 2)
         until = self._loop.time() + self._expires + _GRACE * self._heartbeat
         token = self._pulls.open(count, until)
@@ -126,6 +156,10 @@ class Intake:
             nanoseconds(self._expires),
             nanoseconds(heartbeat),
         )
+        if most_bytes:
+            body = b'%b,"max_bytes":%d}' % (body[:-1], most_bytes)
+        if self._more:
+            body = b"%b%b}" % (body[:-1], self._more)
         self._session.link.send_stream(frames.pub(frames.pub_head(self._next, self._inbox + token), body))
 
     def ask_again(self) -> None:
@@ -207,9 +241,14 @@ class Intake:
         # The server takes any bytes; a subject we could not read would come again for ever.
         name = subject.decode("utf-8", "replace")
         headers = None if block is None else WireHeaders(block)
+        key, again = None, False
+        if name.startswith(STORED):
+            name, key, again = place_of(name)
         buffer, stream, consumer = self.buffer, self.stream, self.consumer
         buffer.append(
-            Delivery(name, data, headers, stream, consumer, sequence, attempt, stored, pending, reply, number)
+            Delivery(
+                name, data, headers, stream, consumer, sequence, attempt, stored, pending, reply, number, key, again
+            )
         )
         if self._waiters and len(buffer) == 1:
             self._wake()
@@ -225,9 +264,17 @@ class Intake:
         if verdict is Verdict.ALIVE:
             self._pause = _FIRST_PAUSE
             return
-        pulls.over(token, statuses.missing(block))
-        if pulls is not self._pulls:
-            return
+        if pulls.over(token, statuses.missing(block)) and verdict is not Verdict.TOO_LARGE:
+            self._tell(status, text)
+        if pulls is self._pulls:
+            self._obey(verdict, status, text)
+
+    def _tell(self, status: int, text: str) -> None:
+        kind = statuses.event_of(status, text)
+        if kind is not None and self.observe is not None:
+            self.observe(kind, text)
+
+    def _obey(self, verdict: Verdict, status: int, text: str) -> None:
         if verdict is Verdict.GONE:
             self.fail(ConsumerNotFound(f"consumer {self.consumer!r} was deleted", stream=self.stream))
         elif verdict is Verdict.REFUSED:
@@ -237,11 +284,15 @@ class Intake:
         elif verdict is Verdict.LATER:
             self.ask_later()
         elif verdict is Verdict.MOVED:
-            pulls.void()
+            self._pulls.void()
             self.ask_later()
         else:
             if verdict is Verdict.SMALLER:
                 self._largest = statuses.allowed_batch(text)
+            elif verdict is Verdict.FEWER_BYTES:
+                self._bytes.allowed = statuses.allowed_batch(text)
+            elif verdict is Verdict.TOO_LARGE and self._bytes.refused(self.received):
+                self._tell(status, text)
             elif verdict is Verdict.SHORTER:
                 self._expires = statuses.allowed_seconds(text)
             self.ask_again()

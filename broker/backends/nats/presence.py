@@ -41,8 +41,8 @@ class Presence(Protocol):
         """
 
     @abstractmethod
-    async def leave(self) -> None:
-        """The source is done with it."""
+    async def leave(self, pinned: str | None = None) -> None:
+        """The source is done with it; ``pinned`` is the priority group in which it was the one."""
 
 
 class Resume(int):
@@ -79,10 +79,12 @@ class Managed(Presence):
         if self.polls:
             self.resume_sequence = Resume.at(max(floor, self.resume_sequence or 1), self._made)
 
-    async def leave(self) -> None:
+    async def leave(self, pinned: str | None = None) -> None:
         """See ``Presence``."""
         if self._ours:
             await self._admin.delete_consumer(self.stream, self.consumer, timeout=_PARTING)
+        elif pinned is not None:
+            await self._admin.unpin_consumer(self.stream, self.consumer, pinned, timeout=_PARTING)
 
 
 class Bound(Presence):
@@ -120,5 +122,5 @@ class Bound(Presence):
             self._found = True
             return
 
-    async def leave(self) -> None:
-        """See ``Presence``."""
+    async def leave(self, pinned: str | None = None) -> None:
+        """See ``Presence``. The pin is left to its time-out: taking it away is a management call."""

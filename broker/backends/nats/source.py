@@ -20,13 +20,15 @@ from broker.contracts.errors import (
     RequestTimeout,
     StreamNotFound,
 )
+from broker.contracts.events import ConsumerEventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from broker.backends.nats.presence import Presence
     from broker.backends.nats.session import Session
     from broker.contracts.envelopes import Delivery
+    from broker.contracts.events import Observe
 
 _log: Final = logging.getLogger("broker.nats")
 DEFAULT_RHYTHM: Final = Rhythm()
@@ -46,14 +48,20 @@ class NatsSource(DeliverySource, Listener):
     """
 
     def __init__(
-        self, session: Session, presence: Presence, *, ack_wait: float | None, rhythm: Rhythm = DEFAULT_RHYTHM
+        self,
+        session: Session,
+        presence: Presence,
+        *,
+        ack_wait: float | None,
+        rhythm: Rhythm = DEFAULT_RHYTHM,
+        intake: type[Intake] | Callable[..., Intake] = Intake,
     ) -> None:
         self.stream = presence.stream
         self.consumer = presence.consumer
         self._session = session
         self._presence = presence
         self._loop = asyncio.get_running_loop()
-        self._intake = Intake(session, self.stream, self.consumer, rhythm, self._examine)
+        self._intake = intake(session, self.stream, self.consumer, rhythm, self._examine)
         self._settle = settling.Settling(session)
         self._closing: asyncio.Task[None] | None = None
         self._moved = False
@@ -63,7 +71,8 @@ class NatsSource(DeliverySource, Listener):
         self._hold = ack_wait / _EXTENDS_PER_WAIT if ack_wait is not None else None
         self._extend_at = 0.0
         self._fetched_at = self._loop.time()
-        self._every = rhythm.heartbeat
+        self._every = rhythm.tick or rhythm.heartbeat
+        self._missed = round(_MISSED * rhythm.heartbeat / self._every)
         self._tick_at = self._loop.time() + self._every
         self._ticker = self._loop.call_at(self._tick_at, self._tick)
         session.listen(self)
@@ -75,9 +84,15 @@ class NatsSource(DeliverySource, Listener):
         """See ``DeliverySource``."""
         return self._presence.resume_sequence
 
-    async def fetch(self, limit: int, *, timeout: float) -> Sequence[Delivery]:
+    def listen(self) -> None:
+        """Begin to take what is sent without being asked for."""
+        self._intake.ask_again()
+
+    async def fetch(self, limit: int, *, timeout: float, max_bytes: int | None = None) -> Sequence[Delivery]:
         """See ``DeliverySource``."""
         intake = self._intake
+        if max_bytes is not None:
+            intake.allow_bytes(max_bytes)
         buffer = intake.buffer
         if not buffer:
             intake.raise_failure()
@@ -150,7 +165,7 @@ class NatsSource(DeliverySource, Listener):
             intake.renew()
         if not intake.buffer or now < self._extend_at:
             return
-        if unasked > hold * _EXTENDS_PER_WAIT:
+        if unasked > hold * _EXTENDS_PER_WAIT and not intake.keeps:
             self._settle.nak(intake.buffer, 0)
             intake.buffer.clear()
             return
@@ -165,12 +180,18 @@ class NatsSource(DeliverySource, Listener):
         elif not late:
             self._silent += 1
         intake.heard = False
-        if self._silent >= _MISSED:
+        if self._silent >= self._missed:
             self._silent = 0
-            _log.warning("no heartbeat of consumer %s on %s, asking anew", self.consumer, self.stream)
+            if intake.beats:
+                self._tell_silence()
             intake.renew()
             self._examine()
             intake.ask_again()
+
+    def _tell_silence(self) -> None:
+        _log.warning("no heartbeat of consumer %s on %s, asking anew", self.consumer, self.stream)
+        if self._intake.observe is not None:
+            self._intake.observe(ConsumerEventKind.HEARTBEATS_MISSED, f"{_MISSED} in a row")
 
     def _examine(self, *, repair: bool = True) -> None:
         """Find out whether the consumer is there; ``repair`` asks again when it is."""
@@ -204,6 +225,10 @@ class NatsSource(DeliverySource, Listener):
         if repair:
             self._intake.ask_later()
 
+    def watch(self, observe: Observe) -> None:
+        """See ``DeliverySource``."""
+        self._intake.observe = observe
+
     # -- the end ------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
@@ -229,7 +254,7 @@ class NatsSource(DeliverySource, Listener):
             self._intake.buffer.clear()
         if self._session.connected:
             with suppress(BrokerError):
-                await self._presence.leave()
+                await self._presence.leave(self._intake.pinned_in)
 
     async def _leave(self, owed: int) -> None:
         """Stop the deliveries so that none is lost on the way.

@@ -6,6 +6,8 @@ import re
 from enum import Enum, auto
 from typing import Final
 
+from broker.contracts.events import ConsumerEventKind
+
 
 class Verdict(Enum):
     """What to do about a pull."""
@@ -26,6 +28,10 @@ class Verdict(Enum):
     """It asked for more messages than the consumer allows."""
     SHORTER = auto()
     """It asked for longer than the consumer allows."""
+    TOO_LARGE = auto()
+    """The next message is larger than the bytes it had left."""
+    FEWER_BYTES = auto()
+    """It asked for more bytes than the consumer allows, or for any number."""
     REFUSED = auto()
     """No pull will ever succeed."""
 
@@ -46,11 +52,19 @@ _CONFLICTS: Final = (
     ("exceeded maxwaiting", Verdict.LATER),
     ("exceeded maxrequestbatch", Verdict.SMALLER),
     ("exceeded maxrequestexpires", Verdict.SHORTER),
-    ("message size exceeds maxbytes", Verdict.OVER),
+    ("exceeded maxrequestmaxbytes", Verdict.FEWER_BYTES),
+    ("message size exceeds maxbytes", Verdict.TOO_LARGE),
     ("batch completed", Verdict.OVER),
     ("consumer is push based", Verdict.REFUSED),
 )
 _CONFLICT: Final = 409
+_EVENTS: Final = {423: ConsumerEventKind.PIN_LOST, 503: ConsumerEventKind.NO_RESPONDERS}
+_CONFLICT_EVENTS: Final = (
+    ("leadership change", ConsumerEventKind.LEADER_CHANGED),
+    ("server shutdown", ConsumerEventKind.SERVER_SHUTDOWN),
+    ("exceeded", ConsumerEventKind.LIMITS_EXCEEDED),
+    ("exceeds", ConsumerEventKind.LIMITS_EXCEEDED),
+)
 _PENDING: Final = re.compile(rb"\r\nNats-Pending-Messages: *(\d+)", re.IGNORECASE)
 _UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|µs|ns)")
@@ -62,6 +76,14 @@ def judge(status: int, text: str) -> Verdict:
         return _BY_STATUS.get(status, Verdict.LATER)
     lowered = text.lower()
     return next((verdict for words, verdict in _CONFLICTS if words in lowered), Verdict.LATER)
+
+
+def event_of(status: int, text: str) -> ConsumerEventKind | None:
+    """What such a status tells about the consumer; ``None`` for the ordinary end of a pull."""
+    if status != _CONFLICT:
+        return _EVENTS.get(status)
+    lowered = text.lower()
+    return next((kind for words, kind in _CONFLICT_EVENTS if words in lowered), None)
 
 
 def missing(block: bytes) -> int | None:

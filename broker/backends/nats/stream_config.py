@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
+from broker.backends.nats import lanes
 from broker.backends.nats.convert import SERVERS_OWN, moment, nanoseconds, own_metadata, seconds, when
 from broker.contracts.admin import OriginState, StreamInfo, StreamState
 from broker.contracts.drift import Differences, stream_differences
@@ -39,8 +40,8 @@ _OPTIONAL: Final = ("placement", "subject_transform", "republish", "mirror", "so
 _DUPLICATE_WINDOW: Final = 120.0
 
 
-def stream_config(options: StreamOptions) -> dict[str, Any]:
-    """What we ask of a stream."""
+def stream_config(options: StreamOptions, counts: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """What we ask of a stream; ``counts`` are its lanes, generation by generation, when it is not a new one."""
     config: dict[str, Any] = {
         "name": options.name,
         "subjects": list(captured_by(options)),
@@ -59,7 +60,9 @@ def stream_config(options: StreamOptions) -> dict[str, Any]:
         config["first_seq"] = options.first_seq
     if options.persist_mode != "default":
         config["persist_mode"] = options.persist_mode
-    return config | _parts(options)
+    if counts is None:
+        counts = () if options.lanes is None else (options.lanes,)
+    return config | _parts(options) | lanes.lane_config(options, counts)
 
 
 def _parts(options: StreamOptions) -> dict[str, Any]:
@@ -106,16 +109,17 @@ def stream_options(config: dict[str, Any]) -> StreamOptions:
     values: dict[str, Any] = {field: config[field] for field in ("storage", "retention", "discard")}
     values |= {limit: value if (value := config.get(limit, -1)) > 0 else None for limit in _LIMITS}
     values |= {ours: bool(config.get(theirs)) for ours, theirs in _FLAGS.items()}
-    max_age = seconds(config.get("max_age"))
+    max_age, counts = seconds(config.get("max_age")), lanes.counts_of(config)
     return StreamOptions(
         name=config["name"],
-        subjects=[each for each in config.get("subjects") or () if each != pattern_of(config["name"])],
+        subjects=[each for each in lanes.plain_subjects(config) if each != pattern_of(config["name"])],
         max_age=max_age,
         duplicate_window=seconds(config.get("duplicate_window"))
         or min(_DUPLICATE_WINDOW, max_age or _DUPLICATE_WINDOW),
         replicas=config["num_replicas"],
         description=config.get("description", ""),
         metadata=own_metadata(config),
+        lanes=counts[-1] if counts else None,
         compression=config.get("compression") or "none",
         delete_marker_ttl=seconds(config.get("subject_delete_marker_ttl")),
         first_seq=config.get("first_seq") or None,
@@ -126,7 +130,8 @@ def stream_options(config: dict[str, Any]) -> StreamOptions:
 
 
 def _parts_of(config: dict[str, Any]) -> dict[str, Any]:
-    placement, transform = config.get("placement"), config.get("subject_transform")
+    placement = config.get("placement")
+    transform = None if lanes.counts_of(config) else config.get("subject_transform")
     republish, limits = config.get("republish"), config.get("consumer_limits")
     return {
         "placement": _placement_of(placement) if placement else None,
@@ -175,7 +180,7 @@ def stream_drift(options: StreamOptions, config: dict[str, Any]) -> Differences:
 def merged_stream(options: StreamOptions, config: dict[str, Any]) -> dict[str, Any]:
     """An existing configuration with ours laid over it; what we do not speak of stays as it is."""
     kept = {key: value for key, value in (config.get("metadata") or {}).items() if key.startswith(SERVERS_OWN)}
-    ours = stream_config(options)
+    ours = stream_config(options, lanes.new_counts(options, config))
     theirs = {key: value for key, value in config.items() if key not in _OPTIONAL}
     return {**theirs, **ours, "metadata": {**kept, **ours["metadata"]}}
 
@@ -197,6 +202,7 @@ def stream_info(answer: dict[str, Any]) -> StreamInfo:
         created=when(answer.get("created")),
         mirror=_origin(answer["mirror"]) if answer.get("mirror") else None,
         sources=tuple(_origin(each) for each in answer.get("sources") or ()),
+        lane_counts=lanes.counts_of(answer["config"]),
     )
 
 

@@ -13,6 +13,7 @@ The fixtures ``restart`` and ``url`` are asked for only where a capability that 
 
 from broker.testing.conformance.atomic import AtomicConformance
 from broker.testing.conformance.bad_input import BadInputConformance
+from broker.testing.conformance.batching import BatchConformance
 from broker.testing.conformance.capabilities import CapabilitiesConformance
 from broker.testing.conformance.catching_up import CatchUpConformance
 from broker.testing.conformance.consuming import ConsumeConformance, ConsumerAdminConformance
@@ -21,13 +22,20 @@ from broker.testing.conformance.counting import CountConformance
 from broker.testing.conformance.dead_letters import DeadLetterConformance
 from broker.testing.conformance.draining import DrainConformance
 from broker.testing.conformance.enqueueing import EnqueueConformance, EnqueueManyConformance
+from broker.testing.conformance.events import EventConformance
+from broker.testing.conformance.failing import FailureConformance
+from broker.testing.conformance.filtering import FilterConformance
 from broker.testing.conformance.key_value import KeyValueConformance
+from broker.testing.conformance.lane_failures import LaneFailuresConformance
+from broker.testing.conformance.lanes import LanesConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
 from broker.testing.conformance.managing import ManagedStreamConformance
 from broker.testing.conformance.managing_consumers import ManagedConsumerConformance
 from broker.testing.conformance.opening import OpeningConformance
 from broker.testing.conformance.ordering import OrderingConformance
+from broker.testing.conformance.pacing import PaceConformance
 from broker.testing.conformance.pulling import PullConformance
+from broker.testing.conformance.pushing import PushConformance
 from broker.testing.conformance.reading import ReadConformance
 from broker.testing.conformance.request_reply import RequestReplyConformance
 from broker.testing.conformance.scene import Conformance, Connect, Restart
@@ -41,6 +49,7 @@ from broker.testing.conformance.watching import WatchConformance
 ALL = (
     AtomicConformance,
     BadInputConformance,
+    BatchConformance,
     CapabilitiesConformance,
     CatchUpConformance,
     ConsumeConformance,
@@ -51,13 +60,20 @@ ALL = (
     DrainConformance,
     EnqueueConformance,
     EnqueueManyConformance,
+    EventConformance,
+    FailureConformance,
+    FilterConformance,
     KeyValueConformance,
+    LaneFailuresConformance,
+    LanesConformance,
     LifecycleConformance,
     ManagedConsumerConformance,
     ManagedStreamConformance,
     OpeningConformance,
     OrderingConformance,
+    PaceConformance,
     PullConformance,
+    PushConformance,
     ReadConformance,
     RequestReplyConformance,
     ScheduleConformance,
@@ -74,6 +90,7 @@ __all__ = [
     "ALL",
     "AtomicConformance",
     "BadInputConformance",
+    "BatchConformance",
     "CapabilitiesConformance",
     "CatchUpConformance",
     "Conformance",
@@ -86,13 +103,20 @@ __all__ = [
     "DrainConformance",
     "EnqueueConformance",
     "EnqueueManyConformance",
+    "EventConformance",
+    "FailureConformance",
+    "FilterConformance",
     "KeyValueConformance",
+    "LaneFailuresConformance",
+    "LanesConformance",
     "LifecycleConformance",
     "ManagedConsumerConformance",
     "ManagedStreamConformance",
     "OpeningConformance",
     "OrderingConformance",
+    "PaceConformance",
     "PullConformance",
+    "PushConformance",
     "ReadConformance",
     "RequestReplyConformance",
     "Restart",

@@ -1,0 +1,80 @@
+"""Hands: who handles what was fetched, how much of it at once, and what becomes of it afterwards."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from broker.contracts.errors import BrokerError
+from broker.handling import report, text_of
+from broker.settling import AttemptsExhausted, where
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Collection, Sequence
+
+    from broker.contracts.codec import Codec
+    from broker.contracts.envelopes import Delivery
+    from broker.contracts.options import ConsumeOptions
+    from broker.messages import StreamMessage
+    from broker.settling import ConsumeSettler
+    from broker.supply import Supply
+
+log = logging.getLogger("broker.consuming")
+
+
+class Hands(ABC):
+    """One consumption's way to run its handler."""
+
+    def __init__(self, handler: Callable[..., Any], *, supply: Supply, options: ConsumeOptions, codec: Codec) -> None:
+        self._handler = handler
+        self._supply = supply
+        self._options = options
+        self._codec = codec
+        self._backend = supply.backend
+
+    @property
+    def held(self) -> Collection[StreamMessage]:
+        """Messages in hand beyond the moment, whose ack wait somebody has to extend."""
+        return ()
+
+    @abstractmethod
+    def room(self) -> int:
+        """How many more messages to ask for; 0 while there is no room."""
+
+    @abstractmethod
+    async def until_room(self) -> None:
+        """Wait until there may be room again."""
+
+    @abstractmethod
+    async def take(self, batch: Sequence[Delivery]) -> None:
+        """Handle them, or begin to."""
+
+    @abstractmethod
+    async def give_back_waiting(self) -> None:
+        """Hand back what was fetched and not begun."""
+
+    @abstractmethod
+    async def finish(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
+        """Let what was begun come to an end, but ``this``; cancel what has not after ``timeout`` seconds."""
+
+    def _refuse_exhausted(self, message: StreamMessage) -> None:
+        """Before the handler runs: one that kills its process would otherwise be handed out for ever."""
+        if message.attempt > self._options.max_deliver:
+            raise AttemptsExhausted("every attempt was handed out and none came to an outcome")
+
+    async def _settle_failed(self, settler: ConsumeSettler, message: StreamMessage, error: BaseException) -> None:
+        if settler.decision(error) == "drop":
+            self._backend.stats.handler_errors += 1
+            log.info("dropping %s: %s: %s", where(message.delivery), type(error).__name__, text_of(error))
+        else:
+            report(self._backend.stats, where(message.delivery), error)
+        await self._settle(settler, message, error)
+
+    async def _settle(self, settler: ConsumeSettler, message: StreamMessage, error: BaseException) -> None:
+        try:
+            await settler.failed(message, error)
+        except BrokerError as exc:
+            # Unsettled means redelivered after the ack wait: late, not lost.
+            log.warning("could not settle %s: %s", where(message.delivery), exc)

@@ -1,0 +1,146 @@
+"""Keeps what waits for its turn on the server, so that whoever takes a lane over knows it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+from broker.contracts.envelopes import renamed
+from broker.contracts.errors import ConfigDrift, NoStream, StreamNotFound
+from broker.contracts.options import ConsumerOptions
+from broker.lanes.parking import Waiting
+from broker.lanes.records import (
+    PARKED_STREAM,
+    again_record,
+    group_subject,
+    parked_record,
+    parked_stream_options,
+    parked_subject,
+    waiting_of,
+)
+from broker.reading import Reader
+
+if TYPE_CHECKING:
+    from broker.contracts.backend import StreamBackend
+    from broker.contracts.codec import Codec
+    from broker.contracts.envelopes import Delivery, Receipt, Record
+    from broker.contracts.lanes import Lane
+    from broker.dead_letters import DeadLetters
+    from broker.enqueueing import Enqueuer
+
+_STORE_TIMEOUT: Final = 10.0
+
+
+class Parked:
+    """The parked messages of one group, in ``GAMEBROKER_PARKED``.
+
+    Every call may raise what the backend raises; what was asked for is then not certain.
+    """
+
+    def __init__(
+        self,
+        backend: StreamBackend,
+        enqueuer: Enqueuer,
+        codec: Codec,
+        letters: DeadLetters,
+        *,
+        stream: str,
+        queue: str,
+    ) -> None:
+        self._backend = backend
+        self._enqueuer = enqueuer
+        self._codec = codec
+        self._letters = letters
+        self._stream = stream
+        self._queue = queue
+
+    async def prepare(self, replicas: int) -> None:
+        """Make sure of the stream, with as many replicas as the messages have.
+
+        Raises:
+            ConfigDrift: a stream of that name exists and cannot keep what waits.
+        """
+        try:
+            await self._backend.create_stream(parked_stream_options(replicas))
+        except ConfigDrift as drift:
+            if {"subjects", "max_msgs_per_subject", "discard"} & set(drift.differences):
+                raise
+
+    async def load(self) -> list[Waiting]:
+        """Everything that waits in the group."""
+        options = ConsumerOptions(
+            filters=(f"{group_subject(self._stream, self._queue)}.>",),
+            stream=PARKED_STREAM,
+            acks=False,
+            start="last_per_subject",
+        )
+        try:
+            async with Reader(options, "end", backend=self._backend, codec=self._codec) as stored:
+                found = [waiting_of(message.delivery) async for message in stored]
+        except (NoStream, StreamNotFound):
+            return []
+        return [each for each in found if each is not None]
+
+    async def park(self, delivery: Delivery, *, attempts: int, due: float = 0.0, letter: int | None = None) -> Waiting:
+        """Keep it; what was kept of it before is replaced. Returned means stored."""
+        record = parked_record(self._queue, delivery, attempts=attempts, due=due, letter=letter)
+        receipt = await self._store(record)
+        if receipt.duplicate and not await self._is_kept(receipt.sequence):
+            # It waited exactly so before, was released, and is to wait once more.
+            receipt = await self._store(renamed(record, f"{record.message_id}:{uuid4().hex}"))
+        key, order = delivery.lane_key or "", delivery.sequence
+        return Waiting(key, order, receipt.sequence, attempts=attempts, due=due, letter=letter)
+
+    async def release(self, waiting: Waiting) -> None:
+        """It does not wait any more."""
+        await self._backend.delete_message(PARKED_STREAM, waiting.sequence)
+
+    async def send(self, waiting: Waiting, lane: Lane, consumer: str) -> bool:
+        """Its next attempt goes into the lane that ``consumer`` delivers; ``False`` when somebody removed it.
+
+        While an attempt at the same turn is still to come, no second one is sent.
+        """
+        kept = await self._backend.get_message(PARKED_STREAM, sequence=waiting.sequence, last_of=None, fresh=True)
+        if kept is None:
+            return False
+        record = again_record(self._stream, self._queue, lane, waiting, kept)
+        receipt = await self._store(record)
+        if receipt.duplicate and await self._has_passed(receipt.sequence, consumer):
+            # It came before its turn (an earlier one was handed out once more), or got lost with an ack.
+            await self._store(renamed(record, f"{record.message_id}:{uuid4().hex}"))
+        return True
+
+    async def find(self, key: str, order: int) -> Waiting | None:
+        """That message as it waits now, if it does."""
+        subject = parked_subject(self._stream, self._queue, key, order)
+        stored = await self._backend.get_message(PARKED_STREAM, sequence=None, last_of=subject, fresh=True)
+        return None if stored is None else waiting_of(stored)
+
+    async def _has_passed(self, sequence: int, consumer: str) -> bool:
+        """Whether the lane, which never goes back and has one message in hand, is beyond that place."""
+        info = await self._backend.consumer_info(self._stream, consumer)
+        return sequence < info.delivered_sequence or (sequence == info.delivered_sequence and not info.ack_pending)
+
+    async def _store(self, record: Record) -> Receipt:
+        return await self._enqueuer.store(record, deadline=asyncio.get_running_loop().time() + _STORE_TIMEOUT)
+
+    async def _is_kept(self, sequence: int) -> bool:
+        return await self._backend.get_message(PARKED_STREAM, sequence=sequence, last_of=None, fresh=True) is not None
+
+    async def decided(self, waiting: Waiting) -> Waiting | None:
+        """What became of one whose dead letter somebody had to decide about.
+
+        Itself while nobody has; as it waits now when it was replayed; ``None`` when it was discarded (and forgotten).
+        """
+        now = await self.find(waiting.key, waiting.order)
+        if now is None or now.letter is None:
+            return now
+        if await self._letters.get(now.letter) is not None:
+            return waiting
+        # Replaying parks it anew first and removes the letter then: look again before believing that it was discarded.
+        now = await self.find(waiting.key, waiting.order)
+        if now is not None and now.letter is not None:
+            await self.release(now)
+            return None
+        return now

@@ -1,0 +1,179 @@
+"""Ordered lanes when something fails: one message holds up its own key, in order, until somebody decides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from broker.testing.conformance.lanes import PATIENCE, QUEUE, Ledger, enqueue_turns, keys_of_lane
+from broker.testing.conformance.scene import Conformance, a_stream, letters
+from broker.testing.waiting import eventually, never
+
+if TYPE_CHECKING:
+    from broker import StreamBroker, StreamMessage
+    from broker.testing.conformance.scene import Connect
+
+
+class LaneFailuresConformance(Conformance):
+    """Promises about backoff, dead letters and takeovers in lanes."""
+
+    @pytest.mark.timeout(60)
+    async def test_a_backoff_holds_up_its_own_key_only(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb, lanes=4)
+        ann, bob = keys_of_lane(2, 4, 2)
+        ledger = Ledger((ann, 0))
+        await sb.consume(f"{name}.a", ledger.handle, queue=QUEUE, ordered=True, backoff=(1.5,))
+        await enqueue_turns(sb, f"{name}.a", [ann, bob], range(5))
+        await eventually(lambda: ledger.turns[bob] == list(range(5)))
+        assert ledger.turns[ann] == []
+        ledger.fails.clear()
+        await eventually(lambda: ledger.turns[ann] == list(range(5)), within=PATIENCE)
+        tries = [msg for msg in ledger.messages if msg.json() == [ann, 0]]
+        assert [msg.attempt for msg in tries] == [1, 2]
+        assert len({(msg.sequence, msg.timestamp, msg.subject, msg.ordering_key) for msg in tries}) == 1
+
+    @pytest.mark.timeout(60)
+    async def test_what_is_dropped_lets_its_key_go_on(self, connect: Connect) -> None:
+        """At its first attempt, and at a later one, when others wait behind it already."""
+        sb, ledger = await connect(), Ledger(("ann", 0), ("bob", 0))
+        name = await a_stream(sb, lanes=2)
+
+        async def handle(msg: StreamMessage) -> None:
+            try:
+                await ledger.handle(msg)
+            except RuntimeError as exc:
+                if msg.attempt == 1 and msg.ordering_key == "ann":
+                    raise
+                raise ValueError("no use") from exc
+
+        await sb.consume(f"{name}.a", handle, queue=QUEUE, ordered=True, backoff=(0.3,), on_error={ValueError: "drop"})
+        await enqueue_turns(sb, f"{name}.a", ["ann", "bob"], range(4))
+        await eventually(lambda: ledger.turns["ann"] == ledger.turns["bob"] == [1, 2, 3], within=PATIENCE)
+        assert sb.stats.dead_lettered == 0
+
+    @pytest.mark.timeout(60)
+    async def test_sequences_grow_along_a_key_however_often_it_is_tried(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb, lanes=2)
+        ledger = Ledger(("ann", 1), ("ann", 3))
+        await enqueue_turns(sb, f"{name}.a", ["ann", "bob"], range(6))
+        await sb.consume(f"{name}.a", ledger.handle, queue=QUEUE, ordered=True, backoff=(0.1,), max_deliver=50)
+        await eventually(lambda: len([m for m in ledger.messages if m.json() == ["ann", 1]]) > 1, within=PATIENCE)
+        ledger.fails.clear()
+        await eventually(lambda: ledger.turns["ann"] == list(range(6)), within=PATIENCE)
+        fences = [msg.sequence for msg in ledger.messages if msg.ordering_key == "ann"]
+        assert fences == sorted(fences)
+
+    @pytest.mark.timeout(60)
+    async def test_a_poison_message_parks_its_key_until_it_is_replayed(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb, lanes=4)
+        ann, bob = keys_of_lane(1, 4, 2)
+        ledger = Ledger((ann, 1))
+        worker: Any = await sb.consume(
+            f"{name}.a", ledger.handle, queue=QUEUE, ordered=True, max_deliver=2, backoff=(0.05,)
+        )
+        await enqueue_turns(sb, f"{name}.a", [ann, bob], range(4))
+        [letter] = await eventually(lambda: letters(sb), within=PATIENCE)
+        await eventually(lambda: ledger.turns[bob] == list(range(4)), within=PATIENCE)
+        assert (letter.consumer, letter.subject, letter.ordering_key, letter.attempts) == (QUEUE, f"{name}.a", ann, 2)
+        await enqueue_turns(sb, f"{name}.a", [ann, bob], range(4, 6))
+        await eventually(lambda: ledger.turns[bob] == list(range(6)), within=PATIENCE)
+        assert ledger.turns[ann] == [0]
+        assert worker.parked_keys == 1
+        ledger.fails.clear()
+        assert await sb.dead_letters.replay(letter) == 1
+        await eventually(lambda: ledger.turns[ann] == list(range(6)), within=PATIENCE)
+        await eventually(lambda: worker.parked_keys == 0, within=PATIENCE)
+
+    @pytest.mark.timeout(60)
+    async def test_a_key_goes_on_behind_a_discarded_message(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb, lanes=4)
+        ledger = Ledger(("ann", 0))
+        await sb.consume(f"{name}.a", ledger.handle, queue=QUEUE, ordered=True, max_deliver=1)
+        await enqueue_turns(sb, f"{name}.a", ["ann"], range(4))
+        [letter] = await eventually(lambda: letters(sb), within=PATIENCE)
+        await never(lambda: ledger.turns["ann"], during=0.3)
+        assert await sb.dead_letters.discard(letter, "paid by hand")
+        await eventually(lambda: ledger.turns["ann"] == [1, 2, 3], within=PATIENCE)
+
+    @pytest.mark.timeout(60)
+    async def test_a_terminated_message_parks_its_key_too(self, connect: Connect) -> None:
+        sb, seen = await connect(), list[Any]()
+        name = await a_stream(sb, lanes=2)
+
+        async def handle(msg: StreamMessage) -> None:
+            seen.append(msg.json())
+            if msg.json() == ["ann", 0]:
+                await msg.term("no such battle")
+
+        await sb.consume(f"{name}.a", handle, queue=QUEUE, ordered=True)
+        await enqueue_turns(sb, f"{name}.a", ["ann", "bob"], range(2))
+        [letter] = await eventually(lambda: letters(sb), within=PATIENCE)
+        await eventually(lambda: len(seen) == 3, within=PATIENCE)
+        assert letter.reason == "no such battle"
+        assert sorted(seen) == [["ann", 0], ["bob", 0], ["bob", 1]]
+
+    @pytest.mark.timeout(60)
+    async def test_without_dead_letters_a_key_goes_on(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb, lanes=2)
+        ledger = Ledger(("ann", 0))
+        await sb.consume(
+            f"{name}.a", ledger.handle, queue=QUEUE, ordered=True, max_deliver=2, backoff=(0.05,), dead_letter=False
+        )
+        await enqueue_turns(sb, f"{name}.a", ["ann"], range(3))
+        await eventually(lambda: ledger.turns["ann"] == [1, 2], within=PATIENCE)
+
+    @pytest.mark.timeout(60)
+    async def test_who_takes_over_knows_what_waits(self, connect: Connect) -> None:
+        sb, first = await connect(), Ledger(("ann", 0), ("bob", 0))
+        name = await a_stream(sb, lanes=2)
+        options: dict[str, Any] = {"queue": QUEUE, "ordered": True, "max_deliver": 2, "backoff": (0.05,)}
+        worker = await (await connect()).consume(f"{name}.a", first.handle, **options)
+        await enqueue_turns(sb, f"{name}.a", ["ann", "bob"], range(2))
+        await eventually(lambda: _so_many_letters(sb, 2), within=PATIENCE)
+        await worker.drain()
+        second = Ledger()
+        await (await connect()).consume(f"{name}.a", second.handle, **options)
+        await enqueue_turns(sb, f"{name}.a", ["ann", "bob", "eve"], range(2, 4))
+        await eventually(lambda: second.turns["eve"] == [2, 3], within=PATIENCE)
+        await never(lambda: second.turns["ann"] or second.turns["bob"], during=0.3)
+        assert await sb.dead_letters.replay(consumer=QUEUE) == 2
+        everything = list(range(4))
+        await eventually(lambda: second.turns["ann"] == second.turns["bob"] == everything, within=PATIENCE)
+
+    @pytest.mark.timeout(60)
+    async def test_who_takes_over_goes_on_with_a_backoff(self, connect: Connect) -> None:
+        sb, first, second = await connect(), Ledger(("ann", 0)), Ledger()
+        name = await a_stream(sb, lanes=2)
+        options: dict[str, Any] = {"queue": QUEUE, "ordered": True, "backoff": (1.0,)}
+        worker = await (await connect()).consume(f"{name}.a", first.handle, **options)
+        await enqueue_turns(sb, f"{name}.a", ["ann"], range(3))
+        await eventually(lambda: len(first.messages) == 1, within=PATIENCE)
+        await worker.drain()
+        await (await connect()).consume(f"{name}.a", second.handle, **options)
+        await eventually(lambda: second.turns["ann"] == [0, 1, 2], within=PATIENCE)
+        assert first.turns["ann"] == []
+
+    @pytest.mark.timeout(60)
+    async def test_groups_do_not_disturb_each_other(self, connect: Connect) -> None:
+        sb, settlers, rankers = await connect(), Ledger(("ann", 0)), Ledger()
+        name = await a_stream(sb, lanes=2)
+        await sb.consume(f"{name}.a", settlers.handle, queue=QUEUE, ordered=True, backoff=(0.05,), max_deliver=3)
+        await sb.consume(f"{name}.a", rankers.handle, queue="rankers", ordered=True)
+        await enqueue_turns(sb, f"{name}.a", ["ann", "bob"], range(3))
+        [letter] = await eventually(lambda: letters(sb), within=PATIENCE)
+        await eventually(lambda: len(rankers.messages) == 6, within=PATIENCE)
+        settlers.fails.clear()
+        await sb.dead_letters.replay(letter)
+        await eventually(lambda: settlers.turns["ann"] == [0, 1, 2], within=PATIENCE)
+        await never(lambda: len(rankers.messages) > 6, during=0.2)
+        assert rankers.turns == {"ann": [0, 1, 2], "bob": [0, 1, 2]}
+
+
+async def _so_many_letters(sb: StreamBroker, count: int) -> bool:
+    return len(await letters(sb)) == count
