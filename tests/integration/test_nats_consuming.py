@@ -1,6 +1,7 @@
 """The pull engine against a real server: credit, settling, leaving."""
 
 import asyncio
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
@@ -144,6 +145,17 @@ class TestSettle:
         source = await backend.open_consumer(WORKER)
         await source.term((await source.fetch(1, timeout=5))[0], reason="no such\r\nplayer")
         await eventually(lambda: settled(backend, 1))
+        await source.close()
+
+    async def test_why_it_was_ended_is_on_the_wire(self, backend):
+        told, subject = [], "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.ORDERS.worker"
+        interest = await backend.subscribe(subject, lambda each: told.append(json.loads(each.data)), queue=None)
+        await fill(backend, 1)
+        source = await backend.open_consumer(WORKER)
+        await source.term((await source.fetch(1, timeout=5))[0], reason="no such\r\nplayer")
+        await eventually(lambda: told)
+        assert [(each["stream_seq"], each["reason"]) for each in told] == [(1, "no such player")]
+        await interest.stop()
         await source.close()
 
     async def test_extend_holds_it(self, backend):

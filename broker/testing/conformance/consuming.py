@@ -101,6 +101,21 @@ class ConsumeConformance(Conformance):
         await eventually(lambda: len(gate.finished) == 12)
         assert gate.most == 4
 
+    async def test_a_slow_message_holds_up_no_other(self, connect: Connect) -> None:
+        sb, over, seen = await connect(), asyncio.Event(), list[int]()
+        name = await a_stream(sb)
+        await sb.enqueue_many(Entry(f"{name}.a", n) for n in range(20))
+
+        async def handle(msg: StreamMessage) -> None:
+            if msg.json() == 0:
+                await over.wait()
+            seen.append(msg.json())
+
+        await sb.consume(f"{name}.a", handle, durable=WORKER, concurrency=2)
+        await eventually(lambda: seen == list(range(1, 20)))
+        over.set()
+        await eventually(lambda: seen[-1] == 0)
+
     async def test_a_busy_worker_holds_no_more_than_it_works_on(self, connect: Connect) -> None:
         sb, gate, seen = await connect(), Gate(), list[Any]()
         name = await a_stream(sb)
