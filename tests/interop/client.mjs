@@ -4,6 +4,7 @@ import { AckPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream";
 import { Kvm } from "@nats-io/kv";
 import { ServiceError, Svcm } from "@nats-io/services";
 import { connect, headers } from "@nats-io/transport-node";
+import { blake2b } from "@noble/hashes/blake2.js";
 import { createInterface } from "node:readline";
 
 const nc = await connect({ servers: process.argv[2] });
@@ -101,6 +102,7 @@ const verbs = {
 
   // streams
   add_stream: async (given) => (await jsm.streams.add(given.config)).config,
+  wire_id: ({ subject, key }) => Buffer.from(blake2b(Buffer.from(`${subject}\0${key}`), { dkLen: 16 })).toString("hex"),
   append: (given) => js.publish(given.subject, bytes(given.data), options(given)),
   append_atomic: async (given) => {
     const [first, ...rest] = given.entries;
@@ -131,7 +133,7 @@ const verbs = {
   },
   read: async (given) => {
     const consumer = await js.consumers.get(given.stream, { filter_subjects: given.subject });
-    return gathered(await consumer.consume(), loaned);
+    return gathered(await consumer.consume({ expires: 2000 }), loaned);
   },
 
   // buckets

@@ -34,7 +34,8 @@ class NatsJs:
             *command, url, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 24
         )
         line = await asyncio.wait_for(process.stdout.readline(), PATIENCE)
-        assert line, "it ended before it was ready; its own words are above"
+        if not line:
+            raise EOFError(f"nats.js ended with {await process.wait()} before it was ready")
         return cls(process)
 
     async def __call__(self, verb, **given):
@@ -60,9 +61,12 @@ class NatsJs:
     async def _read(self):
         async for line in self._process.stdout:
             told = json.loads(line)
-            self._waiting.pop(told["id"]).set_result(told)
+            answer = self._waiting.pop(told["id"])
+            if not answer.done():  # else nobody waits any more
+                answer.set_result(told)
         for answer in self._waiting.values():
-            answer.set_exception(EOFError("nats.js ended"))
+            if not answer.done():
+                answer.set_exception(EOFError("nats.js ended"))
 
 
 def packed(data):

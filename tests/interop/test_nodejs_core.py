@@ -6,7 +6,7 @@ from broker import NoResponders, RemoteError
 from broker.testing.waiting import eventually
 from tests.interop.nodejs import Refused, packed, unpacked
 
-pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(300)]
 
 TRAITS = [["X-Trait", "brave"], ["x-trait", "small"], ["X-Trait", "quick"], ["Lang", "de-DE; q=1:0"]]
 """Several values under one name, the name in two cases, and a value with a colon."""
@@ -80,7 +80,7 @@ async def test_nobody_there_is_known_at_once_on_both_sides(sb, theirs):
         await sb.request("rpc.nobody", b"", timeout=20)
     with pytest.raises(Refused, match="no responders") as caught:
         await theirs("request", subject="rpc.nobody")
-    assert caught.value.name == "NoRespondersError"
+    assert caught.value.name == "RequestError"
 
 
 async def test_what_our_responder_raises_is_a_service_error_there(sb, theirs):
@@ -93,13 +93,12 @@ async def test_what_our_responder_raises_is_a_service_error_there(sb, theirs):
     assert dict(reply["headers"])["Gamebroker-Error"] == "KeyError"
     assert b"no such room" in unpacked(reply["data"])
     told = await theirs("request_service", subject="rpc.join")
-    assert told["code"] == 500
-    assert told["message"].startswith("KeyError")
+    assert told == {"code": 500, "message": "KeyError: 'no such room'"}
 
 
 async def test_an_error_of_their_service_is_raised_here(sb, theirs):
     await theirs("serve", name="join", code=409, message="the room is full", data=packed(b"8 of 8"))
-    with pytest.raises(RemoteError, match="409.*the room is full") as caught:
+    with pytest.raises(RemoteError, match=r"409.*the room is full") as caught:
         await sb.request("join", b"", timeout=20)
     assert caught.value.kind == "409"
     assert caught.value.subject == "join"

@@ -5,12 +5,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from broker import Entry, Expect, SequenceConflict, StreamOptions
+from broker import ConfigDrift, Entry, Expect, SequenceConflict, StreamOptions
+from broker.dead_letters import dead_stream_options
 from broker.keys import wire_id
-from broker.testing.waiting import eventually, never
+from broker.testing.waiting import eventually
 from tests.interop.nodejs import Refused, packed, unpacked
 
-pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(300)]
 
 ORDERS = StreamOptions("ORDERS", ["orders.>"])
 TRAITS = [["X-Trait", "brave"], ["X-Trait", "quick"], ["lang", "de"]]
@@ -41,7 +42,9 @@ async def test_what_we_store_their_consumer_takes(sb, theirs):
     await sb.declare(ORDERS)
     await theirs("add_consumer", stream="ORDERS", config={"durable_name": "theirs"})
     number = await theirs("consume", stream="ORDERS", name="theirs")
-    await sb.enqueue_many([Entry("orders.new", each, f"k{each}", headers={"X-Trait": ["a", "b"]}) for each in range(20)])
+    await sb.enqueue_many(
+        [Entry("orders.new", each, f"k{each}", headers={"X-Trait": ["a", "b"]}) for each in range(20)]
+    )
 
     async def arrived():
         return len(await theirs("taken", number=number)) == 20
@@ -93,6 +96,17 @@ async def test_they_repeat_our_message_by_its_wire_id_and_we_see_it_too(sb, thei
     assert ours_again == ("ORDERS", theirs_first["seq"], True)
 
 
+async def test_they_send_what_we_would_have_sent(sb, theirs):
+    await sb.declare(ORDERS)
+    own = await theirs("wire_id", subject="orders.new", key="Schlacht-42-ü")
+    assert own == wire_id("orders.new", "Schlacht-42-ü")
+    headers = [["Gamebroker-Key", "Schlacht-42-ü"]]
+    first = await theirs("append", subject="orders.new", data=body(1), headers=headers, options={"msgID": own})
+    assert await sb.enqueue("orders.new", 1, idempotency_key="Schlacht-42-ü") == ("ORDERS", first["seq"], True)
+    async with sb.read("orders.>", until="end") as reader:
+        assert [msg.idempotency_key async for msg in reader] == ["Schlacht-42-ü"]
+
+
 # -- one durable, two clients -----------------------------------------------------------------------------------------
 
 
@@ -112,7 +126,48 @@ async def test_a_shared_durable_is_made_there_and_worked_on_by_both(sb, theirs):
     got = [int(unpacked(each["data"])) for each in await theirs("taken", number=number)]
     await worker.drain()
     assert sorted(ours + got) == list(range(300))
+    assert ours
     assert got
+
+
+async def test_a_durable_made_here_is_fetched_from_there(sb, theirs):
+    await sb.declare(ORDERS)
+    worker = await sb.consume("orders.>", lambda _: None, durable="crew")
+    await worker.drain()
+    await sb.enqueue("orders.new", 7)
+    lent = await theirs("next", stream="ORDERS", name="crew")
+    assert unpacked(lent["data"]) == b"7"
+    assert await theirs("settle", loan=lent["loan"], how="ack_confirmed") is True
+
+
+async def test_how_a_durable_made_there_differs_is_named(sb, theirs):
+    await _crew(sb, theirs)
+    with pytest.raises(ConfigDrift) as caught:
+        await sb.consume("orders.>", lambda _: None, durable="crew")
+    assert {"filters", "max_ack_pending"} <= set(caught.value.differences)
+
+
+async def test_attempts_are_the_consumers_whoever_gave_the_message_back(sb, theirs):
+    await _crew(sb, theirs)
+    await sb.declare(dead_stream_options())
+    await sb.enqueue("orders.new", 1)
+    for attempt in (1, 2):
+        lent = await theirs("next", stream="ORDERS", name="crew")
+        assert lent["attempt"] == attempt
+        await theirs("settle", loan=lent["loan"], how="nak")
+    attempts = []
+
+    def fail(msg):
+        attempts.append(msg.attempt)
+        raise ValueError("never")
+
+    await sb.consume("orders.>", fail, durable="crew", stream="ORDERS", ensure="bind", max_deliver=3)
+
+    async def letters():
+        return [each async for each in sb.dead_letters.list()]
+
+    (letter,) = await eventually(letters, within=20)
+    assert (letter.attempts, attempts) == (3, [3])
 
 
 async def test_what_they_give_back_we_get_again_and_the_other_way_round(sb, theirs):
@@ -150,17 +205,17 @@ async def test_what_one_side_terminates_the_other_never_gets(sb, theirs):
 
 
 async def test_while_one_side_says_it_works_the_other_gets_nothing(sb, theirs):
-    await _crew(sb, theirs, ack_wait=2.0)
+    await _crew(sb, theirs, ack_wait=3.0)
     await sb.enqueue("orders.new", 1)
     async with sb.pull("orders.>", durable="crew", stream="ORDERS", ensure="bind") as puller:
         lent = await theirs("next", stream="ORDERS", name="crew")
-        for _ in range(6):
+        for _ in range(8):
             await theirs("settle", loan=lent["loan"], how="in_progress")
             assert await puller.fetch(1, timeout=0.5) == []
         msg = await puller.next(timeout=20)
         assert msg.attempt == 2
-        asking = asyncio.ensure_future(theirs("next", stream="ORDERS", name="crew", expires=3000))
-        for _ in range(6):
+        asking = asyncio.ensure_future(theirs("next", stream="ORDERS", name="crew", expires=4000))
+        for _ in range(8):
             await msg.in_progress()
             await asyncio.sleep(0.5)
         assert await asking is None
@@ -221,7 +276,12 @@ async def test_a_stream_of_theirs_is_declared_by_what_it_is(sb, theirs):
     await theirs("add_stream", config={"name": "ORDERS", "subjects": ["orders.>"]})
     config = (await sb.streams.info("ORDERS")).config
     await sb.declare(config)
-    assert (config.subjects, config.discard, config.atomic, config.allow_msg_ttl) == (("orders.>",), "old", False, False)
+    assert (config.subjects, config.discard, config.atomic, config.allow_msg_ttl) == (
+        ("orders.>",),
+        "old",
+        False,
+        False,
+    )
 
 
 # -- expectations, batches, schedules, time to live -------------------------------------------------------------------
@@ -247,10 +307,10 @@ async def test_batches_of_both_sides_are_all_or_nothing(sb, theirs):
     assert (ack["count"], ack["seq"]) == (3, 3)
     refused = [
         {"subject": "orders.new", "data": body(3)},
-        {"subject": "orders.paid", "data": body(4), "options": {"expect": {"lastSubjectSequence": 7}}},
+        {"subject": "orders.paid", "data": body(4), "headers": [["Nats-Expected-Last-Subject-Sequence", "7"]]},
         {"subject": "orders.new", "data": body(5)},
     ]
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="batch didn't contain"):
         await theirs("append_atomic", entries=refused)
     receipts = await sb.enqueue_atomic([Entry("orders.new", each, f"k{each}") for each in range(3, 6)])
     assert [each.sequence for each in receipts] == [4, 5, 6]
