@@ -153,6 +153,11 @@ def text_of(error: BaseException) -> str:
         return "(no text: its __str__ raised)"
 
 
+def one_line(text: str) -> str:
+    """A text as a header may hold it."""
+    return " ".join(text.replace("\x00", " ").split())
+
+
 def report(stats: Stats, what: str, error: BaseException) -> None:
     """Count and log a handler's error, once, with where it happened."""
     stats.handler_errors += 1

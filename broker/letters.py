@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from broker.contracts.envelopes import Delivery, Record, StoredMessage
 from broker.contracts.headers import KEY, ORDERING_KEY, Headers
 from broker.contracts.subjects import MAX_SUBJECT_BYTES
-from broker.handling import text_of
+from broker.handling import one_line, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,8 +170,7 @@ def _survives(name: str) -> bool:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.replace("\x00", " ").split())
-    return line.encode("utf-8", "replace")[:_LONGEST_TEXT].decode("utf-8", "ignore")
+    return one_line(text).encode("utf-8", "replace")[:_LONGEST_TEXT].decode("utf-8", "ignore")
 
 
 def _number(text: str | None) -> int:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from broker.contracts.envelopes import Delivery, Envelope
 from broker.contracts.errors import BrokerError, EncodeError, NoResponders, PayloadTooLarge, RemoteError
-from broker.contracts.headers import ERROR, Headers
-from broker.handling import EXITS, STOPS, HandlerTask, call, refuse_coroutine, report, run, text_of
+from broker.contracts.headers import ERROR, SERVICE_ERROR, SERVICE_ERROR_CODE, Headers, error_kind
+from broker.handling import EXITS, STOPS, HandlerTask, call, one_line, refuse_coroutine, report, run, text_of
 from broker.messages import encode_body
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=Envelope | Delivery)
 
 _NO_RESPONDERS: Final = 503
+_FAILED: Final = "500"
+"""The number other clients' services know for an exception."""
+_LONGEST_TEXT: Final = 1024
+"""Bytes of what an exception says."""
 _LAST_WORDS: Final = 1.0
 """Seconds a cancelled responder has to clean up before it is left behind."""
 
@@ -31,15 +35,17 @@ def checked_reply(envelope: E, subject: str) -> E:
 
     Raises:
         NoResponders: it says that nobody listens.
-        RemoteError: it says that the responder raised.
+        RemoteError: it says that the responder raised, or is the error reply of another client's service.
     """
     headers = envelope.headers
     if headers is not None:
         if headers.status == _NO_RESPONDERS and not envelope.data:
             raise NoResponders(f"nobody listens on {subject!r}", subject=subject)
-        kind = headers.get(ERROR)
+        kind = error_kind(headers)
         if kind is not None:
             text = envelope.data.decode("utf-8", "replace")
+            if ERROR not in headers:  # other clients' services keep their words in a header; their body is anything
+                text = headers.get(SERVICE_ERROR, "")
             raise RemoteError(f"{kind}: {text}", kind=kind, subject=subject)
     return envelope
 
@@ -135,8 +141,10 @@ class Responder:
         report(self._backend.stats, f"request {message.subject!r}", error)
         if message.reply_to is None:
             return
-        headers = Headers([(ERROR, type(error).__name__)])
-        text = text_of(error).encode("utf-8", "replace")[:1024]
+        kind = type(error).__name__
+        text = text_of(error).encode("utf-8", "replace")[:_LONGEST_TEXT]
+        words = one_line(f"{kind}: {text.decode('utf-8', 'ignore')}")
+        headers = Headers([(ERROR, kind), (SERVICE_ERROR, words), (SERVICE_ERROR_CODE, _FAILED)])
         try:
             self._backend.publish(message.reply_to, text, headers)
         except BrokerError as exc:

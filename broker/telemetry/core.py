@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from broker.contracts.backend import CoreBackend
 from broker.contracts.envelopes import Envelope
 from broker.contracts.errors import PayloadTooLarge
-from broker.contracts.headers import ERROR
+from broker.contracts.headers import error_kind
 from broker.telemetry.propagation import arrived
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class TracedCore(CoreBackend):
         """Ask inside a span that ends with the reply, and knows an error reply when it sees one."""
         with self._probe.ask(subject, headers) as send:
             reply = await self._ask(send, subject, data, headers, timeout)
-            if reply.headers is not None and (kind := reply.headers.get(ERROR)):
+            if kind := error_kind(reply.headers):
                 send.blame(kind, "the responder raised")
             return _arrived(reply)
 

