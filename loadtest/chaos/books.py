@@ -65,7 +65,7 @@ class Books(Protocol):
     def apply(self, batch: Sequence[Delivered], reached: Callable[[str], None]) -> list[Outcome]:
         """Book what was not booked before. Returned means committed; blocks, one thread at a time.
 
-        ``reached`` is told ``mid_batch``, ``before_commit`` and ``after_commit``.
+        ``reached`` is told ``mid_batch``, ``before_commit`` and ``after_commit`` where there is something to book.
 
         Raises:
             sqlite3.OperationalError: somebody else held the file too long; nothing was written.
@@ -88,9 +88,11 @@ class InboxBooks:
                 outcomes.append(self._claim(delivered))
                 if outcomes[-1] is Outcome.APPLIED:
                     fresh.append(delivered.settlement)
-            self._book(fresh, reached)
-            reached("before_commit")
-        reached("after_commit")
+            if fresh:
+                self._book(fresh, reached)
+                reached("before_commit")
+        if fresh:
+            reached("after_commit")
         return outcomes
 
     def _claim(self, delivered: Delivered) -> Outcome:

@@ -33,10 +33,10 @@ def judged(found: Evidence) -> list[Finding]:
 def _never_blocks(found: Evidence) -> Finding:
     limits = found.plan.limits
     promise = "a game loop is never held up"
-    beats = [counts for life in found.lives.values() for _, counts in life.beats if "call_max" in counts]
-    if not beats:
+    loops = [life.beats[-1][1] for life in found.lives.values() if life.beats and "call_max" in life.beats[-1][1]]
+    if not loops:
         return Finding("I8", promise, None, "no game loop ran")
-    call, stall = max(each["call_max"] for each in beats), max(each["stall"] for each in beats)
+    call, stall = max(each["call_max"] for each in loops), max(each["stall"] for each in loops)
     return finding(
         "I8",
         promise,

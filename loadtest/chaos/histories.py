@@ -1,6 +1,7 @@
 """What each process wrote down of what it did, one JSON object per line, appended and never changed.
 
-One file per process that ever lived, named after it. A line is out of the process when ``write`` returns, so that
+Two files per process that ever lived, named after it: its messages, many, and its pulse (signs of life, troubles,
+its end), few enough to be looked at while it lives. A line is out of the process when ``write`` returns, so that
 SIGKILL takes none of it; at most the last line of a file is torn.
 """
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-SUFFIX: Final = ".jsonl"
+_SUFFIX: Final = ".jsonl"
+_PULSE: Final = ".pulse"
 _DIGEST: Final = 16
 
 
@@ -113,11 +115,12 @@ def now() -> float:
 
 
 class History:
-    """Appends to the history of one process. Threads may share it."""
+    """Appends to the history of one process, or to its pulse. Threads may share it."""
 
-    def __init__(self, directory: Path, process: str) -> None:
+    def __init__(self, directory: Path, process: str, *, pulse: bool = False) -> None:
         # One unbuffered write per call: appended as a whole, whoever else writes.
-        self._file = (directory / f"{process}{SUFFIX}").open("ab", buffering=0)
+        path = pulse_file(directory, process) if pulse else directory / f"{process}{_SUFFIX}"
+        self._file = path.open("ab", buffering=0)
 
     def write(
         self,
@@ -150,8 +153,13 @@ class History:
 
 def histories(directory: Path) -> Iterator[tuple[str, Path]]:
     """Process and file of every history in a run's directory."""
-    for path in sorted(directory.glob(f"*{SUFFIX}")):
-        yield path.name.removesuffix(SUFFIX), path
+    for path in sorted(directory.glob(f"*{_SUFFIX}")):
+        yield path.name.removesuffix(_SUFFIX).removesuffix(_PULSE), path
+
+
+def pulse_file(directory: Path, process: str) -> Path:
+    """Where a process's pulse is."""
+    return directory / f"{process}{_PULSE}{_SUFFIX}"
 
 
 def events(path: Path) -> Iterator[Event]:
