@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="of the schedule; the same seed, the same faults (default: a new one)")
     parser.add_argument("--backend", choices=["nats"], default="nats", help="one real nats-server")
     parser.add_argument("--db", choices=["sqlite"], default="sqlite", help="that holds the ledger")
-    parser.add_argument("--scenario", nargs="+", choices=list(KINDS), metavar="NAME", help=f"of: {', '.join(KINDS)}")
+    parser.add_argument("--scenario", nargs="+", metavar="NAME", help=f"of: {', '.join(KINDS)}; or NAME:VARIANT")
     parser.add_argument("--mutate", choices=[each.value for each in Mutation], help="break the books: must be noticed")
     parser.add_argument("--report", type=shelf.file, metavar="FILE", help="write the verdict there as JSON")
     parser.add_argument("--directory", type=shelf.folder, help="work there, and keep everything (default: temporary)")

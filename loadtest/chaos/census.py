@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from broker import ConsumerNotFound, StreamBroker
+from broker import ConsumerNotFound
 from loadtest.chaos.histories import Event, History, Op, digest_of, now
+from loadtest.chaos.joining import joined
 from loadtest.chaos.options import process_options
 from loadtest.chaos.settlements import STREAM, WORKERS
 from services.process import run_process
@@ -14,6 +16,8 @@ from services.process import run_process
 if TYPE_CHECKING:
     import argparse
     import asyncio
+
+    from broker import StreamBroker
 
 
 async def unsettled(broker: StreamBroker) -> dict[str, float]:
@@ -27,7 +31,7 @@ async def unsettled(broker: StreamBroker) -> dict[str, float]:
 
 async def _serve(options: argparse.Namespace, _: asyncio.Event) -> None:
     with History(options.directory, options.name) as history:
-        async with StreamBroker.connect(options.url, name=options.name) as broker:
+        async with aclosing(await joined(options.url, options.name)) as broker:
             print(f"{options.name} ready", flush=True)
             async for letter in broker.dead_letters.list(stream=STREAM):
                 key, digest = letter.idempotency_key or "", digest_of(letter.data)

@@ -77,10 +77,7 @@ class Director:
         self._began = asyncio.get_running_loop().time()
         showing = asyncio.ensure_future(self._show(Progress(crew, stage.books, len(plan.faults))))
         try:
-            async with asyncio.TaskGroup() as group:
-                for track in _tracks(plan.faults):
-                    group.create_task(self._carry_out(track, stage))
-                group.create_task(asyncio.sleep(plan.seconds))
+            await self._under_fire(stage)
             await stage.inject.send("probe", body_of(settlement_of("probe")))
             await crew.ask([*producers, "room"])
             await self._settled(stage.broker)
@@ -92,6 +89,16 @@ class Director:
         await crew.begin(["census"])
         code = await crew.over("census", START_TIMEOUT)
         crew.ended("census", "asked" if code is not None else "died")
+
+    async def _under_fire(self, stage: Stage) -> None:
+        """As long as was planned, and until every track has come to its end; the first error is raised."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for track in _tracks(self._plan.faults):
+                    group.create_task(self._carry_out(track, stage))
+                group.create_task(asyncio.sleep(self._plan.seconds))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
     async def _carry_out(self, faults: Sequence[Fault], stage: Stage) -> None:
         """One after the other. One that is late because of the one before it comes at once."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from broker import (
@@ -18,10 +19,10 @@ from broker import (
     NoStream,
     PayloadTooLarge,
     PermissionDenied,
-    StreamBroker,
     StreamFull,
 )
 from loadtest.chaos.histories import Event, Fate, History, Op, digest_of, now
+from loadtest.chaos.joining import joined
 from loadtest.chaos.options import process_options
 from loadtest.chaos.plan import Plan
 from loadtest.chaos.pulse import Pulse
@@ -31,6 +32,8 @@ from services.process import run_process
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
+
+    from broker import StreamBroker
 
 REFUSALS: Final = (StreamFull, NoStream, PayloadTooLarge, PermissionDenied)
 """What they say is certain: nothing was stored."""
@@ -115,7 +118,7 @@ async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
     directory, name = options.directory, options.name
     plan = Plan.load(directory)
     with History(directory, name) as history, History(directory, name, pulse=True) as pulse:
-        async with StreamBroker.connect(options.url, name=name) as broker:
+        async with aclosing(await joined(options.url, name)) as broker:
             producer = Producer(broker, history, name=name, rate=plan.rate / plan.producers)
             print(f"{name} ready", flush=True)
             async with Pulse(broker, pulse, producer.counts):

@@ -20,21 +20,20 @@ _JITTER: Final = 0.35
 """Share of the room between two faults of a track by which each may move."""
 
 
-def scheduled(kinds: Sequence[str], *, count: int, seconds: float, workers: int, seed: int) -> tuple[Fault, ...]:
-    """``count`` faults within ``seconds``, in order: each variant of each kind once if there is room, then by weight.
+def scheduled(scenarios: Sequence[str], *, count: int, seconds: float, workers: int, seed: int) -> tuple[Fault, ...]:
+    """``count`` faults within ``seconds``, in order: each variant of each scenario once if they fit, then by weight.
 
-    Equal for equal arguments, in every process and on every machine.
+    A scenario is a kind, or one variant of it: ``worker-kill``, ``worker-kill:mid_batch``. Equal for equal arguments,
+    in every process and on every machine.
 
     Raises:
-        ValueError: a kind that a run this short has no room for.
+        ValueError: no such scenario, or one that a run this short has no room for.
     """
-    for name in kinds:
-        if KINDS[name].earliest + _TAIL > seconds:
-            raise ValueError(f"{name} needs a run of {KINDS[name].earliest + _TAIL:g} s at least, not {seconds:g}")
+    variants = [variant for name in dict.fromkeys(scenarios) for variant in _variants(name, seconds)]
     chance = random.Random(seed)
     tracks: dict[tuple[str, int], list[tuple[Kind, str]]] = {}
     turn = chance.randrange(workers)
-    for kind, detail in _wanted([KINDS[name] for name in dict.fromkeys(kinds)], count, chance):
+    for kind, detail in _wanted(variants, count, chance):
         target = 0
         if kind.track == "worker":
             turn += 1
@@ -52,13 +51,21 @@ def scheduled(kinds: Sequence[str], *, count: int, seconds: float, workers: int,
     )
 
 
-def _wanted(kinds: Sequence[Kind], count: int, chance: random.Random) -> list[tuple[Kind, str]]:
-    variants = [(kind, detail) for kind in kinds for detail in kind.details]
-    chance.shuffle(variants)
-    while len(variants) < count:
-        [kind] = chance.choices(kinds, [kind.weight * len(kind.details) for kind in kinds])
-        variants.append((kind, chance.choice(kind.details)))
-    return variants[:count]
+def _variants(scenario: str, seconds: float) -> list[tuple[Kind, str]]:
+    name, _, detail = scenario.partition(":")
+    kind = KINDS.get(name)
+    if kind is None or (detail and detail not in kind.details):
+        raise ValueError(f"no scenario {scenario!r}; there are {', '.join(KINDS)}")
+    if kind.earliest + _TAIL > seconds:
+        raise ValueError(f"{name} needs a run of {kind.earliest + _TAIL:g} s at least, not {seconds:g}")
+    return [(kind, each) for each in kind.details if not detail or each == detail]
+
+
+def _wanted(variants: Sequence[tuple[Kind, str]], count: int, chance: random.Random) -> list[tuple[Kind, str]]:
+    wanted = chance.sample(variants, len(variants))
+    if count > len(wanted):
+        wanted += chance.choices(variants, [kind.weight for kind, _ in variants], k=count - len(wanted))
+    return wanted[:count]
 
 
 def _placed(

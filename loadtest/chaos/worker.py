@@ -7,12 +7,13 @@ import sqlite3
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
-from broker import StreamBroker
 from loadtest.chaos.books import Delivered, Outcome
 from loadtest.chaos.evidence import BOOKS
 from loadtest.chaos.histories import Event, History, Op, digest_of, now
+from loadtest.chaos.joining import joined, patiently
 from loadtest.chaos.mutations import Mutation, books
 from loadtest.chaos.options import process_options
 from loadtest.chaos.orders import Orders
@@ -24,10 +25,10 @@ from services.process import run_process, stopped
 if TYPE_CHECKING:
     import argparse
 
-    from broker import StreamMessage
+    from broker import Consumption, StreamBroker, StreamMessage
     from loadtest.chaos.books import Books
 
-MAX_DELIVER: Final = 20
+MAX_DELIVER: Final = 10
 """Above what kills alone can use up, so that only poison gets there."""
 _BACKOFF: Final = (0.05,)
 _BATCH_TIMEOUT: Final = 0.02
@@ -115,6 +116,23 @@ async def _ack(messages: list[StreamMessage]) -> None:
         await message.ack(confirm=message is messages[-1])
 
 
+async def _consume(broker: StreamBroker, hand: Hand, plan: Plan) -> Consumption:
+    return await broker.consume(
+        SUBJECT,
+        hand,
+        durable=WORKERS,
+        max_ack_pending=plan.batch * plan.workers * (_AT_ONCE + 1),
+        ack_wait=plan.ack_wait,
+        concurrency=_AT_ONCE,
+        max_deliver=MAX_DELIVER,
+        backoff=_BACKOFF,
+        batch_size=plan.batch,
+        batch_timeout=_BATCH_TIMEOUT,
+        on_error={sqlite3.OperationalError: "pause"},
+        pause_for=_PAUSE,
+    )
+
+
 async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
     directory, name = options.directory, options.name
     plan = Plan.load(directory)
@@ -132,21 +150,8 @@ async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
             thread=thread,
             acks=plan.mutation is Mutation.ACKFIRST,
         )
-        async with StreamBroker.connect(options.url, name=name) as broker, Pulse(broker, pulse, hand.counts):
-            consumption = await broker.consume(
-                SUBJECT,
-                hand,
-                durable=WORKERS,
-                max_ack_pending=plan.batch * plan.workers * (_AT_ONCE + 1),
-                ack_wait=plan.ack_wait,
-                concurrency=_AT_ONCE,
-                max_deliver=MAX_DELIVER,
-                backoff=_BACKOFF,
-                batch_size=plan.batch,
-                batch_timeout=_BATCH_TIMEOUT,
-                on_error={sqlite3.OperationalError: "pause"},
-                pause_for=_PAUSE,
-            )
+        async with aclosing(await joined(options.url, name)) as broker, Pulse(broker, pulse, hand.counts):
+            consumption = await patiently(lambda: _consume(broker, hand, plan))
             print(f"{name} ready", flush=True)
             await stopped(stop, consumption)
             async with asyncio.timeout(options.grace):

@@ -11,7 +11,7 @@ ALL = sorted(KINDS)
 
 
 def quick(seed=1, **changed):
-    return scheduled(**{"kinds": ALL, "count": 45, "seconds": 60.0, "workers": 2, "seed": seed} | changed)
+    return scheduled(**{"scenarios": ALL, "count": 45, "seconds": 60.0, "workers": 2, "seed": seed} | changed)
 
 
 def test_a_seed_decides_everything_and_another_one_something_else():
@@ -43,6 +43,18 @@ def test_both_workers_have_their_share_and_heavy_kinds_a_larger_one():
 def test_a_kind_that_has_no_room_is_refused_and_so_is_said_which():
     with pytest.raises(ValueError, match=r"dup-outside needs a run of 4 s at least, not 3"):
         quick(seconds=3.0)
+
+
+def test_what_does_not_exist_is_refused():
+    for name in ("kill-serve", "worker-kill:somewhere", "kill-server:x"):
+        with pytest.raises(ValueError, match=f"no scenario '{name}'; there are kill-server, "):
+            quick(scenarios=[name])
+
+
+def test_one_variant_alone_and_no_fault_at_all():
+    [fault] = scheduled(["worker-kill:mid_batch"], count=1, seconds=2.0, workers=2, seed=3)
+    assert (fault.kind, fault.detail) == ("worker-kill", "mid_batch")
+    assert quick(count=0) == ()
 
 
 def test_one_scenario_alone():

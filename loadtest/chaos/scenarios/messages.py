@@ -22,7 +22,7 @@ _MANY: Final = 30
 _MARGIN: Final = 0.5
 """Seconds by which a message must have left the duplicate window to be sure that it has."""
 _TOO_MUCH: Final = 1 << 20
-_HEADERS: Final = 100
+_HEADERS: Final = 20
 """Bytes by which headers alone make a message too large: the client must count them, or be cut off."""
 
 
@@ -62,7 +62,7 @@ class Oversized:
         told = []
         for size in (_TOO_MUCH + 1, _TOO_MUCH - _HEADERS):
             try:
-                await stage.inject.send(f"oversized-{fault.number}-{size}", b"x" * size)
+                await stage.inject.send(f"oversized-{fault.number}-{size}", b"x" * size, Fate.LETTER)
             except PayloadTooLarge as exc:
                 told.append(exc.size)
         if len(told) < 2:
