@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
@@ -21,11 +23,13 @@ from broker import BrokerError
 from loadtest import shelf
 from loadtest.chaos import schedule
 from loadtest.chaos.catalogue import KINDS
-from loadtest.chaos.checker import verdict_of
 from loadtest.chaos.director import Director
 from loadtest.chaos.modes import MODES
 from loadtest.chaos.mutations import Mutation
+from loadtest.chaos.page import page
 from loadtest.chaos.plan import Limits, Plan
+from loadtest.chaos.report import Report, judged_in
+from loadtest.machine import Machine
 from services.children import ChildFailed
 
 if TYPE_CHECKING:
@@ -50,20 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _say(f"seed {plan.seed}: {len(plan.faults)} faults in {plan.seconds:g} s at {plan.rate:g} settlements/s")
     _say(schedule.table(plan.faults))
     directory = given.directory or Path(tempfile.mkdtemp(prefix="chaos-"))
+    machine, began = Machine.here(), datetime.now(UTC)
+    director = Director(plan, directory, _say)
     try:
-        uvloop.run(Director(plan, directory, _say).run())
+        uvloop.run(director.run())
     except (BrokerError, ChildFailed, OSError) as exc:
         print(f"the run could not be brought to its end: {exc}; what there is lies in {directory}", file=sys.stderr)
         return NOT_RUN
-    return _judged(directory, given)
+    return _judged(directory, given, replace(machine, nats_server=director.version), began)
 
 
 def _plan(given: argparse.Namespace) -> Plan:
     mode = MODES[given.mode]
     seed = SystemRandom().randrange(_SEEDS) if given.seed is None else given.seed
     seconds = mode.seconds if given.seconds is None else given.seconds
+    scenarios = given.scenario or list(KINDS)
     faults = schedule.scheduled(
-        given.scenario or list(KINDS),
+        scenarios,
         count=mode.faults if given.faults is None else given.faults,
         seconds=seconds,
         workers=given.workers,
@@ -75,23 +82,26 @@ def _plan(given: argparse.Namespace) -> Plan:
         seconds=seconds,
         rate=mode.rate if given.rate is None else given.rate,
         faults=faults,
+        scenarios=tuple(scenarios),
         limits=Limits().times(given.slack),
         workers=given.workers,
+        durability=given.durability,
+        least=mode.least if given.seconds is None and given.rate is None else 0,
         mutation=None if given.mutate is None else Mutation(given.mutate),
     )
 
 
-def _judged(directory: Path, given: argparse.Namespace) -> int:
+def _judged(directory: Path, given: argparse.Namespace, machine: Machine, began: datetime) -> int:
     """Has the checker, a process of its own, judge; keeps what lies in the directory unless all is well."""
-    checking = subprocess.run(  # the exit code is the checker's verdict
-        [sys.executable, "-m", "loadtest.chaos.checker", str(directory)], cwd=_TOP, check=False
-    )
-    verdict = verdict_of(directory)
-    for finding in verdict.findings:
+    checking = subprocess.run([sys.executable, "-m", "loadtest.chaos.checker", str(directory)], cwd=_TOP, check=False)
+    report = Report.of(Plan.load(directory), judged_in(directory), machine, began=f"{began:%Y-%m-%d %H:%M} UTC")
+    for finding in report.verdict.findings:
         held = {True: "held", False: "BROKEN", None: "not judged"}[finding.held]
         _say(f"  {finding.number:4} {held:10} {finding.promise}: {finding.told}")
     if given.report is not None:
-        shutil.copyfile(directory / "verdict.json", given.report)
+        report.save(given.report)
+        given.report.with_suffix(".html").write_text(page(report), encoding="utf-8")
+        _say(f"written: {given.report} and .html")
     if checking.returncode == 0 and given.directory is None:
         shutil.rmtree(directory)
     else:
@@ -111,8 +121,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--db", choices=["sqlite"], default="sqlite", help="that holds the ledger")
     parser.add_argument("--scenario", nargs="+", metavar="NAME", help=f"of: {', '.join(KINDS)}; or NAME:VARIANT")
     parser.add_argument("--mutate", choices=[each.value for each in Mutation], help="break the books: must be noticed")
-    parser.add_argument("--report", type=shelf.file, metavar="FILE", help="write the verdict there as JSON")
+    parser.add_argument(
+        "--report", type=shelf.file, metavar="FILE", help="write it there as JSON, and as HTML beside it"
+    )
     parser.add_argument("--directory", type=shelf.folder, help="work there, and keep everything (default: temporary)")
+    parser.add_argument(
+        "--durability", choices=["os", "fsync"], default="os", help="what a confirmed message is (default %(default)s)"
+    )
     parser.add_argument("--seconds", type=float, help="instead of the mode's")
     parser.add_argument("--faults", type=int, help="instead of the mode's")
     parser.add_argument("--rate", type=float, help="settlements per second instead of the mode's")

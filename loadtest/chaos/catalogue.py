@@ -74,9 +74,7 @@ KINDS: Final = {
         Kind(name="poison", track="data", told="no handler survives it", earliest=0.5),
         Kind(name="malformed", track="data", told="not a settlement"),
         Kind(name="oversized", track="data", told="more than the server takes"),
-        Kind(
-            name="dup-inside", track="data", told="the same again, within the duplicate window", earliest=0.5, weight=2
-        ),
+        Kind(name="dup-inside", track="data", told="the same again, within the duplicate window", weight=2),
         Kind(
             name="dup-outside",
             track="data",

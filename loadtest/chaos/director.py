@@ -58,9 +58,10 @@ class Director:
             History(self._directory, NAME) as messages,
             History(self._directory, NAME, pulse=True) as pulse,
         ):
-            async with NatsServer(self._directory / "store") as server:
+            sync = "always" if self._plan.durability == "fsync" else None
+            async with NatsServer(self._directory / "store", sync_interval=sync) as server:
                 self.version = server.version
-                self._say(f"nats-server {server.version} at {server.url}, synced to disk on every write")
+                self._say(f"nats-server {server.version} at {server.url}, durability {self._plan.durability}")
                 async with StreamBroker.connect(server.url, name=f"chaos-{NAME}") as broker:
                     await broker.declare(StreamOptions(STREAM, [SUBJECT], duplicate_window=DUPLICATE_WINDOW))
                     with Children(self._directory, server.url) as children:

@@ -33,6 +33,11 @@ def lost(found: Evidence) -> set[Pair]:
     }
 
 
+def unmeant(found: Evidence) -> set[Pair]:
+    """Meant to take effect, and found among the dead letters instead."""
+    return {pair for pair in found.letters if found.fates.get(pair) is Fate.EFFECT} - found.ledger.effects
+
+
 def ghosts(found: Evidence) -> set[Pair]:
     """Took effect though nobody sent it, or though it was certainly refused."""
     return {pair for pair in found.ledger.effects if not found.perhaps[pair] and not _altered(found, pair)}
@@ -106,5 +111,5 @@ def _nothing_invisible(found: Evidence) -> Finding:
         "what has not taken effect can be seen: waiting, or a dead letter",
         f"{found.left:,} messages left unsettled at the end" if found.left else "",
         named("meant for the dead letters and not there", unburied),
-        good=f"{len(found.letters)} dead letters",
+        good=f"{len(found.letters)} dead letters, {len(unmeant(found))} of them not meant to be",
     )

@@ -64,9 +64,13 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What will be done.
 
     Attributes:
+        scenarios: the faults were chosen from; none when none were.
         seconds: producers produce.
         rate: settlements per second, all producers together.
         settle_within: seconds that what was produced may take to be settled at the end.
+        durability: what the server does before it confirms: ``"fsync"`` syncs every write to disk, ``"os"`` leaves it
+            to the operating system. A killed process loses nothing either way; a power cut is not among the faults.
+        least: settlements that must have taken effect for the run to count.
         ack_wait: seconds until a dead worker's messages go to another.
         mutation: how the books are broken; ``None`` when they are not.
     """
@@ -76,14 +80,17 @@ class Plan(Struct, frozen=True, kw_only=True):
     seconds: float
     rate: float
     faults: tuple[Fault, ...]
+    scenarios: tuple[str, ...] = ()
     limits: Limits = Limits()
     producers: int = 2
     workers: int = 2
     batch: int = 100
     ack_wait: float = 2.0
     settle_within: float = 60.0
+    least: int = 0
     backend: Literal["nats"] = "nats"
     db: Literal["sqlite"] = "sqlite"
+    durability: Literal["fsync", "os"] = "os"
     mutation: Mutation | None = None
 
     @classmethod

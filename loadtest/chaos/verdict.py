@@ -30,6 +30,7 @@ class Figures(Struct, frozen=True, kw_only=True):
         confirmed: settlements the server confirmed; ``unknown``, ``refused``: attempts without an answer, and with no.
         effects: settlements that took effect; ``redelivered``: deliveries beyond the first.
         repeats: deliveries the inbox absorbed; ``conflicts`` those it refused.
+        letters: dead letters; ``unmeant`` of them had been meant to take effect, and can be seen instead.
         seconds: from the first stored message to the last one that took effect.
     """
 
@@ -41,6 +42,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     repeats: int
     conflicts: int
     letters: int
+    unmeant: int
     lost: int
     twice: int
     half: int
@@ -100,9 +102,11 @@ def _void(found: Evidence) -> list[str]:
         for fault in found.plan.faults
         if (struck := found.faults.get(fault.number)) is None or struck.fired is None
     }
+    effected, least = len(found.ledger.effects), found.plan.least
     return [
         *filter(None, [named("planned faults did not fire", faults)]),
         *([] if found.stored else ["nothing was stored"]),
+        *([] if effected >= least else [f"only {effected:,} settlements took effect, of {least:,} at least"]),
         *([] if found.left is not None else ["nobody looked what was left at the end"]),
     ]
 
@@ -124,6 +128,7 @@ def _figures(found: Evidence) -> Figures:
         repeats=counts[Op.REPEAT],
         conflicts=counts[Op.CONFLICT],
         letters=len(found.letters),
+        unmeant=len(effects.unmeant(found)),
         lost=len(effects.lost(found)),
         twice=len(ledger.twice),
         half=len(ledger.half),

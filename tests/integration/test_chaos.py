@@ -21,7 +21,7 @@ def run(tmp_path, *given):
 
 
 def numbers(report):
-    return {finding["number"] for finding in report["findings"] if finding["held"] is False}
+    return {finding["number"] for finding in report["verdict"]["findings"] if finding["held"] is False}
 
 
 def test_a_few_seconds_of_it_hold(tmp_path, capsys):
@@ -29,16 +29,25 @@ def test_a_few_seconds_of_it_hold(tmp_path, capsys):
     code, report = run(tmp_path, "--seconds", "5", "--rate", "300", "--faults", "9", "--scenario", *scenarios)
     told = capsys.readouterr().out
     assert numbers(report) == set()
-    assert report["void"] == []
+    assert report["verdict"]["void"] == []
     assert code == 0
     assert told.startswith("seed 1: 9 faults in 5 s at 300 settlements/s\n   1 ")
-    figures = report["figures"]
+    figures = report["verdict"]["figures"]
     assert figures["faults"] == {"kill-server": 1, "malformed": 1, "oversized": 1, "shutdown": 1, "worker-kill": 5}
     assert figures["effects"] > 500
     assert figures["redelivered"] > 0
     assert figures["letters"] == 5
     assert (figures["lost"], figures["twice"], figures["half"], figures["ghosts"], figures["total"]) == (0, 0, 0, 0, 0)
     assert Plan.load(tmp_path).seed == 1
+    assert report["command"].startswith("gamebroker chaos --mode quick --seed 1 --seconds 5 --rate 300 --faults 9 ")
+    assert report["machine"]["nats_server"]
+    assert sum(report["timeline"]["stored"]) * report["timeline"]["step"] == pytest.approx(
+        figures["confirmed"], rel=0.01
+    )
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<rect") == 9
+    assert "died at mid_batch" in page
+    assert "PASSED: " in page
 
 
 @pytest.mark.parametrize(
@@ -57,7 +66,7 @@ def test_every_mutation_is_noticed(tmp_path, mutation, given, broken):
     code, report = run(tmp_path, "--seconds", seconds, "--rate", "300", "--mutate", mutation, *given, *scenario)
     assert code == BROKEN
     assert broken in numbers(report)
-    assert report["void"] == []
+    assert report["verdict"]["void"] == []
 
 
 def test_a_scenario_that_does_not_exist_is_refused_before_anything_begins(tmp_path, capsys):

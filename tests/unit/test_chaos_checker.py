@@ -1,6 +1,5 @@
 """The checker of a chaos run on histories and books made by hand: a good run passes, and each way to go wrong shows."""
 
-import json
 import sqlite3
 from contextlib import closing
 
@@ -12,8 +11,11 @@ from loadtest.chaos.books import Delivered, InboxBooks, Outcome
 from loadtest.chaos.evidence import BOOKS
 from loadtest.chaos.histories import Event, Fate, History, Op, digest_of, events, last_events
 from loadtest.chaos.mutations import Mutation, books
+from loadtest.chaos.page import page
 from loadtest.chaos.plan import Fault, Limits, Plan
+from loadtest.chaos.report import Report, judged_in
 from loadtest.chaos.settlements import Settlement, body_of, read, settlement_of
+from loadtest.machine import Machine
 
 FAULTS = (Fault(1, 1.0, "kill-server", seconds=0.3), Fault(2, 2.0, "worker-kill", 1, detail="after_commit"))
 PLAN = Plan(seed=1, mode="by hand", seconds=10.0, rate=10.0, faults=FAULTS)
@@ -105,7 +107,7 @@ class Run:
             with History(self.directory, process) as history:
                 history.write_many(lines)
         code = checker.main([str(self.directory)])
-        return code, checker.verdict_of(self.directory)
+        return code, judged_in(self.directory).verdict
 
 
 @pytest.fixture
@@ -128,7 +130,6 @@ def test_a_good_run_passes(run, capsys):
     assert verdict.figures.recovery["kill-server"].max == pytest.approx(0.1, abs=0.11)
     assert [finding.number for finding in verdict.findings] == [f"I{n}" for n in range(1, 14)]
     assert {finding.number for finding in verdict.findings if finding.held is None} == {"I6", "I8"}
-    assert json.loads((run.directory / "verdict.json").read_text())["void"] == []
 
 
 def test_one_that_was_confirmed_and_never_applied_is_lost(run):
@@ -170,7 +171,7 @@ def test_a_dead_letter_that_can_be_seen_is_not_lost(run):
     run.fine().sent("buried")
     run.letter("buried", "max_deliver")
     code, verdict = run.check()
-    assert (code, verdict.figures.letters) == (0, 1)
+    assert (code, verdict.figures.letters, verdict.figures.unmeant) == (0, 1, 1)
 
 
 def test_what_was_meant_for_the_dead_letters_must_be_there(run):
@@ -389,3 +390,34 @@ def test_settlements_come_through_the_wire_and_nothing_else_does():
 def test_limits_stretch_in_time_and_not_in_memory():
     limits = Limits().times(10)
     assert (limits.recovery, limits.growth) == (20.0, 64.0)
+
+
+def test_a_run_smaller_than_promised_is_void(tmp_path):
+    run = Run(tmp_path, msgspec.structs.replace(PLAN, least=21)).fine()
+    assert run.check()[1].void == ("only 20 settlements took effect, of 21 at least",)
+
+
+def test_the_report_says_how_to_do_it_again_and_the_page_escapes_what_it_shows(tmp_path):
+    plan = msgspec.structs.replace(PLAN, mode="<quick>", scenarios=("kill-server", "worker-kill:after_commit"))
+    Run(tmp_path, plan).fine().check()
+    machine = Machine.here()
+    report = Report.of(plan, judged_in(tmp_path), machine, began="then")
+    assert report.command.endswith("--durability os --scenario kill-server worker-kill:after_commit")
+    assert report.passed
+    assert "<quick>" not in (drawn := page(report))
+    assert "&lt;quick&gt;" in drawn
+    assert drawn.count("<rect") == 2
+    assert "seen to be gone, next stored after" in drawn
+    report.save(tmp_path / "kept.json")
+    assert msgspec.json.decode((tmp_path / "kept.json").read_bytes(), type=Report) == report
+
+
+def test_the_timeline_counts_everything_once_and_knows_what_never_began(tmp_path):
+    plan = msgspec.structs.replace(PLAN, faults=(*FAULTS, Fault(3, 3.0, "poison")))
+    Run(tmp_path, plan).fine().check()
+    line = judged_in(tmp_path).timeline
+    assert sum(line.stored) * line.step == sum(line.settled) * line.step == 20
+    assert [span.lane for span in line.faults] == ["server", "worker 1", "data"]
+    assert [span.fired is not None for span in line.faults] == [True, True, False]
+    assert line.faults[0].recovery == pytest.approx(0.0, abs=0.11)
+    assert (line.faults[2].begun, line.faults[2].told) == (None, "never begun")
