@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(exc))
     _say(f"seed {plan.seed}: {len(plan.faults)} faults in {plan.seconds:g} s at {plan.rate:g} settlements/s")
     _say(schedule.table(plan.faults))
-    directory = given.directory or Path(tempfile.mkdtemp(prefix="chaos-"))
+    directory = (given.directory or Path(tempfile.mkdtemp(prefix="chaos-"))).resolve()
     machine, began = Machine.here(), datetime.now(UTC)
     director = Director(plan, directory, _say)
     try:

@@ -1,10 +1,12 @@
 """Chaos runs end to end on a real server: a few seconds of it hold, and every mutation is noticed."""
 
 import json
+import sys
 
 import msgspec
 import pytest
 
+from broker.cli.main import main as gamebroker
 from loadtest.chaos import __main__ as command
 from loadtest.chaos.checker import BROKEN
 from loadtest.chaos.plan import Plan
@@ -75,6 +77,16 @@ def test_a_scenario_that_does_not_exist_is_refused_before_anything_begins(tmp_pa
     assert exit_.value.code == 2
     assert "no scenario 'earthquake'" in capsys.readouterr().err
     assert not (tmp_path / "plan.json").exists()
+
+
+def test_the_command_finds_it(capsys, monkeypatch):
+    with pytest.raises(SystemExit) as exit_:
+        gamebroker(["chaos", "--scenario", "earthquake"])
+    assert exit_.value.code == 2
+    assert "gamebroker chaos: error: no scenario 'earthquake'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "loadtest.chaos.__main__", None)
+    assert gamebroker(["chaos"]) == 1
+    assert "chaos needs a checkout of gamebroker" in capsys.readouterr().err
 
 
 def test_a_run_that_could_not_begin_says_so(tmp_path, capsys, monkeypatch):
