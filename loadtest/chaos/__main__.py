@@ -22,7 +22,7 @@ import uvloop
 from broker import BrokerError
 from loadtest import shelf
 from loadtest.chaos import schedule
-from loadtest.chaos.catalogue import KINDS
+from loadtest.chaos.catalogue import BACKENDS, KINDS, kinds_for
 from loadtest.chaos.director import Director
 from loadtest.chaos.modes import MODES
 from loadtest.chaos.mutations import Mutation
@@ -68,13 +68,14 @@ def _plan(given: argparse.Namespace) -> Plan:
     mode = MODES[given.mode]
     seed = SystemRandom().randrange(_SEEDS) if given.seed is None else given.seed
     seconds = mode.seconds if given.seconds is None else given.seconds
-    scenarios = given.scenario or list(KINDS)
+    scenarios = given.scenario or kinds_for(given.backend)
     faults = schedule.scheduled(
         scenarios,
         count=mode.faults if given.faults is None else given.faults,
         seconds=seconds,
         workers=given.workers,
         seed=seed,
+        backend=given.backend,
     )
     return Plan(
         seed=seed,
@@ -85,6 +86,7 @@ def _plan(given: argparse.Namespace) -> Plan:
         scenarios=tuple(scenarios),
         limits=Limits().times(given.slack),
         workers=given.workers,
+        backend=given.backend,
         durability=given.durability,
         least=mode.least if given.seconds is None and given.rate is None else 0,
         mutation=None if given.mutate is None else Mutation(given.mutate),
@@ -117,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gamebroker chaos", description=__doc__)
     parser.add_argument("--mode", choices=list(MODES), default="quick", help="60 s or 15 min (default %(default)s)")
     parser.add_argument("--seed", type=int, help="of the schedule; the same seed, the same faults (default: a new one)")
-    parser.add_argument("--backend", choices=["nats"], default="nats", help="one real nats-server")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="nats", help="one real nats-server, or a cluster of three"
+    )
     parser.add_argument("--db", choices=["sqlite"], default="sqlite", help="that holds the ledger")
     parser.add_argument("--scenario", nargs="+", metavar="NAME", help=f"of: {', '.join(KINDS)}; or NAME:VARIANT")
     parser.add_argument("--mutate", choices=[each.value for each in Mutation], help="break the books: must be noticed")

@@ -8,6 +8,9 @@ from typing import Final, Literal
 Track = Literal["server", "worker", "data"]
 """Faults of one track come one after the other, tracks side by side; each worker is a track of its own."""
 
+BACKENDS: Final = ("nats", "cluster")
+"""One server, or three that replicate."""
+
 POINTS: Final = ("before_commit", "after_commit", "before_ack", "after_ack", "mid_batch")
 """Where a worker can be made to die."""
 
@@ -21,7 +24,9 @@ class Kind:
         details: its variants; each is planned for.
         weight: how often, beside the others.
         earliest: seconds into the run before which it cannot work.
-        outage: nothing can be stored while it lasts: how fast everybody recovers is judged.
+        outage: how fast everybody recovers is judged: from when the one ``"server"`` is there again, or from when a
+            cluster has lost its ``"leader"``.
+        backends: that it can happen to.
         symptom: the connection status that processes must have noticed soon.
     """
 
@@ -32,7 +37,8 @@ class Kind:
     details: tuple[str, ...] = ("",)
     weight: int = 1
     earliest: float = 0.0
-    outage: bool = False
+    outage: Literal["", "server", "leader"] = ""
+    backends: tuple[str, ...] = BACKENDS
     symptom: str = ""
 
 
@@ -48,7 +54,8 @@ KINDS: Final = {
             told="SIGKILL, started again on the same store",
             seconds=(0.1, 0.6),
             weight=4,
-            outage=True,
+            outage="server",
+            backends=("nats",),
             symptom="reconnecting",
         ),
         Kind(
@@ -56,11 +63,44 @@ KINDS: Final = {
             track="server",
             told="SIGTERM, started again",
             weight=2,
-            outage=True,
+            outage="server",
+            backends=("nats",),
             symptom="reconnecting",
         ),
         Kind(
-            name="freeze-server", track="server", told="SIGSTOP for a while", seconds=(0.3, 1.5), weight=2, outage=True
+            name="freeze-server",
+            track="server",
+            told="SIGSTOP for a while",
+            seconds=(0.3, 1.5),
+            weight=2,
+            outage="server",
+            backends=("nats",),
+        ),
+        Kind(
+            name="kill-leader",
+            track="server",
+            told="SIGKILL to whoever leads the stream, started again",
+            seconds=(2.0, 4.0),
+            weight=2,
+            outage="leader",
+            backends=("cluster",),
+        ),
+        Kind(
+            name="freeze-leader",
+            track="server",
+            told="SIGSTOP to whoever leads the stream",
+            seconds=(8.0, 10.0),
+            outage="leader",
+            backends=("cluster",),
+        ),
+        Kind(name="rolling", track="server", told="one node after the other is restarted", backends=("cluster",)),
+        Kind(
+            name="kill-all",
+            track="server",
+            told="SIGKILL to all nodes, started again",
+            seconds=(0.2, 1.0),
+            outage="leader",
+            backends=("cluster",),
         ),
         Kind(name="worker-kill", track="worker", told="SIGKILL at a named point", details=POINTS, weight=2),
         Kind(
@@ -95,3 +135,8 @@ KINDS: Final = {
     )
 }
 """Name -> kind."""
+
+
+def kinds_for(backend: str) -> list[str]:
+    """Names of all that can happen to it."""
+    return [kind.name for kind in KINDS.values() if backend in kind.backends]

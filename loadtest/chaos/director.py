@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from broker import BrokerError, StreamBroker, StreamOptions
-from broker.server import NatsServer
 from broker.server.errors import ServerError
 from loadtest.chaos.books import InboxBooks
 from loadtest.chaos.catalogue import DUPLICATE_WINDOW, KINDS
@@ -18,6 +17,7 @@ from loadtest.chaos.histories import History, Op
 from loadtest.chaos.injecting import Injector
 from loadtest.chaos.progress import Progress
 from loadtest.chaos.scenarios import SCENARIOS
+from loadtest.chaos.servers import Servers
 from loadtest.chaos.settlements import STREAM, SUBJECT, body_of, settlement_of
 from loadtest.chaos.stage import NotFired, Stage
 from services.children import Children
@@ -58,16 +58,19 @@ class Director:
             History(self._directory, NAME) as messages,
             History(self._directory, NAME, pulse=True) as pulse,
         ):
-            sync = "always" if self._plan.durability == "fsync" else None
-            async with NatsServer(self._directory / "store", sync_interval=sync) as server:
-                self.version = server.version
-                self._say(f"nats-server {server.version} at {server.url}, durability {self._plan.durability}")
-                async with StreamBroker.connect(server.url, name=f"chaos-{NAME}") as broker:
-                    await broker.declare(StreamOptions(STREAM, [SUBJECT], duplicate_window=DUPLICATE_WINDOW))
-                    with Children(self._directory, server.url) as children:
+            async with Servers(self._plan, self._directory / "store") as servers:
+                self.version = servers.version
+                self._say(f"nats-server {servers.version} at {servers.url}, durability {self._plan.durability}")
+                async with StreamBroker.connect(servers.url, name=f"chaos-{NAME}") as broker:
+                    await broker.declare(
+                        StreamOptions(STREAM, [SUBJECT], duplicate_window=DUPLICATE_WINDOW, replicas=servers.replicas)
+                    )
+                    with Children(self._directory, servers.url) as children:
                         crew = Crew(self._directory, children, pulse, grace=self._plan.limits.grace)
                         inject = Injector(broker, messages)
-                        await self._play(Stage(self._plan, self._directory, books, server, broker, crew, inject, pulse))
+                        await self._play(
+                            Stage(self._plan, self._directory, books, servers, broker, crew, inject, pulse)
+                        )
 
     async def _play(self, stage: Stage) -> None:
         plan, crew = self._plan, stage.crew

@@ -66,7 +66,8 @@ def _conditions(report: Report) -> str:
     machine, plan = report.machine, report.plan
     return (
         f"{machine.cpu}, {machine.cores} cores, load {machine.load:g} before; gamebroker {machine.gamebroker}, "
-        f"nats-server {machine.nats_server}, {machine.python}, {plan.db}, durability {plan.durability}"
+        f"nats-server {machine.nats_server}, {machine.python}, backend {plan.backend}, {plan.db}, "
+        f"durability {plan.durability}"
     )
 
 

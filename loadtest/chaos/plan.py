@@ -38,6 +38,7 @@ class Limits(Struct, frozen=True):
 
     Attributes:
         recovery: from the end of an outage to the next stored message.
+        election: the longest silence after a cluster has lost a leader, or all of its nodes.
         call: the longest ``publish_nowait``.
         stall: 999 of 1,000 turns of a 60 Hz loop are not later than this.
         growth: of the memory of one process.
@@ -47,6 +48,7 @@ class Limits(Struct, frozen=True):
     """
 
     recovery: float = 2.0
+    election: float = 8.0
     call: float = 0.005
     stall: float = 0.020
     growth: float = 64.0
@@ -88,7 +90,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     ack_wait: float = 2.0
     settle_within: float = 60.0
     least: int = 0
-    backend: Literal["nats"] = "nats"
+    backend: Literal["nats", "cluster"] = "nats"
     db: Literal["sqlite"] = "sqlite"
     durability: Literal["fsync", "os"] = "os"
     mutation: Mutation | None = None

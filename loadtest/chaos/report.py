@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 from msgspec import Struct
 
-from loadtest.chaos.catalogue import KINDS
+from loadtest.chaos.catalogue import kinds_for
 from loadtest.chaos.plan import Plan  # noqa: TC001 - msgspec reads the annotation
 from loadtest.chaos.timeline import Timeline  # noqa: TC001 - likewise
 from loadtest.chaos.verdict import Verdict  # noqa: TC001 - likewise
@@ -66,10 +66,10 @@ class Report(Struct, frozen=True, kw_only=True):
 
 def command(plan: Plan) -> str:
     """What repeats a run: the same faults at the same times."""
-    every = set(plan.scenarios) == set(KINDS)
+    every = set(plan.scenarios) == set(kinds_for(plan.backend))
     return (
         f"gamebroker chaos --mode {plan.mode} --seed {plan.seed} --seconds {plan.seconds:g} --rate {plan.rate:g} "
-        f"--faults {len(plan.faults)} --workers {plan.workers} --durability {plan.durability}"
+        f"--faults {len(plan.faults)} --backend {plan.backend} --workers {plan.workers} --durability {plan.durability}"
         + (f" --mutate {plan.mutation}" if plan.mutation else "")
         + ("" if every else f" --scenario {' '.join(plan.scenarios)}")
     )

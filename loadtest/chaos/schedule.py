@@ -20,16 +20,18 @@ _JITTER: Final = 0.35
 """Share of the room between two faults of a track by which each may move."""
 
 
-def scheduled(scenarios: Sequence[str], *, count: int, seconds: float, workers: int, seed: int) -> tuple[Fault, ...]:
+def scheduled(
+    scenarios: Sequence[str], *, count: int, seconds: float, workers: int, seed: int, backend: str = "nats"
+) -> tuple[Fault, ...]:
     """``count`` faults within ``seconds``, in order: each variant of each scenario once if they fit, then by weight.
 
     A scenario is a kind, or one variant of it: ``worker-kill``, ``worker-kill:mid_batch``. Equal for equal arguments,
     in every process and on every machine.
 
     Raises:
-        ValueError: no such scenario, or one that a run this short has no room for.
+        ValueError: no such scenario, none for this backend, or one that a run this short has no room for.
     """
-    variants = [variant for name in dict.fromkeys(scenarios) for variant in _variants(name, seconds)]
+    variants = [variant for name in dict.fromkeys(scenarios) for variant in _variants(name, seconds, backend)]
     chance = random.Random(seed)
     tracks: dict[tuple[str, int], list[tuple[Kind, str]]] = {}
     turn = chance.randrange(workers)
@@ -51,11 +53,13 @@ def scheduled(scenarios: Sequence[str], *, count: int, seconds: float, workers: 
     )
 
 
-def _variants(scenario: str, seconds: float) -> list[tuple[Kind, str]]:
+def _variants(scenario: str, seconds: float, backend: str) -> list[tuple[Kind, str]]:
     name, _, detail = scenario.partition(":")
     kind = KINDS.get(name)
     if kind is None or (detail and detail not in kind.details):
         raise ValueError(f"no scenario {scenario!r}; there are {', '.join(KINDS)}")
+    if backend not in kind.backends:
+        raise ValueError(f"{name} is nothing that happens to the backend {backend}")
     if kind.earliest + _TAIL > seconds:
         raise ValueError(f"{name} needs a run of {kind.earliest + _TAIL:g} s at least, not {seconds:g}")
     return [(kind, each) for each in kind.details if not detail or each == detail]

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker import StreamBroker
-    from broker.server import NatsServer
     from loadtest.chaos.crew import Crew
     from loadtest.chaos.histories import History
     from loadtest.chaos.injecting import Injector
     from loadtest.chaos.plan import Fault, Plan
+    from loadtest.chaos.servers import Servers
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class Stage:
     plan: Plan
     directory: Path
     books: Path
-    server: NatsServer
+    servers: Servers
     broker: StreamBroker
     crew: Crew
     inject: Injector

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from loadtest.chaos import conduct
 from loadtest.chaos.catalogue import KINDS
 from loadtest.chaos.evidence import Struck
 
@@ -88,11 +88,7 @@ def _span(found: Evidence, fault: Fault, struck: Struck, began: float) -> Span:
     begun, fired, healed = (
         None if at is None else round(at - began, 3) for at in (struck.begun, struck.fired, struck.healed)
     )
-    recovery = None
-    if kind.outage and struck.healed is not None:
-        at = bisect_left(found.stored_at, struck.healed)
-        if at < len(found.stored_at):
-            recovery = round(found.stored_at[at] - struck.healed, 3)
+    taken = conduct.recovery(found, fault, struck)
     return Span(
         number=fault.number,
         kind=fault.kind,
@@ -103,5 +99,5 @@ def _span(found: Evidence, fault: Fault, struck: Struck, began: float) -> Span:
         fired=fired,
         healed=healed,
         told=struck.told or "never begun",
-        recovery=recovery,
+        recovery=None if taken is None else round(taken, 3),
     )

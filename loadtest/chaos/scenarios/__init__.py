@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from loadtest.chaos.scenarios.clusters import FreezeLeader, KillAll, KillLeader, Rolling
 from loadtest.chaos.scenarios.consumers import ConsumerDeleted, StreamFull
 from loadtest.chaos.scenarios.databases import DatabaseLocked
 from loadtest.chaos.scenarios.messages import DupInside, DupOutside, KeyConflict, Malformed, Oversized, Poison
@@ -31,6 +32,10 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "kill-server": KillServer(),
     "restart-server": RestartServer(),
     "freeze-server": FreezeServer(),
+    "kill-leader": KillLeader(),
+    "freeze-leader": FreezeLeader(),
+    "rolling": Rolling(),
+    "kill-all": KillAll(),
     "worker-kill": WorkerKill(),
     "worker-hang": WorkerHang(),
     "shutdown": Shutdown(),

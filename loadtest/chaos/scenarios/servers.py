@@ -19,7 +19,7 @@ class KillServer:
 
     async def play(self, fault: Fault, stage: Stage) -> None:
         """See ``Scenario``."""
-        server = stage.server
+        server = stage.servers.one
         pid = server.pid
         await server.kill()
         if server.running:
@@ -35,11 +35,11 @@ class RestartServer:
 
     async def play(self, fault: Fault, stage: Stage) -> None:
         """See ``Scenario``."""
-        before = stage.server.pid
-        await stage.server.restart(_START_TIMEOUT)
-        if stage.server.pid == before:
+        before = stage.servers.one.pid
+        await stage.servers.one.restart(_START_TIMEOUT)
+        if stage.servers.one.pid == before:
             raise NotFired(f"process {before} still runs")
-        stage.fired(fault, f"process {before} is now {stage.server.pid}")
+        stage.fired(fault, f"process {before} is now {stage.servers.one.pid}")
         stage.healed(fault)
 
 
@@ -48,10 +48,10 @@ class FreezeServer:
 
     async def play(self, fault: Fault, stage: Stage) -> None:
         """See ``Scenario``."""
-        await stage.server.freeze()
+        await stage.servers.one.freeze()
         try:
-            stage.fired(fault, f"process {stage.server.pid} is stopped")
+            stage.fired(fault, f"process {stage.servers.one.pid} is stopped")
             await asyncio.sleep(fault.seconds)
         finally:
             stage.healed(fault)
-            await stage.server.thaw()
+            await stage.servers.one.thaw()

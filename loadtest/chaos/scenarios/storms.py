@@ -21,7 +21,7 @@ class ReconnectStorm:
 
     async def play(self, fault: Fault, stage: Stage) -> None:
         """See ``Scenario``."""
-        proxy = Proxy(stage.server.port)
+        proxy = Proxy(stage.servers.port)
         await asyncio.to_thread(proxy.__enter__)
         try:
             async with AsyncExitStack() as stack:

@@ -1,0 +1,68 @@
+"""The server of a run, or its three."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Self
+
+from broker.server import Cluster, NatsServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from loadtest.chaos.plan import Plan
+
+_START_TIMEOUT: Final = 60.0
+_REPLICAS: Final = 3
+
+
+class Servers:
+    """What the plan's backend says; an async context manager that ends them.
+
+    Args:
+        plan: of the run.
+        store: where they store.
+    """
+
+    def __init__(self, plan: Plan, store: Path) -> None:
+        sync = "always" if plan.durability == "fsync" else None
+        self._cluster = Cluster(store_dir=store, sync_interval=sync) if plan.backend == "cluster" else None
+        self._one = NatsServer(store, sync_interval=sync) if self._cluster is None else None
+
+    async def __aenter__(self) -> Self:
+        await (self._cluster or self.one).start(_START_TIMEOUT)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await (self._cluster or self.one).stop()
+
+    @property
+    def one(self) -> NatsServer:
+        """The only one; scenarios of that backend ask."""
+        assert self._one is not None
+        return self._one
+
+    @property
+    def cluster(self) -> Cluster:
+        """The three; scenarios of that backend ask."""
+        assert self._cluster is not None
+        return self._cluster
+
+    @property
+    def replicas(self) -> int:
+        """Copies of what is stored."""
+        return 1 if self._cluster is None else _REPLICAS
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return (self._cluster or self.one).url
+
+    @property
+    def port(self) -> int:
+        """Of the first."""
+        return self.one.port if self._cluster is None else self._cluster.nodes[0].port
+
+    @property
+    def version(self) -> str:
+        """The nats-server's."""
+        return (self._cluster or self.one).version
