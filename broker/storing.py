@@ -61,6 +61,7 @@ class Attempts(ABC):
         self._pause = _PAUSE[0]
         self._may_be_stored = False
         self._believe_at: float | None = None
+        self._home: str | None = None
 
     @abstractmethod
     def _unknown(self) -> EnqueueUnknown:
@@ -116,6 +117,7 @@ class Attempts(ABC):
         try:
             async with asyncio.timeout_at(self._deadline):
                 captured = await self._find_stream(subject)
+                self._home = captured
         except PermissionDenied:
             captured = None if self._clock() >= believe_at else subject
         except (TimeoutError, NoResponders, ConnectionLost):  # RequestTimeout is a TimeoutError
