@@ -27,6 +27,7 @@ from broker.testing.conformance.failing import FailureConformance
 from broker.testing.conformance.filtering import FilterConformance
 from broker.testing.conformance.key_value import KeyValueConformance
 from broker.testing.conformance.lane_failures import LaneFailuresConformance
+from broker.testing.conformance.lane_reading import LaneReadsConformance
 from broker.testing.conformance.lanes import LanesConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
 from broker.testing.conformance.managing import ManagedStreamConformance
@@ -38,6 +39,7 @@ from broker.testing.conformance.pulling import PullConformance
 from broker.testing.conformance.pushing import PushConformance
 from broker.testing.conformance.reading import ReadConformance
 from broker.testing.conformance.request_reply import RequestReplyConformance
+from broker.testing.conformance.runs import RunConformance
 from broker.testing.conformance.scene import Conformance, Connect, Restart
 from broker.testing.conformance.scheduling import ScheduleConformance, TimeToLiveConformance
 from broker.testing.conformance.settlement import SettlementConformance
@@ -65,6 +67,7 @@ ALL = (
     FilterConformance,
     KeyValueConformance,
     LaneFailuresConformance,
+    LaneReadsConformance,
     LanesConformance,
     LifecycleConformance,
     ManagedConsumerConformance,
@@ -76,6 +79,7 @@ ALL = (
     PushConformance,
     ReadConformance,
     RequestReplyConformance,
+    RunConformance,
     ScheduleConformance,
     SettlementConformance,
     StateConformance,
@@ -108,6 +112,7 @@ __all__ = [
     "FilterConformance",
     "KeyValueConformance",
     "LaneFailuresConformance",
+    "LaneReadsConformance",
     "LanesConformance",
     "LifecycleConformance",
     "ManagedConsumerConformance",
@@ -120,6 +125,7 @@ __all__ = [
     "ReadConformance",
     "RequestReplyConformance",
     "Restart",
+    "RunConformance",
     "ScheduleConformance",
     "SettlementConformance",
     "StateConformance",
