@@ -171,3 +171,62 @@ async def test_modify_does_not_repeat_what_may_be_in(kv, backend):
         await kv.modify("count", lambda entry: entry.json() + 1, timeout=0.3)
     backend.lost = 0
     assert (await kv.get("count")).json() == 2
+
+
+async def test_only_words_that_are_old_enough_are_dropped(kv, clock, monkeypatch):
+    for key in ("old", "young"):
+        await kv.put(key, 1)
+        await kv.delete(key)
+        clock.advance(60)
+    (*_, deleted) = await kv.history("old")
+    for age, count in ((59, 0), (61, 1), (61, 0), (121, 1)):
+        monkeypatch.setattr("time.time", lambda age=age: deleted.created.timestamp() + age)
+        assert await kv.purge_deletes(older_than=60) == count
+    assert [await operations(kv, key) for key in ("old", "young")] == [[], []]
+
+
+class Overlooked(Forgetful):
+    """Loses its consumers and, so often, who is asked what is stored."""
+
+    silent = 0
+
+    async def open_consumer(self, options):
+        if self.silent and options.start == "last_per_subject":
+            self.silent -= 1
+            raise RequestTimeout("lost on its way")
+        return await super().open_consumer(options)
+
+
+async def test_a_watch_that_comes_back_asks_until_it_knows_what_went(clock):
+    backend = Overlooked(MemoryHub(clock=clock))
+    async with StreamBroker(backend) as sb:
+        kv = await sb.key_value("bucket", marker_ttl=2)
+        await kv.put("a", b"1")
+        async with kv.watch() as watch:
+            assert (await anext(watch)).key == "a"
+            for name in [each async for each in sb.consumers.names("KV_bucket")]:
+                await sb.consumers.delete("KV_bucket", name)
+            await kv.delete("a")
+            assert await kv.purge_deletes(older_than=0) == 1
+            backend.silent = 2
+            entry = await asyncio.wait_for(anext(watch), 10)
+            assert (entry.key, entry.operation, backend.silent) == ("a", Operation.PURGE, 0)
+
+
+async def test_a_watch_that_is_closed_while_it_asks_what_went_ends(clock):
+    backend = Overlooked(MemoryHub(clock=clock))
+    async with StreamBroker(backend) as sb:
+        kv = await sb.key_value("bucket", marker_ttl=2)
+        await kv.put("a", b"1")
+        watch = kv.watch()
+        assert (await anext(watch)).key == "a"
+        for name in [each async for each in sb.consumers.names("KV_bucket")]:
+            await sb.consumers.delete("KV_bucket", name)
+        await kv.delete("a")
+        assert await kv.purge_deletes(older_than=0) == 1
+        backend.silent = 1_000_000
+        waiting = asyncio.ensure_future(anext(watch))
+        await eventually(lambda: backend.silent < 1_000_000)
+        await watch.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await asyncio.wait_for(waiting, 10)

@@ -25,6 +25,7 @@ from broker.testing.conformance.enqueueing import EnqueueConformance, EnqueueMan
 from broker.testing.conformance.events import EventConformance
 from broker.testing.conformance.failing import FailureConformance
 from broker.testing.conformance.filtering import FilterConformance
+from broker.testing.conformance.forgetting import ForgetConformance
 from broker.testing.conformance.key_value import KeyValueConformance
 from broker.testing.conformance.lane_failures import LaneFailuresConformance
 from broker.testing.conformance.lane_reading import LaneReadsConformance
@@ -65,6 +66,7 @@ ALL = (
     EventConformance,
     FailureConformance,
     FilterConformance,
+    ForgetConformance,
     KeyValueConformance,
     LaneFailuresConformance,
     LaneReadsConformance,
@@ -110,6 +112,7 @@ __all__ = [
     "EventConformance",
     "FailureConformance",
     "FilterConformance",
+    "ForgetConformance",
     "KeyValueConformance",
     "LaneFailuresConformance",
     "LaneReadsConformance",
