@@ -71,7 +71,7 @@ class KeyValue:
         self._stream = stream_of(bucket)
         self._backend = backend
         self._codec = codec
-        self._writer = Writer(bucket, least_ttl, backend, enqueuer)
+        self._writer = Writer(bucket, least_ttl, enqueuer)
         self._buckets = buckets
         self._roster = roster
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import pytest_asyncio
 
-from broker import Operation, RequestTimeout, SequenceConflict, StreamBroker, WriteUnknown
+from broker import ConnectionLost, Operation, RequestTimeout, SequenceConflict, StreamBroker, WriteUnknown
 from broker.backends.memory.backend import MemoryBackend
 from broker.backends.memory.clock import ManualClock
 from broker.backends.memory.hub import MemoryHub
@@ -13,11 +13,14 @@ from broker.testing.waiting import eventually
 
 
 class Forgetful(MemoryBackend):
-    """Loses answers: ``lost`` of appends that were stored, ``dropped`` of appends that never arrived."""
+    """Loses answers: ``lost`` of appends that were stored, ``dropped`` of appends that never arrived.
+
+    A server that ``began_anew`` does not remember the ids of what is gone.
+    """
 
     lost = 0
     dropped = 0
-    meanwhile = None
+    began_anew = False
 
     def append(self, record, *, timeout):
         future = asyncio.get_running_loop().create_future()
@@ -34,7 +37,10 @@ class Forgetful(MemoryBackend):
     def _lose(self, done, future):
         if done is not None:
             done.exception()
-        future.set_exception(RequestTimeout("lost on its way"))
+        future.set_exception((ConnectionLost if self.began_anew else RequestTimeout)("lost on its way"))
+
+    async def look_up(self, record, *, timeout):
+        return None if self.began_anew else await super().look_up(record, timeout=timeout)
 
 
 @pytest.fixture
@@ -157,10 +163,17 @@ async def test_somebody_else_s_write_is_told_from_ours(kv, backend):
     assert [entry.value for entry in await kv.history("a")] == [b"1", b"theirs"]
 
 
+async def test_a_lost_answer_is_found_when_somebody_else_s_write_dropped_the_history(kv, backend):
+    first = await kv.put("a", b"1")
+    assert await with_somebody_in_between(kv, backend, first, arrived=True, ttl=60) == first + 1
+    assert [entry.value for entry in await kv.history("a")] == [b"theirs"]
+
+
 async def test_what_nobody_can_know_any_more_is_unknown(kv, backend):
     first = await kv.put("a", b"1")
+    backend.began_anew = True
     with pytest.raises(WriteUnknown) as caught:
-        await with_somebody_in_between(kv, backend, first, arrived=True, ttl=60)  # which drops the history
+        await with_somebody_in_between(kv, backend, first, arrived=True, ttl=60)
     assert (caught.value.key, caught.value.revision) == ("a", first)
 
 
