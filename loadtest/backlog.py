@@ -1,9 +1,9 @@
 """``python -m loadtest.backlog``: does a long backlog slow a consumer down, or make it heavier?
 
 Two streams differ only in how much they store. Consumers take turns on them, each a process of its own, the other way
-round every second time. Each works off the first messages of its stream several times, with a new consumer each time and the
-whole backlog still ahead, and in the end everything that is stored. The figures are medians; what is held against a bar
-is the long stream's figure beside the short one's. The exit code is 1 when a bar is missed.
+round every second time. Each works off the first messages of its stream several times, with a new consumer each time
+and the whole backlog still ahead, and in the end everything that is stored. The figures are medians; what is held
+against a bar is the long stream's figure beside the short one's. The exit code is 1 when a bar is missed.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def markdown(machine: Machine, given: argparse.Namespace, runs: Mapping[str, Seq
         f"gamebroker {machine.gamebroker}, uvloop {machine.uvloop}, nats-server {machine.nats_server}"
     )
     note = (
-        f"The second column is of {given.passes} passes in each run the median, every pass with a consumer of its own and "
+        f"The second column: of each run's {given.passes} passes the median, every pass with a consumer of its own and "
         f"from the first message of its stream on. Messages have {given.size} B; a plain handler counts them, and each "
         "is acked. Memory is the most that the consumer process ever had, everything worked off."
     )
