@@ -121,23 +121,25 @@ async def test_what_is_gone_from_a_server_that_began_anew_is_unknown(expect):
 
 
 @pytest.mark.parametrize(
-    ("expect", "options"),
+    ("subject", "expect", "options", "more"),
     [
-        (Expect(last_subject_sequence=0), {}),
-        (Expect(last_subject_sequence=1, subject_filter="s.>"), {"max_msgs_per_subject": 1}),
-        (Expect(last_subject_sequence=1, subject_filter="s.>"), {"retention": "workqueue"}),
-        (Expect(last_msg_id="other"), {}),
+        ("s.b", Expect(last_subject_sequence=0), {}, {}),
+        ("s.b", Expect(last_subject_sequence=1, subject_filter="s.>"), {"max_msgs_per_subject": 1}, {}),
+        ("s.a", FOLLOWS, {"retention": "workqueue"}, {}),
+        ("s.a", FOLLOWS, {}, {"ttl": 60}),
+        ("s.a", FOLLOWS, {"lanes": 2}, {"ordering_key": "ann"}),
+        ("s.a", Expect(last_msg_id="other"), {}, {}),
     ],
-    ids=["no message", "over a pattern", "work queue", "last id"],
+    ids=["no message", "over a pattern", "work queue", "time to live", "lanes", "last id"],
 )
-async def test_where_ours_could_have_gone_before_what_was_expected_it_is_unknown(expect, options):
+async def test_where_ours_could_have_gone_before_what_was_expected_it_is_unknown(subject, expect, options, more):
     sb, backend = await scene(**options)
     backend.forgets = True
     async with sb:
         backend.steps = [(False, ConnectionLost())]
-        task = asyncio.ensure_future(sb.enqueue("s.b", "ours", expect=expect))
+        task = asyncio.ensure_future(sb.enqueue(subject, "ours", expect=expect, **more))
         await asyncio.sleep(0)
-        await others(sb, "s.b")
+        await others(sb, subject)
         with pytest.raises(EnqueueUnknown):
             await task
 

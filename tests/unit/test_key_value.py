@@ -202,8 +202,10 @@ class Overlooked(Forgetful):
     """Loses its consumers and, so often, who is asked what is stored."""
 
     silent = 0
+    opened = 0
 
     async def open_consumer(self, options):
+        self.opened += 1
         if self.silent and options.start == "last_per_subject":
             self.silent -= 1
             raise RequestTimeout("lost on its way")
@@ -224,6 +226,23 @@ async def test_a_watch_that_comes_back_asks_until_it_knows_what_went(clock):
             backend.silent = 2
             entry = await asyncio.wait_for(anext(watch), 10)
             assert (entry.key, entry.operation, backend.silent) == ("a", Operation.PURGE, 0)
+
+
+async def test_a_watch_that_missed_nothing_asks_nothing(clock):
+    backend = Overlooked(MemoryHub(clock=clock))
+    async with StreamBroker(backend) as sb:
+        kv = await sb.key_value("bucket", marker_ttl=2)
+        await kv.put("a", b"1")
+        async with kv.watch() as watch:
+            assert (await anext(watch)).key == "a"
+            for number in range(3):
+                for name in [each async for each in sb.consumers.names("KV_bucket")]:
+                    await sb.consumers.delete("KV_bucket", name)
+                await kv.put("b", number)
+                await kv.delete("a")
+                told = [await asyncio.wait_for(anext(watch), 10) for _ in range(2)]
+                assert [each.key for each in told] == ["b", "a"]
+            assert backend.opened == 4
 
 
 async def test_a_watch_that_is_closed_while_it_asks_what_went_ends(clock):
