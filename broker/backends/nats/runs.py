@@ -5,6 +5,7 @@ Where nobody answers directly, or a role may not ask, the API answers instead, o
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -75,19 +76,26 @@ class Runs:
 
     async def _page(self, run: _Run, limit: int, size: int) -> list[StoredMessage]:
         """The next of a run, in ``limit`` messages of ``size`` bytes together at most; moves the run on."""
-        if run.stream not in self._denied:
-            page = Page(self._session, self._core, run.stream, (run.asked,))
-            try:
-                found = await page.read({"seq": run.at, "next_by_subj": run.pattern, "batch": limit, "max_bytes": size})
-            except PermissionDenied:
-                self._denied.add(run.stream)
-            except NoResponders:
-                pass
-            else:
-                run.at, run.over = page.last + 1, not page.more
-                return found
+        if run.stream in self._denied:
+            return await self._next(run)
+        page = Page(self._session, self._core, run.stream, (run.asked,))
+        try:
+            found = await page.read({"seq": run.at, "next_by_subj": run.pattern, "batch": limit, "max_bytes": size})
+        except PermissionDenied:
+            self._denied.add(run.stream)
+            return await self._next(run)
+        except NoResponders:
+            return await self._next(run)
+        run.at, run.over = max(run.at, page.last + 1), not page.more
+        if run.over and len(found) < limit and self._core.clustered:
+            with suppress(PermissionDenied):  # whoever answered for a cluster may not have it yet: its leader knows
+                found += await self._next(run)
+        return found
+
+    async def _next(self, run: _Run) -> list[StoredMessage]:
+        """One message, from the leader; none when it is not shown, or when there is none and the run is over."""
         sequence, message = await self._admin.next_message(run.stream, run.at, run.pattern, run.asked)
-        run.at, run.over = sequence + 1, not sequence
+        run.at, run.over = max(run.at, sequence + 1), not sequence
         return [] if message is None else [message]
 
 
