@@ -90,8 +90,7 @@ def as_first_stored(delivery: Delivery, stream: str, consumer: str) -> Delivery:
         attempts = int(headers.get(_ATTEMPTS, ""))
     except ValueError:
         return twin
-    kept = [pair for pair in headers.pairs if _survives(pair[0])]
-    twin.subject, twin.headers = headers.get(_SUBJECT, delivery.subject), Headers(kept) if kept else None
+    twin.subject = headers.get(_SUBJECT, delivery.subject)
     twin.sequence, twin.attempt, twin.timestamp_ns = sequence, attempts + delivery.attempt, stored_ns
     twin.lane_key = headers.get(_LANE_KEY)
     return twin

@@ -349,9 +349,10 @@ class RescheduleConformance(Conformance):
     async def test_push_in_order_settles_nothing(self, connect: Connect) -> None:
         sb = await connect()
         for given in ({"ordered": True}, {}):
+            options: dict[str, Any] = {"reschedule_after": 1.0, **given}
             with pytest.raises(InvalidOption) as caught:
-                await sb.push_subscribe(fresh("nowhere"), print, reschedule_after=1.0, **given)
-            assert caught.value.option in {"ordered", "reschedule_after"}
+                await sb.push_subscribe(fresh("nowhere"), print, **options)
+            assert caught.value.option == "reschedule_after"
 
     async def test_bound_workers_need_both_consumers(self, connect: Connect) -> None:
         sb, failing = await connect(), Failing()
