@@ -46,9 +46,12 @@ def later_stream_options(replicas: int = 1) -> StreamOptions:
 
 
 def consumer_name(stream: str, consumer: str) -> str:
-    """The consumer that brings back what waited for a group; names too long for one are shortened to their digest."""
+    """The consumer that brings back what waited for a group.
+
+    ``<stream>--<consumer>``; the digest of the two where that is too long, or might be another pair's.
+    """
     name = f"{stream}--{consumer}"
-    if len(name.encode()) <= _LONGEST_NAME:
+    if len(name.encode()) <= _LONGEST_NAME and name.count("--") == 1 and "---" not in name:
         return name
     return hashlib.blake2b(f"{stream}.{consumer}".encode(), digest_size=16).hexdigest()
 

@@ -204,4 +204,6 @@ def test_names_too_long_are_shortened_alike():
     stream, consumer = "s" * 200, "c" * 200
     assert len(consumer_name(stream, consumer)) == 32
     assert consumer_name("MAIL", "mailer") == "MAIL--mailer"
+    alike = [("a--b", "c"), ("a", "b--c"), ("a-", "b"), ("a", "-b")]
+    assert len({consumer_name(*each) for each in alike}) == len(alike)
     assert len(due_pattern(stream, consumer)) < 100

@@ -39,6 +39,7 @@ from broker.testing.conformance.pushing import PushConformance
 from broker.testing.conformance.reading import ReadConformance
 from broker.testing.conformance.request_reply import RequestReplyConformance
 from broker.testing.conformance.rescheduling import RescheduleConformance
+from broker.testing.conformance.rescheduling_trouble import RescheduleTroubleConformance
 from broker.testing.conformance.scene import Conformance, Connect, Restart
 from broker.testing.conformance.scheduling import ScheduleConformance, TimeToLiveConformance
 from broker.testing.conformance.settlement import SettlementConformance
@@ -78,6 +79,7 @@ ALL = (
     ReadConformance,
     RequestReplyConformance,
     RescheduleConformance,
+    RescheduleTroubleConformance,
     ScheduleConformance,
     SettlementConformance,
     StateConformance,
@@ -122,6 +124,7 @@ __all__ = [
     "ReadConformance",
     "RequestReplyConformance",
     "RescheduleConformance",
+    "RescheduleTroubleConformance",
     "Restart",
     "ScheduleConformance",
     "SettlementConformance",

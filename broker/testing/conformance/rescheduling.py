@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker import ConsumerOptions, Entry, FeatureDisabled, InvalidOption, StreamOptions
-from broker.testing.conformance.scene import WORKER, Conformance, a_stream, arrived, fresh, idle, letters, optional
+from broker import Entry
+from broker.testing.conformance.scene import WORKER, Conformance, a_stream, arrived, idle, letters
 from broker.testing.waiting import eventually, never
 
 if TYPE_CHECKING:
     from broker import Consumption, StreamBroker, StreamMessage
-    from broker.testing.conformance.scene import Connect, Restart
+    from broker.testing.conformance.scene import Connect
 
 LATER = "GAMEBROKER_LATER"
 
@@ -52,6 +52,11 @@ class Failing:
 async def waiting(sb: StreamBroker) -> int:
     """How many messages wait for their time, or came back and are not settled."""
     return (await sb.streams.info(LATER)).messages
+
+
+async def emptied(sb: StreamBroker) -> bool:
+    """Whether nothing waits."""
+    return await waiting(sb) == 0
 
 
 async def consuming(sb: StreamBroker, name: str, handler: Any, **options: Any) -> Consumption:
@@ -109,7 +114,7 @@ class RescheduleConformance(Conformance):
             assert list(msg.headers.pairs) == list(first.headers.pairs)
             assert msg.data == first.data
         await eventually(lambda: idle(sb, name, WORKER))
-        await eventually(lambda: _emptied(sb))
+        await eventually(lambda: emptied(sb))
         assert sb.stats.redelivered == 3
 
     async def test_near_attempts_are_given_back_as_ever(self, connect: Connect) -> None:
@@ -119,7 +124,7 @@ class RescheduleConformance(Conformance):
         await sb.enqueue(f"{name}.bad", "it")
         await arrived(failing.seen, 4)
         assert [msg.attempt for msg in failing.seen] == [1, 2, 3, 4]
-        await eventually(lambda: _emptied(sb))
+        await eventually(lambda: emptied(sb))
         assert (sb.stats.naked, sb.stats.rescheduled) == (3, 1)
 
     async def test_a_delay_by_hand_counts_as_well(self, connect: Connect) -> None:
@@ -153,7 +158,7 @@ class RescheduleConformance(Conformance):
             "ConnectionError",
         )
         assert abs(letter.first_seen - failing.seen[-1].timestamp) < timedelta(milliseconds=1)
-        await eventually(lambda: _emptied(sb))
+        await eventually(lambda: emptied(sb))
         assert await sb.dead_letters.replay(letter) == 1
         await arrived(failing.seen, 5)
         assert (failing.seen[-1].attempt, failing.seen[-1].subject) == (1, f"{name}.bad")
@@ -179,7 +184,7 @@ class RescheduleConformance(Conformance):
         assert (await sb.streams.info(name)).messages == (retention == "limits")
         await arrived(failing.seen, 2)
         assert [msg.attempt for msg in failing.seen] == [1, 2]
-        await eventually(lambda: _emptied(sb))
+        await eventually(lambda: emptied(sb))
 
     async def test_a_stream_with_lanes_too(self, connect: Connect) -> None:
         sb, failing = await connect(), Failing()
@@ -200,6 +205,49 @@ class RescheduleConformance(Conformance):
         for each in (failing, pushed):
             await arrived(each.seen, 2)
             assert [(msg.attempt, msg.subject) for msg in each.seen] == [(1, f"{name}.bad"), (2, f"{name}.bad")]
+        await eventually(lambda: emptied(sb))
+
+    async def test_a_long_handler_keeps_what_came_back(self, connect: Connect) -> None:
+        sb, seen = await connect(), list[Any]()
+        name = await a_stream(sb)
+
+        async def handle(msg: StreamMessage) -> None:
+            seen.append(msg.attempt)
+            if msg.attempt == 1:
+                raise ConnectionError
+            await asyncio.sleep(1.5)
+
+        await consuming(sb, name, handle, ack_wait=0.5)
+        await sb.enqueue(f"{name}.a", 1)
+        await arrived(seen, 2)
+        await eventually(lambda: emptied(sb))
+        assert seen == [1, 2]
+
+    async def test_what_came_back_is_settled_by_hand(self, connect: Connect) -> None:
+        sb, seen = await connect(), list[Any]()
+        name = await a_stream(sb)
+
+        async def handle(msg: StreamMessage) -> None:
+            seen.append((msg.json(), msg.attempt))
+            if msg.attempt == 1:
+                await msg.nak()
+            elif msg.json() == "ack":
+                await msg.ack(confirm=True)
+            elif msg.json() == "term":
+                await msg.in_progress()
+                await msg.term("enough")
+            elif msg.attempt == 2:
+                await msg.nak(delay=0.05)
+
+        await consuming(sb, name, handle)
+        for body in ("ack", "term", "nak"):
+            await sb.enqueue(f"{name}.a", body)
+        await arrived(seen, 7)
+        assert sorted(seen)[-2:] == [("term", 1), ("term", 2)]
+        assert [each for each in seen if each[0] == "nak"] == [("nak", 1), ("nak", 2), ("nak", 3)]
+        (letter,) = await eventually(lambda: letters(sb, stream=name))
+        assert (letter.reason, letter.attempts, letter.stream_sequence) == ("enough", 2, 2)
+        await eventually(lambda: emptied(sb))
 
     async def test_another_worker_of_the_group_gets_it(self, connect: Connect) -> None:
         sb, other, failing, seen = await connect(), await connect(), Failing(times=9), list[Any]()
@@ -245,7 +293,7 @@ class RescheduleConformance(Conformance):
         held.set()
         await ending
         assert len({msg.sequence for msg in [*seen, failing.seen[3]]}) == 3
-        await eventually(lambda: _emptied(sb))
+        await eventually(lambda: emptied(sb))
 
     async def test_many_that_are_due_at_once_all_come_back(self, connect: Connect) -> None:
         sb, failing = await connect(), Failing()
@@ -254,7 +302,7 @@ class RescheduleConformance(Conformance):
         for number in range(100):
             await sb.enqueue(f"{name}.bad", number)
         await arrived(failing.seen, 200)
-        await eventually(lambda: _emptied(sb))
+        await eventually(lambda: emptied(sb))
         assert set(Counter(msg.json() for msg in failing.seen).values()) == {2}
         assert {msg.attempt for msg in failing.seen} == {1, 2}
 
@@ -269,102 +317,3 @@ class RescheduleConformance(Conformance):
         await worker.resume()
         await arrived(failing.seen, 2)
         assert failing.seen[1].attempt == 2
-
-    async def test_the_stream_is_made_again_when_somebody_deletes_it(self, connect: Connect) -> None:
-        sb, failing = await connect(), Failing()
-        name = await a_stream(sb)
-        worker = await consuming(sb, name, failing.task)
-        await sb.streams.delete(LATER)
-
-        async def made_again() -> bool:
-            return LATER in [each async for each in sb.streams.names()]
-
-        await eventually(made_again, within=15)
-        await sb.enqueue(f"{name}.bad", "it")
-        await eventually(lambda: len(failing.seen) >= 2, within=15)
-        await worker.drain()
-
-    async def test_a_stream_without_schedules_is_told_at_once(self, connect: Connect) -> None:
-        sb = await connect()
-        name = await a_stream(sb)
-        await sb.declare(StreamOptions(LATER, ["gamebroker.later.>"], retention="workqueue"))
-        with pytest.raises(FeatureDisabled) as caught:
-            await consuming(sb, name, print)
-        assert (caught.value.option, caught.value.stream) == ("schedules", LATER)
-
-    async def test_where_no_schedule_takes_it_it_keeps_its_place(self, connect: Connect) -> None:
-        sb, failing = await connect(), Failing()
-        name = await a_stream(sb)
-        await sb.declare(
-            StreamOptions(
-                LATER,
-                ["gamebroker.later.>"],
-                retention="workqueue",
-                discard="old",
-                schedules=True,
-                max_msg_size=10,
-                max_msgs=10,
-            )
-        )
-        await consuming(sb, name, failing.task)
-        await sb.enqueue(f"{name}.bad", "it")
-        await arrived(failing.seen, 2)
-        assert [msg.attempt for msg in failing.seen] == [1, 2]
-        assert (sb.stats.naked, sb.stats.rescheduled) == (1, 0)
-        await eventually(lambda: idle(sb, name, WORKER))
-
-    async def test_it_survives_the_server(self, connect: Connect, request: pytest.FixtureRequest) -> None:
-        sb, failing = await connect(), Failing()
-        restart: Restart | None = optional(request, "restart")
-        if not sb.capabilities.survives_restart or restart is None:
-            return
-        name = await a_stream(sb)
-        await consuming(sb, name, failing.task, backoff=(1.0,))
-        receipt = await sb.enqueue(f"{name}.bad", "it")
-        await eventually(lambda: sb.stats.rescheduled == 1)
-        await restart()
-        await eventually(lambda: len(failing.seen) >= 2, within=15)
-        assert (failing.seen[1].attempt, failing.seen[1].sequence) == (2, receipt.sequence)
-
-    @pytest.mark.parametrize(
-        ("given", "option"),
-        [
-            ({"reschedule_after": 0}, "reschedule_after"),
-            ({"reschedule_after": float("nan")}, "reschedule_after"),
-            ({"reschedule_after": "10"}, "reschedule_after"),
-            ({"durable": None}, "reschedule_after"),
-            ({"headers_only": True}, "reschedule_after"),
-            ({"priority_group": "a", "min_pending": 1}, "reschedule_after"),
-            ({"ordered": True}, "reschedule_after"),
-        ],
-    )
-    async def test_bad_input_is_told_before_anything_is_sent(
-        self, connect: Connect, given: dict[str, Any], option: str
-    ) -> None:
-        sb = await connect()
-        with pytest.raises(InvalidOption) as caught:
-            await consuming(sb, fresh("nowhere"), print, **given)
-        assert caught.value.option == option
-
-    async def test_push_in_order_settles_nothing(self, connect: Connect) -> None:
-        sb = await connect()
-        for given in ({"ordered": True}, {}):
-            options: dict[str, Any] = {"reschedule_after": 1.0, **given}
-            with pytest.raises(InvalidOption) as caught:
-                await sb.push_subscribe(fresh("nowhere"), print, **options)
-            assert caught.value.option == "reschedule_after"
-
-    async def test_bound_workers_need_both_consumers(self, connect: Connect) -> None:
-        sb, failing = await connect(), Failing()
-        name = await a_stream(sb)
-        await (await consuming(sb, name, print)).drain()
-        await consuming(sb, name, failing.task, ensure="bind", stream=name)
-        await sb.enqueue(f"{name}.bad", "it")
-        await arrived(failing.seen, 2)
-        info = await sb.consumers.info(LATER, f"{name}--{WORKER}")
-        assert isinstance(info.config, ConsumerOptions)
-        assert tuple(info.config.filters) == (f"gamebroker.later.due.{name}.{WORKER}.>",)
-
-
-async def _emptied(sb: StreamBroker) -> bool:
-    return await waiting(sb) == 0
