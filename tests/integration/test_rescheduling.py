@@ -49,7 +49,7 @@ async def test_a_repeat_after_a_lost_ack_that_fails_as_well_is_one_with_what_wai
         if msg.attempt < 3:
             raise ConnectionError
 
-    await sb.consume("mail.>", handle, ack_wait=0.5, backoff=(2.0,), **FAR)
+    await sb.consume("mail.>", handle, ack_wait=0.5, backoff=(3.0,), **FAR)
     await sb.enqueue("mail.ann", 1)
     await eventually(lambda: attempts == [1, 2])
     assert (await sb.streams.info(LATER)).messages == 1
@@ -68,7 +68,7 @@ async def test_a_repeat_after_a_lost_ack_that_succeeds_is_repeated_once(sb, monk
         if msg.attempt == 1:
             raise ConnectionError
 
-    await sb.consume("mail.>", handle, ack_wait=0.5, backoff=(1.5,), **FAR)
+    await sb.consume("mail.>", handle, ack_wait=0.5, backoff=(2.5,), **FAR)
     await sb.enqueue("mail.ann", 1)
     await eventually(lambda: len(attempts) == 3, within=10)
     assert attempts == [(1, 1), (2, 1), (2, 1)]

@@ -217,7 +217,7 @@ class RescheduleConformance(Conformance):
                 raise ConnectionError
             await asyncio.sleep(1.5)
 
-        await consuming(sb, name, handle, ack_wait=0.5)
+        await consuming(sb, name, handle, ack_wait=0.9)
         await sb.enqueue(f"{name}.a", 1)
         await arrived(seen, 2)
         await eventually(lambda: emptied(sb))
