@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("broker.rescheduling")
 
 _FETCH: Final = 30.0
+_AT_ONCE: Final = 8
+"""Messages asked for at a time, so that no busy worker keeps more of them from the others."""
 _PAUSE: Final = 0.5
 _EXTENDS_PER_WAIT: Final = 3
 
@@ -29,9 +31,9 @@ _EXTENDS_PER_WAIT: Final = 3
 class ReturningSource(DeliverySource):
     """Two consumers behind one: the group's own, and the one that brings back what waited.
 
-    What came back goes first. It is asked for only while the caller waits for something, no more than the caller had
-    room for then. Both consumers may give at once what there was room for once: what is too much is kept until there is
-    room again, and extended meanwhile.
+    What came back goes first. It is asked for only while the caller waits for something, a few at a time and no more
+    than the caller had room for then. Both consumers may give at once what there was room for once: what is too much is
+    kept until there is room again, and extended meanwhile.
 
     Args:
         first: the group's own consumer.
@@ -64,7 +66,7 @@ class ReturningSource(DeliverySource):
     async def fetch(self, limit: int, *, timeout: float, max_bytes: int | None = None) -> Sequence[Delivery]:
         """See ``DeliverySource``. What came back comes as the messages they are copies of."""
         if not self._back and self._failure is None:
-            self._room, self._max_bytes = limit, max_bytes
+            self._room, self._max_bytes = min(limit, _AT_ONCE), max_bytes
             batch = await self._first_or_news(limit, timeout, max_bytes)
             if batch:
                 return batch

@@ -110,6 +110,17 @@ async def test_what_there_is_no_room_for_is_kept_and_extended(both):
     assert len(later.asked) > asked
 
 
+async def test_no_more_is_asked_for_than_there_is_room_and_only_a_few(both):
+    source, _first, later = both
+    for room in (3, 500):
+        fetching = asyncio.create_task(source.fetch(room, timeout=30))
+        await eventually(lambda: later.asked)
+        assert later.asked == [(min(room, 8), None)]
+        later.gives(a_copy(room))
+        assert len(await asyncio.wait_for(fetching, 5)) == 1
+        later.asked.clear()
+
+
 async def test_each_is_settled_where_it_came_from(both):
     source, first, later = both
     own, back = a_delivery(1), as_first_stored(a_copy(2), "MAIL", "mailer")
