@@ -92,8 +92,8 @@ class StreamOptions:
         atomic: batches may be stored all or nothing (``enqueue_atomic``). ``None``: yes, except for a mirror, with
             ``lanes`` and with ``persist_mode="async"``.
         schedules: messages may be stored for later (``schedule``); they wait under ``gamebroker.schedule.<name>.*``,
-            which the stream captures as well. Needs ``discard="old"`` and not ``retention="interest"``, where what waits
-            is dropped as nobody's interest; cannot be switched off.
+            which the stream captures as well. Needs ``discard="old"``; ``retention="interest"`` would drop what waits,
+            since nobody asks for it yet. Cannot be switched off.
         counters: every message adds to a counter (``increment``), and nothing else is stored. Needs
             ``discard="old"``, ``retention="limits"`` and no ``allow_msg_ttl``. Never changes.
 
