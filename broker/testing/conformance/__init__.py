@@ -40,6 +40,8 @@ from broker.testing.conformance.pulling import PullConformance
 from broker.testing.conformance.pushing import PushConformance
 from broker.testing.conformance.reading import ReadConformance
 from broker.testing.conformance.request_reply import RequestReplyConformance
+from broker.testing.conformance.rescheduling import RescheduleConformance
+from broker.testing.conformance.rescheduling_trouble import RescheduleTroubleConformance
 from broker.testing.conformance.runs import RunConformance
 from broker.testing.conformance.scene import Conformance, Connect, Restart
 from broker.testing.conformance.scheduling import ScheduleConformance, TimeToLiveConformance
@@ -81,6 +83,8 @@ ALL = (
     PushConformance,
     ReadConformance,
     RequestReplyConformance,
+    RescheduleConformance,
+    RescheduleTroubleConformance,
     RunConformance,
     ScheduleConformance,
     SettlementConformance,
@@ -127,6 +131,8 @@ __all__ = [
     "PushConformance",
     "ReadConformance",
     "RequestReplyConformance",
+    "RescheduleConformance",
+    "RescheduleTroubleConformance",
     "Restart",
     "RunConformance",
     "ScheduleConformance",
