@@ -95,6 +95,17 @@ class DeadLetterWriter:
             record = record_of(delivery, reason, error, complete=False, lane_key=lane_key, turn=turn)
             sequence = await self._store(record, delivery.stream)
         self._backend.stats.dead_lettered += 1
+        waits = "" if lane_key is None else f"; its key {lane_key!r} waits until that is replayed or discarded"
+        log.warning(
+            "%r (%s sequence %d) gave up in %s, %s: dead letter %d%s",
+            delivery.subject,
+            delivery.stream,
+            delivery.sequence,
+            delivery.consumer,
+            reason or "no reason given",
+            sequence,
+            waits,
+        )
         return sequence
 
     async def _store(self, record: Record, source_stream: str) -> int:
