@@ -246,7 +246,7 @@ class ConfigDrift(StreamError):
         differences: Mapping[str, tuple[object, object]],
         *,
         stream: str | None = None,
-        hint: str = "; ensure='update' changes what may be changed",
+        hint: str = "; ensure='update' changes what may be changed, 'bind' takes it as it is",
     ) -> None:
         told = "; ".join(
             f"{field}: asked {ours!r}, server has {theirs!r}" for field, (ours, theirs) in differences.items()
