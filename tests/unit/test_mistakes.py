@@ -95,6 +95,15 @@ async def test_a_message_that_gave_up_is_logged_with_its_dead_letter(caplog):
         await eventually(lambda: told in caplog.text)
 
 
+async def test_replaying_a_letter_that_was_not_found_does_not_replay_all_of_them():
+    async with memory() as sb:
+        for nothing in (await sb.dead_letters.get(7), "7"):
+            with pytest.raises(InvalidOption, match=r"letter=.*: must be a dead letter or its sequence"):
+                await sb.dead_letters.replay(nothing)
+            with pytest.raises(InvalidOption, match=r"letter=.*: must be a dead letter or its sequence"):
+                await sb.dead_letters.discard(nothing)
+
+
 async def test_a_handler_that_stops_the_event_loop_beyond_the_ack_wait_is_told_what_it_costs(caplog):
     async def blocks(_msg):
         time.sleep(0.4)  # noqa: ASYNC251 - the mistake
