@@ -1,6 +1,8 @@
 """What is easily done wrong is told in words that name the thing and what to do about it."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from datetime import date, datetime
 
@@ -35,6 +37,26 @@ def test_a_program_that_forgets_to_close_ends_with_its_own_error():
 
     with pytest.raises(LookupError, match="mine"):
         asyncio.run(main())
+
+
+FAILS = """
+import asyncio
+from broker import Broker
+
+async def main():
+    async with Broker.connect("memory://") as broker:
+        await broker.subscribe("room", lambda msg: 1 / 0)
+        await broker.publish("room", b"")
+        await broker.flush()
+
+asyncio.run(main())
+"""
+
+
+def test_a_handler_that_fails_is_seen_though_nobody_configured_logging():
+    done = subprocess.run([sys.executable, "-c", FAILS], capture_output=True, text=True, timeout=18, check=True)
+    assert "ZeroDivisionError: division by zero" in done.stderr
+    assert "handler failed on 'room'" in done.stderr
 
 
 async def test_a_consumer_without_a_stream_is_told_to_declare_one():
@@ -102,6 +124,18 @@ async def test_replaying_a_letter_that_was_not_found_does_not_replay_all_of_them
                 await sb.dead_letters.replay(nothing)
             with pytest.raises(InvalidOption, match=r"letter=.*: must be a dead letter or its sequence"):
                 await sb.dead_letters.discard(nothing)
+
+
+async def test_a_batch_that_fails_is_logged_once_with_how_many_it_is_about(caplog):
+    def one(msg):
+        return msg.subject  # the mistake: it gets a list
+
+    async with memory() as sb:
+        await sb.declare(Options("S", ["s.>"]))
+        await sb.enqueue_many(Entry("s.a", n) for n in range(3))
+        await sb.consume("s.a", one, durable="w", batch_size=3)
+        await eventually(lambda: "'s.a' (S sequence 1, attempt 1 of w) and 2 more of its batch" in caplog.text)
+        assert caplog.text.count("handler failed") == 1
 
 
 async def test_a_handler_that_stops_the_event_loop_beyond_the_ack_wait_is_told_what_it_costs(caplog):
