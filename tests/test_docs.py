@@ -1,4 +1,4 @@
-"""Every Python block of the README and the concept pages runs as printed, in its own process, warnings as errors."""
+"""Every Python block of the README, the concepts and the guides runs as printed, alone, warnings as errors."""
 
 import re
 import subprocess
@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "concepts").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("concepts/*.md")),
+    *sorted((ROOT / "docs").glob("guides/*.md")),
+]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
