@@ -62,7 +62,7 @@ CONSUMERS: Final = (
     Refusal(10099, 400, ApiError, "multiple non-filtered consumers not allowed on workqueue stream",
             "Share one consumer, or give each its own filters."),
     Refusal(10100, 400, ApiError, "filtered consumer not unique on workqueue stream",
-            "Filters of a work queue's consumers must share no subject: workers who share the messages use one durable."),
+            "Filters of a work queue's consumers must share no subject: workers who share messages use one durable."),
     Refusal(10101, 400, ApiError, "consumer must be deliver all on workqueue stream",
             'Use start="first".'),
     Refusal(10102, 400, ApiError, "consumer name is too long, maximum allowed is {max}",
