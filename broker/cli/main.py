@@ -8,7 +8,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from broker import BrokerError, StreamBroker, StreamOptions, __version__
+from broker import BrokerError, ConnectError, StreamBroker, StreamOptions, __version__
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["server"]:
         from broker.server.__main__ import main as serve  # noqa: PLC0415 - only this verb starts a server
 
-        return serve(given[1:])
+        return serve(given[1:], prog="gamebroker server")
     if given[:1] == ["chaos"]:
         return _chaos(given[1:])
     options = _parser().parse_args(given)
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(_run(options))
     except BrokerError as error:
         say(f"gamebroker: {error}", to=sys.stderr)
+        if advice := _advice(error):
+            say(advice, to=sys.stderr)
         return 1
     except (KeyboardInterrupt, BrokenPipeError):
         return 130
@@ -52,6 +54,12 @@ def _chaos(given: Sequence[str]) -> int:
         return 1
     code: int = chaos.main(given)
     return code
+
+
+def _advice(error: BrokerError) -> str:
+    if type(error) is ConnectError:
+        return "Start one with `gamebroker server --port 4222`, or name another with --url or NATS_URL."
+    return "" if error.advice in str(error) else error.advice
 
 
 async def _run(options: argparse.Namespace) -> None:
@@ -139,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, run: Verb, told: str, *positional: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=told, description=told)
+        sub.add_argument("--url", default=argparse.SUPPRESS, help="the server, also after the verb")
         for each in positional:
             sub.add_argument(each)
         sub.set_defaults(verb=run)
