@@ -131,6 +131,19 @@ KINDS: Final = {
         Kind(name="consumer-deleted", track="data", told="the workers' position is deleted", earliest=1.0),
         Kind(name="stream-full", track="data", told="the stream refuses until its limit is raised", earliest=1.0),
         Kind(name="db-locked", track="data", told="somebody else holds the ledger", seconds=(1.2, 2.5), earliest=0.5),
+        Kind(name="slow-consumer", track="data", told="a subscriber that does not keep up with the game loop"),
+        Kind(
+            name="permission-denied",
+            track="data",
+            told="a guest sends a settlement",
+            backends=("nats",),
+        ),
+        Kind(
+            name="auth-revoked",
+            track="data",
+            told="a guest's credentials are taken away",
+            backends=("nats",),
+        ),
         Kind(name="reconnect-storm", track="data", told="100 clients lose their connections at once"),
     )
 }

@@ -69,7 +69,7 @@ class Director:
                         crew = Crew(self._directory, children, pulse, grace=self._plan.limits.grace)
                         inject = Injector(broker, messages)
                         await self._play(
-                            Stage(self._plan, self._directory, books, servers, broker, crew, inject, pulse)
+                            Stage(self._plan, self._directory, books, servers, broker, crew, inject, messages, pulse)
                         )
 
     async def _play(self, stage: Stage) -> None:

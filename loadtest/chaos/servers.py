@@ -11,6 +11,20 @@ if TYPE_CHECKING:
 
     from loadtest.chaos.plan import Plan
 
+GUEST: Final = "guest"
+"""Who may do nearly nothing; its password is the same word."""
+WITHOUT_GUEST: Final = """
+no_auth_user: staff
+authorization { users: [ { user: staff, password: staff } ] }
+"""
+ACCESS: Final = """
+no_auth_user: staff
+authorization { users: [
+  { user: staff, password: staff }
+  { user: guest, password: guest, permissions: { publish: "guest.>", subscribe: "_INBOX.>" } }
+] }
+"""
+"""Whoever gives no name is staff."""
 _START_TIMEOUT: Final = 60.0
 _REPLICAS: Final = 3
 
@@ -26,7 +40,7 @@ class Servers:
     def __init__(self, plan: Plan, store: Path) -> None:
         sync = "always" if plan.durability == "fsync" else None
         self._cluster = Cluster(store_dir=store, sync_interval=sync) if plan.backend == "cluster" else None
-        self._one = NatsServer(store, sync_interval=sync) if self._cluster is None else None
+        self._one = NatsServer(store, sync_interval=sync, config=ACCESS) if self._cluster is None else None
 
     async def __aenter__(self) -> Self:
         await (self._cluster or self.one).start(_START_TIMEOUT)

@@ -42,6 +42,7 @@ class Stage:
     broker: StreamBroker
     crew: Crew
     inject: Injector
+    messages: History
     pulse: History
     marked: set[tuple[int, Op]] = field(default_factory=set)
 

@@ -4,10 +4,11 @@ from collections import Counter
 
 import pytest
 
-from loadtest.chaos.catalogue import KINDS, POINTS
+from loadtest.chaos.catalogue import KINDS, POINTS, kinds_for
+from loadtest.chaos.scenarios import SCENARIOS
 from loadtest.chaos.schedule import scheduled, table
 
-ALL = sorted(KINDS)
+ALL = kinds_for("nats")
 
 
 def quick(seed=1, **changed):
@@ -49,6 +50,19 @@ def test_what_does_not_exist_is_refused():
     for name in ("kill-serve", "worker-kill:somewhere", "kill-server:x"):
         with pytest.raises(ValueError, match=f"no scenario '{name}'; there are kill-server, "):
             quick(scenarios=[name])
+
+
+def test_a_cluster_has_faults_of_its_own():
+    everything = scheduled(kinds_for("cluster"), count=60, seconds=120.0, workers=2, seed=1, backend="cluster")
+    kinds = {fault.kind for fault in everything}
+    assert {"kill-leader", "freeze-leader", "rolling", "kill-all"} <= kinds
+    assert not kinds & {"kill-server", "auth-revoked"}
+    with pytest.raises(ValueError, match="kill-leader is nothing that happens to the backend nats"):
+        quick(scenarios=["kill-leader"])
+
+
+def test_every_kind_has_a_scenario():
+    assert set(SCENARIOS) == set(KINDS)
 
 
 def test_one_variant_alone_and_no_fault_at_all():

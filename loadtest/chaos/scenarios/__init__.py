@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from loadtest.chaos.scenarios.access import AuthRevoked, PermissionIsDenied
 from loadtest.chaos.scenarios.clusters import FreezeLeader, KillAll, KillLeader, Rolling
 from loadtest.chaos.scenarios.consumers import ConsumerDeleted, StreamFull
 from loadtest.chaos.scenarios.databases import DatabaseLocked
 from loadtest.chaos.scenarios.messages import DupInside, DupOutside, KeyConflict, Malformed, Oversized, Poison
 from loadtest.chaos.scenarios.servers import FreezeServer, KillServer, RestartServer
-from loadtest.chaos.scenarios.storms import ReconnectStorm
+from loadtest.chaos.scenarios.storms import ReconnectStorm, SlowConsumer
 from loadtest.chaos.scenarios.workers import Shutdown, WorkerHang, WorkerKill
 
 if TYPE_CHECKING:
@@ -49,5 +50,8 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "stream-full": StreamFull(),
     "db-locked": DatabaseLocked(),
     "reconnect-storm": ReconnectStorm(),
+    "slow-consumer": SlowConsumer(),
+    "permission-denied": PermissionIsDenied(),
+    "auth-revoked": AuthRevoked(),
 }
 """Kind -> scenario."""

@@ -1,4 +1,4 @@
-"""What happens to many connections at once."""
+"""What happens to many connections at once, or to one with too much on it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from broker import Broker, Status
 from loadtest.soak.proxy import Proxy
 
 if TYPE_CHECKING:
+    from broker import Message
     from loadtest.chaos.plan import Fault
     from loadtest.chaos.stage import Stage
 
 _CLIENTS: Final = 100
+_BACKLOG: Final = 50
+_SLOW: Final = 0.02
 
 
 class ReconnectStorm:
@@ -26,7 +29,7 @@ class ReconnectStorm:
         try:
             async with AsyncExitStack() as stack:
                 crowd = [
-                    await stage.insist(lambda: self._client(stack, proxy.url), "a client could not connect")
+                    await stage.insist(lambda: self.client(stack, proxy.url), "a client could not connect")
                     for _ in range(_CLIENTS)
                 ]
                 proxy.cut_all()
@@ -42,5 +45,29 @@ class ReconnectStorm:
             await asyncio.to_thread(proxy.__exit__, None, None, None)
 
     @staticmethod
-    async def _client(stack: AsyncExitStack, url: str) -> Broker:
+    async def client(stack: AsyncExitStack, url: str) -> Broker:
+        """One of the crowd; ends with the stack."""
         return await stack.enter_async_context(Broker.connect(url, name="chaos-storm"))
+
+
+class SlowConsumer:
+    """A subscriber slower than the game loop: its backlog stays bounded and every drop is counted, the rest goes on."""
+
+    async def play(self, fault: Fault, stage: Stage) -> None:
+        """See ``Scenario``."""
+
+        async def dawdle(_: Message) -> None:
+            await asyncio.sleep(_SLOW)
+
+        async with AsyncExitStack() as stack:
+            url = stage.servers.url
+            client = await stage.insist(lambda: ReconnectStorm.client(stack, url), "the client could not connect")
+            await stage.insist(
+                lambda: client.subscribe("chaos.frame.*", dawdle, pending_limit=_BACKLOG), "no subscription"
+            )
+
+            async def dropped() -> int:
+                return int(client.stats.dropped_inbound)
+
+            count = await stage.shown(dropped, "nothing was dropped")
+            stage.fired(fault, f"{count} frames dropped and counted, {client.stats.received} received")
