@@ -93,6 +93,11 @@ class Consumption:
         """Messages handed to handlers and not settled yet."""
         return len(self._hands.held)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it is coming to its end."""
+        return self._supply.stopping
+
     async def start(self) -> Self:
         """Open the consumer and begin."""
         supply = self._supply

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack, final
 
+from broker.applying import applied_once
 from broker.broker import Broker
 from broker.consumer_builder import (
     Subjects,
@@ -27,13 +28,21 @@ from broker.pulling import Puller
 from broker.reading import Reader, Until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from broker.applying import Inbox
     from broker.contracts.backend import StreamBackend
     from broker.contracts.failure import OnErrors
     from broker.dead_letters import DeadLetters
     from broker.enqueueing import Enqueuer
     from broker.messages import StreamMessage
+
+    Handler = (
+        Callable[[StreamMessage], Any]
+        | Callable[[list[StreamMessage]], Any]
+        | Callable[[StreamMessage, Any], Awaitable[Any]]
+        | Callable[[list[StreamMessage], Any], Awaitable[Any]]
+    )
 
 
 class StreamConsumer(Broker):
@@ -47,7 +56,7 @@ class StreamConsumer(Broker):
     async def consume(
         self,
         subject: Subjects,
-        handler: Callable[[StreamMessage], Any] | Callable[[list[StreamMessage]], Any],
+        handler: Handler,
         *,
         queue: str | None = None,
         durable: str | None = None,
@@ -59,6 +68,7 @@ class StreamConsumer(Broker):
         dead_letter: bool = True,
         auto_extend: bool = True,
         ordered: bool = False,
+        inbox: Inbox | None = None,
         stream: str | None = None,
         ensure: Ensure = "verify",
         metadata: Mapping[str, str] | None = None,
@@ -94,6 +104,8 @@ class StreamConsumer(Broker):
                 workers of the queue; needs a stream with ``lanes``. One message of a lane is unsettled at a time, and
                 ``max_ack_pending`` has no meaning; batches, rates, ``max_bytes``, ``"pause"``, ``headers_only`` and
                 priority groups are refused. One that fails holds up its own key only.
+            inbox: ``broker.exactly_once.Inbox``: the effect happens once in its database. The handler, ``async def``,
+                gets ``(msg, tx)`` (or the list and ``tx``); what it does on ``tx`` is committed with the key.
             stream: its name; looked up by subject when ``None`` (needed with ``ensure="bind"`` where the role may
                 not look up).
             ensure: ``"verify"`` creates the consumer or raises on a difference, ``"update"`` brings it in line,
@@ -119,10 +131,12 @@ class StreamConsumer(Broker):
             ConfigDrift: the consumer exists with other settings; it names each field.
             ConsumerNotFound: bind only, and it does not exist.
             InvalidSubject, InvalidOption: at once; also ``ordered`` without a name, or on a stream without lanes.
+            DatabaseUnavailable, SchemaMissing, RetentionTooShort: of ``broker.exactly_once``, with an inbox.
             ConnectionLost, BrokerClosed, PermissionDenied, ApiError.
         """
         self._lifetime.check_open()
-        check_handler(handler)
+        if inbox is None:
+            check_handler(handler)
         options = how_to_work(
             max_ack_pending,
             concurrency=concurrency,
@@ -151,7 +165,13 @@ class StreamConsumer(Broker):
             headers_only=headers_only,
             claim=claim,
         )
-        return await (self._in_lanes if ordered else self._work)(handler, consumer, options)
+        work = self._in_lanes if ordered else self._work
+        if inbox is None:
+            return await work(handler, consumer, options)
+        applied = await applied_once(inbox, handler, consumer=consumer, options=options, backend=self._streams)
+        consumption = await work(applied, consumer, options)
+        applied.stopping = lambda: consumption.stopping
+        return consumption
 
     @final
     async def push_subscribe(

@@ -1,0 +1,154 @@
+"""The database that holds effects: opened from a URL or handed in, checked for what exactly-once needs of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from sqlalchemy import event, inspect, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import NoSuchModuleError as NoSuchDialect
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from broker.contracts.errors import InvalidOption, Unsupported
+from broker.exactly_once import schema
+from broker.exactly_once.errors import SchemaMissing
+from broker.exactly_once.trouble import trouble
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
+Kind = Literal["sqlite", "postgresql"]
+
+_DRIVERS: Final = {"sqlite": "aiosqlite", "postgresql": "psycopg"}
+_ALIASES: Final = {"postgres": "postgresql"}
+_BUSY_TIMEOUT: Final = 5.0
+"""Seconds a writer waits for another process to finish before the wait counts as trouble."""
+_POOL: Final = 16
+_KEEPALIVE: Final = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+"""A host that vanished is noticed within half a minute instead of two hours."""
+_FULL: Final = 2
+"""``PRAGMA synchronous``: FULL, and EXTRA is more; below it a commit may be lost with the power."""
+
+
+class Database:
+    """An engine, and which of the two kinds of database it is.
+
+    Attributes:
+        engine: SQLAlchemy's.
+        kind: ``"sqlite"`` or ``"postgresql"``.
+
+    Args:
+        database: a URL such as ``sqlite+aiosqlite:///ledger.db`` or ``postgresql+psycopg://user@host/db`` (the driver
+            may be left out), or an ``AsyncEngine``, which stays the caller's to dispose of.
+
+    Raises:
+        InvalidOption: neither of them, or a SQLite database in memory.
+        Unsupported: another kind of database or driver, or its driver is not installed.
+    """
+
+    def __init__(self, database: str | AsyncEngine) -> None:
+        self._owned = not isinstance(database, AsyncEngine)
+        self.engine = database if isinstance(database, AsyncEngine) else _open(database)
+        dialect = self.engine.dialect
+        if _DRIVERS.get(dialect.name) != dialect.driver:
+            told = f"{dialect.name}+{dialect.driver}: use sqlite+aiosqlite or postgresql+psycopg"
+            raise Unsupported(told)
+        self.kind: Kind = "sqlite" if dialect.name == "sqlite" else "postgresql"
+        if self.kind == "sqlite" and _in_memory(self.engine.url):
+            told = "a SQLite database in memory forgets with its process what was applied; name a file"
+            raise InvalidOption(told, option="database")
+
+    async def create(self) -> None:
+        """Make the tables that are missing. Any number of processes may do it at once.
+
+        Raises:
+            DatabaseUnavailable: it cannot be reached.
+        """
+        try:
+            async with self.engine.begin() as connection:
+                if self.kind == "sqlite":
+                    await connection.exec_driver_sql("BEGIN IMMEDIATE")
+                await connection.run_sync(schema.create)
+        except Exception as exc:
+            raise (trouble(exc, ours=True) or exc) from exc
+
+    async def check(self) -> None:
+        """Refuse a database that could not keep the promise.
+
+        Raises:
+            SchemaMissing: the tables are not there.
+            InvalidOption: SQLite, and a commit would not be on disk when it returns.
+            DatabaseUnavailable: it cannot be reached.
+        """
+        try:
+            async with self.engine.connect() as connection:
+                missing = await connection.run_sync(_missing_tables)
+                if self.kind == "sqlite":
+                    synchronous = (await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one()
+                else:
+                    synchronous = _FULL
+        except Exception as exc:
+            raise (trouble(exc, ours=True) or exc) from exc
+        if missing:
+            told = f"no table {', '.join(missing)}: await inbox.create(), or migrate (broker.exactly_once.upgrade)"
+            raise SchemaMissing(told)
+        if synchronous < _FULL:
+            told = f"SQLite with synchronous={synchronous}: a power cut may undo what was acked; set it to FULL"
+            raise InvalidOption(told, option="database")
+
+    async def close(self) -> None:
+        """Let go of the connections, unless the engine is the caller's. Idempotent."""
+        if self._owned:
+            await self.engine.dispose()
+
+
+def _open(database: object) -> AsyncEngine:
+    if not isinstance(database, str):
+        told = f"{type(database).__name__}: must be a database URL or an SQLAlchemy AsyncEngine"
+        raise InvalidOption(told, option="database")
+    try:
+        url = make_url(database)
+        url = url.set(drivername=_with_driver(url.drivername))
+        engine = create_async_engine(url, **_settings(url))
+    except (ArgumentError, NoSuchDialect) as exc:  # its text may hold the password
+        raise InvalidOption("the database URL is not one SQLAlchemy understands", option="database") from exc
+    except ImportError as exc:
+        raise Unsupported(f"the database driver is missing: pip install gamebroker[sql] ({exc})") from exc
+    if engine.dialect.name == "sqlite":
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _with_driver(name: str) -> str:
+    kind, _, driver = name.partition("+")
+    kind = _ALIASES.get(kind, kind)
+    return f"{kind}+{driver or _DRIVERS.get(kind, '')}".rstrip("+")
+
+
+def _settings(url: URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": _BUSY_TIMEOUT}}
+    return {"pool_size": _POOL, "max_overflow": _POOL, "connect_args": dict(_KEEPALIVE)}
+
+
+def _in_memory(url: URL) -> bool:
+    return not url.database or ":memory:" in url.database or url.query.get("mode") == "memory"
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _: object) -> None:
+    """Readers beside one writer, every commit on disk, and foreign keys meant as they are written."""
+    cursor = connection.cursor()
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _missing_tables(connection: Connection) -> list[str]:
+    present = set(inspect(connection).get_table_names())
+    return sorted(schema.METADATA.tables.keys() - present)

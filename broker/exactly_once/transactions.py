@@ -1,0 +1,146 @@
+"""A transaction that holds marks and effects together: begun, watched over, committed."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from broker.exactly_once import hooks
+from broker.exactly_once.errors import TransactionEnded
+from broker.exactly_once.trouble import trouble
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from sqlalchemy.ext.asyncio import AsyncTransaction
+
+    from broker.exactly_once.databases import Database
+
+_PG_IN_TRANSACTION: Final = 2
+"""libpq's PQTRANS_INTRANS: in a transaction in which nothing has failed."""
+
+
+class OwnedConnection(AsyncConnection):
+    """The connection a handler works on. Its transaction is the inbox's to end.
+
+    Raises:
+        TransactionEnded: from ``commit``, ``rollback``, ``close`` and ``invalidate``.
+    """
+
+    __slots__ = ()
+
+    async def commit(self) -> NoReturn:
+        """Refused: it would part the effect from its mark."""
+        raise TransactionEnded("tx.commit(): the inbox commits when the handler has returned")
+
+    async def rollback(self) -> NoReturn:
+        """Refused: raise, and the inbox rolls back."""
+        raise TransactionEnded("tx.rollback(): raise instead, or use tx.begin_nested() for what may fail alone")
+
+    async def close(self) -> NoReturn:
+        """Refused: it is the inbox's connection."""
+        raise TransactionEnded("tx.close(): the connection is the inbox's")
+
+    async def release(self) -> None:
+        """Back into the pool; what its owner calls instead of ``close``."""
+        await super().close()
+
+
+@asynccontextmanager
+async def session_on(
+    tx: AsyncConnection, maker: Callable[..., AsyncSession] = AsyncSession, **options: Any
+) -> AsyncIterator[AsyncSession]:
+    """An ORM session inside the handler's transaction: flushed when it ends well, rolled back alone when it raises.
+
+    Args:
+        tx: what the handler was given.
+        maker: your own ``async_sessionmaker`` (its ``bind`` is replaced) or subclass of ``AsyncSession``.
+        options: for the session.
+    """
+    session = maker(bind=tx, join_transaction_mode="create_savepoint", **options)
+    async with session, session.begin():
+        yield session
+
+
+class Transactions:
+    """Makes transactions on a database, one after the other where it takes one writer only."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._writing = asyncio.Lock()
+
+    def begin(self) -> AbstractAsyncContextManager[OwnedConnection]:
+        """A transaction: committed when the block ends well, rolled back when it raises.
+
+        On SQLite it begins IMMEDIATE, so that one which has begun can finish.
+
+        Raises:
+            DatabaseUnavailable: nothing happened, or, when the connection broke in the commit, nobody knows.
+            DatabaseContended: it lost against another one; nothing happened.
+            TransactionEnded: the block ended it, or left it broken; nothing happened after that.
+        """
+        return self._begin()
+
+    @asynccontextmanager
+    async def _begin(self) -> AsyncIterator[OwnedConnection]:
+        # Writers of this process wait here in turn; SQLite itself would let them poll and starve.
+        async with self._writing if self._database.kind == "sqlite" else nullcontext():
+            connection = OwnedConnection(self._database.engine)
+            try:
+                own = await self._start(connection)
+                try:
+                    yield connection
+                except Exception as exc:
+                    raise (trouble(exc, ours=connection.invalidated) or exc) from exc
+                await self._end(connection, own)
+            finally:
+                await _release(connection)
+
+    async def _start(self, connection: OwnedConnection) -> AsyncTransaction:
+        try:
+            await connection.start()
+            own = await connection.begin().start()
+            if self._database.kind == "sqlite":
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except Exception as exc:
+            raise (trouble(exc, ours=True) or exc) from exc
+        return own
+
+    async def _end(self, connection: OwnedConnection, own: AsyncTransaction) -> None:
+        if not own.is_active or not self._is_whole(connection):
+            raise TransactionEnded(
+                "a statement on tx failed, or ended the transaction, and the handler returned all the same"
+            )
+        hooks.reached("before_commit")
+        try:
+            await own.commit()
+        except Exception as exc:
+            raise (trouble(exc, ours=True) or exc) from exc
+        hooks.reached("after_commit")
+
+    def _is_whole(self, connection: OwnedConnection) -> bool:
+        """Whether the driver is in a transaction that can be committed.
+
+        PostgreSQL answers the COMMIT of a failed transaction by rolling it back without an error, and so does SQLite
+        after an error that ended it: to us both would look like success.
+        """
+        if connection.sync_connection is None or connection.invalidated:
+            return False
+        driver = connection.sync_connection.connection.driver_connection
+        if self._database.kind == "sqlite":
+            return bool(getattr(driver, "in_transaction", False))
+        return int(cast("Any", driver).info.transaction_status) == _PG_IN_TRANSACTION
+
+
+async def _release(connection: OwnedConnection) -> None:
+    """Whatever was begun and not committed is rolled back by it. Shielded: who is cancelled leaves no lock behind."""
+    if connection.sync_connection is None:
+        return
+    releasing = asyncio.ensure_future(connection.release())
+    with suppress(SQLAlchemyError, OSError):
+        await asyncio.shield(releasing)
