@@ -17,6 +17,10 @@ from broker.exactly_once.errors import (
     TransactionEnded,
 )
 from broker.exactly_once.inbox import Inbox
+from broker.exactly_once.migrating import upgrade
+from broker.exactly_once.outbox import Outbox
+from broker.exactly_once.reconciling import Reconciled, reconcile
+from broker.exactly_once.relaying import Relay
 from broker.exactly_once.stats import InboxStats, OutboxStats
 from broker.exactly_once.transactions import session_on
 
@@ -26,9 +30,14 @@ __all__ = [
     "Inbox",
     "InboxStats",
     "KeyConflict",
+    "Outbox",
     "OutboxStats",
+    "Reconciled",
+    "Relay",
     "RetentionTooShort",
     "SchemaMissing",
     "TransactionEnded",
+    "reconcile",
     "session_on",
+    "upgrade",
 ]

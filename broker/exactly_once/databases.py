@@ -60,9 +60,10 @@ class Database:
             told = f"{dialect.name}+{dialect.driver}: use sqlite+aiosqlite or postgresql+psycopg"
             raise Unsupported(told)
         self.kind: Kind = "sqlite" if dialect.name == "sqlite" else "postgresql"
-        if self.kind == "sqlite" and _in_memory(self.engine.url):
-            told = "a SQLite database in memory forgets with its process what was applied; name a file"
-            raise InvalidOption(told, option="database")
+        if self.kind == "sqlite":
+            _refuse_memory(self.engine.url)
+            if not event.contains(self.engine.sync_engine, "invalidate", _roll_back):
+                event.listen(self.engine.sync_engine, "invalidate", _roll_back)
 
     async def create(self) -> None:
         """Make the tables that are missing. Any number of processes may do it at once.
@@ -115,6 +116,8 @@ def _open(database: object) -> AsyncEngine:
     try:
         url = make_url(database)
         url = url.set(drivername=_with_driver(url.drivername))
+        if url.get_backend_name() == "sqlite":
+            _refuse_memory(url)
         engine = create_async_engine(url, **_settings(url))
     except (ArgumentError, NoSuchDialect) as exc:  # its text may hold the password
         raise InvalidOption("the database URL is not one SQLAlchemy understands", option="database") from exc
@@ -137,8 +140,10 @@ def _settings(url: URL) -> dict[str, Any]:
     return {"pool_size": _POOL, "max_overflow": _POOL, "connect_args": dict(_KEEPALIVE)}
 
 
-def _in_memory(url: URL) -> bool:
-    return not url.database or ":memory:" in url.database or url.query.get("mode") == "memory"
+def _refuse_memory(url: URL) -> None:
+    if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":
+        told = "a SQLite database in memory forgets with its process what was applied; name a file"
+        raise InvalidOption(told, option="database")
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _: object) -> None:
@@ -147,6 +152,18 @@ def _prepare_sqlite(connection: DBAPIConnection, _: object) -> None:
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _roll_back(connection: DBAPIConnection, *_: object) -> None:
+    """Let go of the file's lock before a connection is thrown away, as a cancelled statement makes happen.
+
+    SQLite closes a connection when the last of its statements is gone, and one that was cancelled half-way lives on in
+    the cancellation's own traceback: until it is collected, nobody could write.
+    """
+    driver: Any = getattr(connection, "_connection", None)
+    raw = getattr(driver, "_connection", None)
+    if raw is not None:
+        driver._tx.put_nowait((None, raw.rollback))  # noqa: SLF001 - aiosqlite's thread: whatever is under way there comes first
 
 
 def _missing_tables(connection: Connection) -> list[str]:

@@ -8,10 +8,10 @@ from broker.contracts.options import in_range
 from broker.exactly_once.applying import Applying, ApplyingBatch, ApplyingEach
 from broker.exactly_once.databases import Database
 from broker.exactly_once.errors import RetentionTooShort
+from broker.exactly_once.pruning import Pruning
 from broker.exactly_once.recording import Recording
 from broker.exactly_once.stats import InboxStats
 from broker.exactly_once.transactions import Transactions
-from broker.exactly_once.trouble import trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from broker.contracts.options import ConsumeOptions, StreamOptions
+    from broker.exactly_once.outbox import Outbox
+    from broker.stream_broker import StreamBroker
 
 DAY: Final = 86_400.0
 KEEP: Final = 90 * DAY
@@ -83,8 +85,8 @@ class Inbox:
         age = None if stream is None else stream.max_age
         if age is not None and self.keep < age + HOLDING:
             told = (
-                f"keep={self.keep:g}: the stream has its messages for {age:g} s, and each may come again as long; "
-                f"keep keys for {age + HOLDING:g} s at least"
+                f"keep={self.keep:.0f}: the stream has its messages for {age:.0f} s, and each may come again as long; "
+                f"keep keys for {age + HOLDING:.0f} s at least"
             )
             raise RetentionTooShort(told, option="keep")
         await self._database.check()
@@ -107,11 +109,24 @@ class Inbox:
         Raises:
             DatabaseUnavailable: it cannot be reached.
         """
-        try:
-            async with self.engine.connect() as connection:
-                return set(await self._recording.find(connection, consumer, keys))
-        except Exception as exc:
-            raise (trouble(exc, ours=True) or exc) from exc
+        async with self._transactions.reading() as connection:
+            return set(await self._recording.find(connection, consumer, keys))
+
+    async def prune(self, broker: StreamBroker, *, stream: str, consumer: str, outbox: Outbox | None = None) -> int:
+        """Forget keys whose message cannot come again; how many. To be called now and then, by anybody.
+
+        A key goes when it is older than ``keep``, its message is gone from the stream, and neither a dead letter of
+        that consumer nor an unsettled row of ``outbox`` has it. So a stream that keeps messages for ever keeps their keys.
+        A thousand go at a time, and whoever wants to write has a turn in between.
+
+        Raises:
+            DatabaseUnavailable: it cannot be reached; what was removed stays removed.
+            ConnectionLost, RequestTimeout, PermissionDenied: the stream could not be asked.
+        """
+        pruning = Pruning(self._transactions, keep=self.keep, stream=stream, consumer=consumer)
+        async for removed in pruning.run(broker, outbox):
+            self.stats.pruned += removed
+        return pruning.removed
 
     async def aclose(self) -> None:
         """Let go of the connections; an engine that was handed in stays open. Idempotent."""

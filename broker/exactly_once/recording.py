@@ -35,6 +35,12 @@ _PG_SELECT: Final = (
     "JOIN gamebroker_inbox i ON i.consumer = %s AND i.subject = mark.subject AND i.key = mark.key"
 )
 
+_PG_DELETE: Final = (
+    "DELETE FROM gamebroker_inbox i USING unnest(%s::text[], %s::text[]) AS mark (subject, key) "
+    "WHERE i.consumer = %s AND i.subject = mark.subject AND i.key = mark.key"
+)
+_SQLITE_DELETE: Final = "DELETE FROM gamebroker_inbox WHERE consumer = ? AND subject = ? AND key = ?"
+
 
 @lru_cache(maxsize=_KEPT)
 def _sqlite_insert(count: int) -> str:
@@ -83,9 +89,12 @@ class Recording:
 
     async def forget(self, tx: AsyncConnection, consumer: str, marks: Sequence[Mark]) -> None:
         """Take back marks of this very transaction: their messages were not applied after all."""
-        place = "?" if self._kind == "sqlite" else "%s"
-        statement = f"DELETE FROM gamebroker_inbox WHERE consumer = {place} AND subject = {place} AND key = {place}"  # noqa: S608 - placeholders
-        await tx.exec_driver_sql(statement, [(consumer, mark.subject, mark.key) for mark in marks])
+        if self._kind == "sqlite":
+            await tx.exec_driver_sql(_SQLITE_DELETE, [(consumer, mark.subject, mark.key) for mark in marks])
+            return
+        # No executemany: cancelled in it, psycopg 3.3 forgets that it was cancelled, and where it was.
+        names = [mark.subject for mark in marks], [mark.key for mark in marks]
+        await tx.exec_driver_sql(_PG_DELETE, (*names, consumer))
 
     async def _insert(self, tx: AsyncConnection, consumer: str, marks: Sequence[Mark]) -> set[tuple[str, str]]:
         now = time.time()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from weakref import WeakKeyDictionary
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from broker.exactly_once import hooks
 from broker.exactly_once.errors import TransactionEnded
-from broker.exactly_once.trouble import trouble
+from broker.exactly_once.trouble import causes, trouble
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -46,8 +47,10 @@ class OwnedConnection(AsyncConnection):
         """Refused: it is the inbox's connection."""
         raise TransactionEnded("tx.close(): the connection is the inbox's")
 
-    async def release(self) -> None:
-        """Back into the pool; what its owner calls instead of ``close``."""
+    async def release(self, *, sound: bool) -> None:
+        """Back into the pool, what its owner calls instead of ``close``; thrown away when it may not be sound."""
+        if not sound and not self.invalidated:
+            await super().invalidate()
         await super().close()
 
 
@@ -67,12 +70,15 @@ async def session_on(
         yield session
 
 
+_writers: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]]] = WeakKeyDictionary()
+"""Of each event loop, whose turn it is to write which SQLite file."""
+
+
 class Transactions:
     """Makes transactions on a database, one after the other where it takes one writer only."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._writing = asyncio.Lock()
 
     def begin(self) -> AbstractAsyncContextManager[OwnedConnection]:
         """A transaction: committed when the block ends well, rolled back when it raises.
@@ -87,10 +93,30 @@ class Transactions:
         return self._begin()
 
     @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to read from, beside whoever writes.
+
+        Raises:
+            DatabaseUnavailable: it cannot be reached.
+        """
+        connection = OwnedConnection(self._database.engine)
+        sound = False
+        try:
+            await connection.start()
+            yield connection
+            sound = True
+        except Exception as exc:
+            sound = not _was_cancelled(exc)
+            _pass_on_cancellation(exc)
+            raise (trouble(exc, ours=True) or exc) from exc
+        finally:
+            await _release(connection, sound=sound)
+
+    @asynccontextmanager
     async def _begin(self) -> AsyncIterator[OwnedConnection]:
-        # Writers of this process wait here in turn; SQLite itself would let them poll and starve.
-        async with self._writing if self._database.kind == "sqlite" else nullcontext():
+        async with self._turn():
             connection = OwnedConnection(self._database.engine)
+            sound = False
             try:
                 own = await self._start(connection)
                 try:
@@ -98,8 +124,20 @@ class Transactions:
                 except Exception as exc:
                     raise (trouble(exc, ours=connection.invalidated) or exc) from exc
                 await self._end(connection, own)
+                sound = True
+            except Exception as exc:
+                sound = not _was_cancelled(exc)
+                _pass_on_cancellation(exc)
+                raise
             finally:
-                await _release(connection)
+                await _release(connection, sound=sound)
+
+    def _turn(self) -> AbstractAsyncContextManager[Any]:
+        """Writers of one file wait in turn here; SQLite itself would let them poll and starve."""
+        if self._database.kind == "postgresql":
+            return nullcontext()
+        files = _writers.setdefault(asyncio.get_running_loop(), {})
+        return files.setdefault(self._database.engine.url.database or "", asyncio.Lock())
 
     async def _start(self, connection: OwnedConnection) -> AsyncTransaction:
         try:
@@ -119,9 +157,9 @@ class Transactions:
         hooks.reached("before_commit")
         try:
             await own.commit()
+            hooks.reached("after_commit")
         except Exception as exc:
             raise (trouble(exc, ours=True) or exc) from exc
-        hooks.reached("after_commit")
 
     def _is_whole(self, connection: OwnedConnection) -> bool:
         """Whether the driver is in a transaction that can be committed.
@@ -137,10 +175,26 @@ class Transactions:
         return int(cast("Any", driver).info.transaction_status) == _PG_IN_TRANSACTION
 
 
-async def _release(connection: OwnedConnection) -> None:
-    """Whatever was begun and not committed is rolled back by it. Shielded: who is cancelled leaves no lock behind."""
+def _was_cancelled(error: BaseException) -> bool:
+    """Whether a cancellation is behind an error, so that its connection may be in the middle of something."""
+    return any(isinstance(each, asyncio.CancelledError) for each in causes(error))
+
+
+def _pass_on_cancellation(error: Exception) -> None:
+    """A task that is being cancelled ends so, whatever a driver has made of it on the way."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() and _was_cancelled(error):
+        raise asyncio.CancelledError from error
+
+
+async def _release(connection: OwnedConnection, *, sound: bool) -> None:
+    """Whatever was begun and not committed is rolled back by it. Shielded: who is cancelled leaves no lock behind.
+
+    A statement that was cancelled may leave its answer in the connection, for the next one to take for its own (psycopg
+    3.3 in ``executemany``, which makes an AssertionError of the cancellation). So no connection outlives one.
+    """
     if connection.sync_connection is None:
         return
-    releasing = asyncio.ensure_future(connection.release())
+    releasing = asyncio.ensure_future(connection.release(sound=sound))
     with suppress(SQLAlchemyError, OSError):
         await asyncio.shield(releasing)

@@ -33,7 +33,7 @@ def trouble(error: BaseException, *, ours: bool) -> DatabaseUnavailable | None:
     ``ours``: it befell our own statement or our connection broke. A lost connection counts only then: a handler may
     have been talking to another database.
     """
-    for each in _causes(error):
+    for each in causes(error):
         if isinstance(each, PoolTimeout) and ours:
             return DatabaseUnavailable(f"no connection to the database became free: {each}")
         if isinstance(each, DBAPIError):
@@ -47,7 +47,8 @@ def trouble(error: BaseException, *, ours: bool) -> DatabaseUnavailable | None:
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from, as far as that is followed."""
     seen: BaseException | None = error
     for _ in range(_DEPTH):
         if seen is None:
