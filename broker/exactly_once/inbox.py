@@ -116,7 +116,7 @@ class Inbox:
         """Forget keys whose message cannot come again; how many. To be called now and then, by anybody.
 
         A key goes when it is older than ``keep``, its message is gone from the stream, and neither a dead letter of
-        that consumer nor an unsettled row of ``outbox`` has it. So a stream that keeps messages for ever keeps their keys.
+        that consumer nor an unsettled row of ``outbox`` has it; a stream that never forgets has its keys kept as well.
         A thousand go at a time, and whoever wants to write has a turn in between.
 
         Raises:
