@@ -47,6 +47,7 @@ HOMES = {
     "redis": ("broker/backends/redis/",),
     "sqlalchemy": ("broker/exactly_once/",),
     "alembic": ("broker/exactly_once/",),
+    "aiosqlite": ("broker/exactly_once/one_hop.py",),
     "pytest": ("broker/testing/",),
 }
 

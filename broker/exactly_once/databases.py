@@ -124,6 +124,9 @@ def _open(database: object) -> AsyncEngine:
     except ImportError as exc:
         raise Unsupported(f"the database driver is missing: pip install gamebroker[sql] ({exc})") from exc
     if engine.dialect.name == "sqlite":
+        from broker.exactly_once import one_hop  # noqa: PLC0415 - its driver need not be installed for PostgreSQL
+
+        event.listen(engine.sync_engine, "do_connect", one_hop.connect)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     return engine
 

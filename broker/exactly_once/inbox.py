@@ -10,6 +10,7 @@ from broker.exactly_once.databases import Database
 from broker.exactly_once.errors import RetentionTooShort
 from broker.exactly_once.pruning import Pruning
 from broker.exactly_once.recording import Recording
+from broker.exactly_once.sharing import ApplyingShared
 from broker.exactly_once.stats import InboxStats
 from broker.exactly_once.transactions import Transactions
 
@@ -93,7 +94,8 @@ class Inbox:
 
     def applying(self, handler: Callable[..., Any], *, consumer: str, options: ConsumeOptions) -> Applying:
         """See ``broker.applying.Inbox``."""
-        kind: type[Applying] = ApplyingEach if options.batch_size is None else ApplyingBatch
+        each = ApplyingShared if self._database.kind == "sqlite" else ApplyingEach
+        kind: type[Applying] = each if options.batch_size is None else ApplyingBatch
         return kind(
             handler,
             consumer=consumer,

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 from weakref import WeakKeyDictionary
 
+from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from broker.exactly_once.databases import Database
 
+_ENDINGS: Final = frozenset({"COMMIT", "END", "ROLLBACK", "ABORT"})
 _PG_IN_TRANSACTION: Final = 2
 """libpq's PQTRANS_INTRANS: in a transaction in which nothing has failed."""
 
@@ -145,6 +147,8 @@ class Transactions:
             own = await connection.begin().start()
             if self._database.kind == "sqlite":
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            if connection.sync_connection is not None:
+                event.listen(connection.sync_connection, "before_cursor_execute", _refuse_to_end)
         except Exception as exc:
             raise (trouble(exc, ours=True) or exc) from exc
         return own
@@ -173,6 +177,13 @@ class Transactions:
         if self._database.kind == "sqlite":
             return bool(getattr(driver, "in_transaction", False))
         return int(cast("Any", driver).info.transaction_status) == _PG_IN_TRANSACTION
+
+
+def _refuse_to_end(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    """A COMMIT of the handler's own would part marks from effects; a ROLLBACK TO is a savepoint's."""
+    words = statement[:40].upper().replace(";", " ").split(maxsplit=2)
+    if words and words[0] in _ENDINGS and "TO" not in words:
+        raise TransactionEnded(f"{words[0]}: the inbox ends the transaction when the handler has returned")
 
 
 def _was_cancelled(error: BaseException) -> bool:

@@ -49,12 +49,10 @@ def trouble(error: BaseException, *, ours: bool) -> DatabaseUnavailable | None:
 
 def causes(error: BaseException) -> Iterator[BaseException]:
     """An error and what it came from, as far as that is followed."""
-    seen: BaseException | None = error
+    level: list[BaseException] = [error]
     for _ in range(_DEPTH):
-        if seen is None:
-            return
-        yield seen
-        seen = seen.__cause__ or seen.__context__
+        yield from level
+        level = [each for one in level for each in (one.__cause__, one.__context__) if each is not None]
 
 
 def _of_driver(error: BaseException | None) -> DatabaseUnavailable | None:

@@ -1,7 +1,7 @@
 """A settlement worker process: ``killed_worker.py URL DATABASE each|batch inbox|bare HOOK COUNT``.
 
-At the COUNTth time that HOOK is reached it kills itself as ``kill -9`` would; HOOK ``-`` is never reached. With ``bare`` it
-has no inbox and commits by itself, as anybody's handler would. It prints a line when it consumes, and runs until killed.
+At the COUNTth time that HOOK is reached it kills itself as ``kill -9`` would; ``-`` is never reached. With ``bare``
+it has no inbox and commits by itself, as anybody's handler would. It says when it consumes, and runs until killed.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ def ack_between_hooks(sb, consumption):
 async def main(url, database, kind, how, hook, count):
     hooks.install(Death(hook, int(count)))
     handler = pay if kind == "each" else pay_all
-    options = {"durable": WORKER, "ack_wait": 1.0, "concurrency": 1, "backoff": [0.05]}
+    options = {"durable": WORKER, "ack_wait": 1.0, "concurrency": 4 if how == "inbox" else 1, "backoff": [0.05]}
     if kind == "batch":
         options |= {"batch_size": BATCH, "batch_timeout": 0.05}
     async with Inbox(database) as inbox, StreamBroker.connect(url) as sb:
