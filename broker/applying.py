@@ -8,11 +8,19 @@ from broker.contracts.errors import InvalidOption
 from broker.handling import check_handler, is_async
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from broker.contracts.backend import StreamBackend
     from broker.contracts.options import ConsumeOptions, ConsumerOptions, StreamOptions
     from broker.messages import StreamMessage
+
+    Handler = (
+        Callable[[StreamMessage], Any]
+        | Callable[[list[StreamMessage]], Any]
+        | Callable[[StreamMessage, Any], Awaitable[Any]]
+        | Callable[[list[StreamMessage], Any], Awaitable[Any]]
+    )
+    """What ``consume`` calls: with what it took, and with an inbox also with the transaction."""
 
 
 class Applied(Protocol):
