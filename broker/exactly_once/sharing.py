@@ -39,13 +39,13 @@ class Member(NamedTuple):
     """One message in a shared transaction.
 
     Attributes:
-        turn: its handler may run, on this connection.
+        turn: its handler may run, on this connection; ``None``: it need not, see ``over``.
         left: its handler is done; whether it applied the message. An error undoes the whole transaction.
         over: what was known of the marks, once the transaction is committed.
     """
 
     task: Task
-    turn: asyncio.Future[OwnedConnection]
+    turn: asyncio.Future[OwnedConnection | None]
     left: asyncio.Future[bool]
     over: asyncio.Future[Found]
 
@@ -82,20 +82,19 @@ class ApplyingShared(Applying):
         self._waiting.append(member)
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run(), name=f"apply for {self._consumer}")
-        events: set[asyncio.Future[Any]] = {member.turn, member.over}
         try:
-            await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
+            tx = await member.turn
         except BaseException:
-            if not member.turn.cancel():  # it came, and nothing was done in it
+            if not member.turn.cancelled():  # it came, and nothing was done in it
                 member.left.set_result(False)
             raise
-        if member.turn.done():
-            await self._take_turn(member)
+        if tx is not None:
+            await self._take_turn(member, tx)
         return await member.over
 
-    async def _take_turn(self, member: Member) -> None:
+    async def _take_turn(self, member: Member, tx: OwnedConnection) -> None:
         """Run the handler. A failure is this member's alone if it has a savepoint; else the others run again."""
-        tx, task = member.turn.result(), member.task
+        task = member.task
         careful, self._careful = self._careful > 0, max(0, self._careful - 1)
         try:
             async with tx.begin_nested() if careful else nullcontext():
@@ -175,6 +174,8 @@ async def _run_handler(member: Member, tx: OwnedConnection) -> bool:
 
 def _tell(members: Sequence[Member], *, known: Found | None = None, error: BaseException | None = None) -> None:
     for member in members:
+        if not member.turn.done():
+            member.turn.set_result(None)
         if member.over.done():
             continue
         if error is not None:
