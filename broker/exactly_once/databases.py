@@ -17,6 +17,7 @@ from broker.exactly_once.trouble import trouble
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
     from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 Kind = Literal["sqlite", "postgresql"]
 
@@ -84,24 +85,20 @@ class Database:
 
         Raises:
             SchemaMissing: the tables are not there.
-            InvalidOption: SQLite, and a commit would not be on disk when it returns.
+            InvalidOption: a commit would not be on disk when it returns, or the engine commits every statement.
             DatabaseUnavailable: it cannot be reached.
         """
         try:
             async with self.engine.connect() as connection:
                 missing = await connection.run_sync(_missing_tables)
-                if self.kind == "sqlite":
-                    synchronous = (await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one()
-                else:
-                    synchronous = _FULL
+                unsafe = await (_unsafe_sqlite if self.kind == "sqlite" else _unsafe_postgresql)(connection)
         except Exception as exc:
             raise (trouble(exc, ours=True) or exc) from exc
         if missing:
             told = f"no table {', '.join(missing)}: await inbox.create(), or migrate (broker.exactly_once.upgrade)"
             raise SchemaMissing(told)
-        if synchronous < _FULL:
-            told = f"SQLite with synchronous={synchronous}: a power cut may undo what was acked; set it to FULL"
-            raise InvalidOption(told, option="database")
+        if unsafe:
+            raise InvalidOption(unsafe, option="database")
 
     async def close(self) -> None:
         """Let go of the connections, unless the engine is the caller's. Idempotent."""
@@ -167,6 +164,25 @@ def _roll_back(connection: DBAPIConnection, *_: object) -> None:
     raw = getattr(driver, "_connection", None)
     if raw is not None:
         driver._tx.put_nowait((None, raw.rollback))  # noqa: SLF001 - aiosqlite's thread: whatever is under way there comes first
+
+
+async def _unsafe_sqlite(connection: AsyncConnection) -> str:
+    """Why what was acked might be undone; empty when it cannot."""
+    synchronous = (await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one()
+    if synchronous < _FULL:
+        return f"SQLite with synchronous={synchronous}: a power cut may undo what was acked; set it to FULL"
+    return ""
+
+
+async def _unsafe_postgresql(connection: AsyncConnection) -> str:
+    """The same."""
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    if driver.autocommit:
+        return "the engine has isolation_level=AUTOCOMMIT: key and effect would not be one transaction"
+    for setting in ("fsync", "synchronous_commit"):
+        if (await connection.exec_driver_sql(f"SHOW {setting}")).scalar_one() == "off":
+            return f"PostgreSQL with {setting}=off: a crash of the server may undo what was acked"
+    return ""
 
 
 def _missing_tables(connection: Connection) -> list[str]:

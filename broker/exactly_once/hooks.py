@@ -1,7 +1,8 @@
 """Named points at which tests and chaos runs do harm: a worker that dies there must cost nothing.
 
 ``before_commit``, ``after_commit``: of a transaction with messages in it. ``mid_batch``: some of a batch is written.
-``before_ack`` and ``after_ack`` are not here: whoever does harm there wraps the source that acks.
+``before_mark``: rows of a relay are stored and not marked. ``before_ack`` and ``after_ack`` are not here: who does harm
+there wraps the source that acks.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class Inbox:
 
         Raises:
             SchemaMissing: the tables are not there.
-            InvalidOption: SQLite that would not have a commit on disk.
+            InvalidOption: a commit would not be on disk when it returns, or the engine commits every statement.
             RetentionTooShort: a key would be forgotten before its message is gone from the stream.
             DatabaseUnavailable: it cannot be reached.
         """

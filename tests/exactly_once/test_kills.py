@@ -10,11 +10,13 @@ import pytest
 import pytest_asyncio
 
 from broker import Entry, StreamOptions
+from broker.exactly_once import Outbox
 from broker.testing.waiting import eventually
 from tests.exactly_once.killed_worker import BATCH, SUBJECT, WORKER
 from tests.exactly_once.test_inbox import idle, letters
+from tests.exactly_once.test_reconciling import nothing_waits
 
-WORK = Path(__file__).with_name("killed_worker.py")
+TOP = Path(__file__).resolve().parents[2]
 MESSAGES = 24
 COUNT = 2
 """The point is reached this many times before: something was done, and something is left."""
@@ -36,15 +38,43 @@ async def sb(stream_broker):
 
 
 @asynccontextmanager
-async def worker(*words):
-    process = await asyncio.create_subprocess_exec(sys.executable, str(WORK), *words, stdout=asyncio.subprocess.PIPE)
+async def running(program, *words):
+    module = f"tests.exactly_once.{program}"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *words, stdout=asyncio.subprocess.PIPE, cwd=TOP
+    )
     try:
-        assert await asyncio.wait_for(process.stdout.readline(), 30) == b"ready\n"
         yield process
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+@asynccontextmanager
+async def worker(*words):
+    async with running("killed_worker", *words) as process:
+        assert await asyncio.wait_for(process.stdout.readline(), 30) == b"ready\n"
+        yield process
+
+
+@pytest.mark.parametrize("point", ["before_mark", "before_commit", "after_commit"])
+async def test_a_relay_killed_at(sb, nats_server, url, point):
+    """What was stored and not marked is stored again under the same key: the stream drops it, and order stays."""
+    async with Outbox(url) as outbox:
+        await outbox.create()
+        async with outbox.engine.begin() as tx:
+            for number in range(MESSAGES):
+                await outbox.enqueue(tx, SUBJECT, number, ordering_key=f"p{number % 3}")
+        async with running("killed_relay", nats_server.url, url, point) as doomed:
+            assert await asyncio.wait_for(doomed.wait(), 30) == -signal.SIGKILL
+        async with running("killed_relay", nats_server.url, url, "-"):
+            await eventually(lambda: nothing_waits(outbox), within=30)
+    async with sb.read(SUBJECT, start="first", until="end") as messages:
+        stored = [message.json() async for message in messages]
+    assert sorted(stored) == list(range(MESSAGES))
+    for key in range(3):
+        assert [number for number in stored if number % 3 == key] == list(range(key, MESSAGES, 3))
 
 
 @pytest.mark.parametrize("how", ["inbox", "bare"])

@@ -99,6 +99,22 @@ async def test_sqlite_that_forgets_commits_with_the_power_is_refused(sb, tmp_pat
     await engine.dispose()
 
 
+@pytest.mark.parametrize(
+    ("setting", "options", "told"),
+    [
+        ("%20-csynchronous_commit%3Doff", {}, "synchronous_commit=off"),
+        ("", {"isolation_level": "AUTOCOMMIT"}, "one transaction"),
+    ],
+)
+async def test_postgresql_that_would_not_keep_the_promise_is_refused(sb, schema, setting, options, told):
+    engine = create_async_engine(schema + setting, **options)
+    async with Inbox(engine) as inbox:
+        await inbox.create()
+        with pytest.raises(InvalidOption, match=told):
+            await sb.consume("battle.settle", pay, durable="w", inbox=inbox)
+    await engine.dispose()
+
+
 async def test_a_database_that_is_not_there_is_a_typed_error(sb, tmp_path):
     for url in (f"sqlite:///{tmp_path / 'nowhere' / 'x.db'}", "postgresql://nobody@127.0.0.1:1/x"):
         async with Inbox(url) as inbox:
