@@ -1,4 +1,4 @@
-"""A relay process: ``killed_relay.py URL DATABASE HOOK``; it kills itself at the second HOOK, without one it runs on."""
+"""A relay process: ``killed_relay.py URL DATABASE HOOK``; it dies at the second HOOK, or without one runs on."""
 
 import asyncio
 import sys
