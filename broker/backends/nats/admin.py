@@ -172,16 +172,18 @@ class Admin:
             if last_of is None or not may_be_filed(last_of):
                 return None
             return await self.get_message(stream, sequence=None, last_of=stored_patterns((last_of,))[0])
-        message = answer["message"]
-        headers = message.get("hdrs")
-        return StoredMessage(
-            subject=place_of(message["subject"]).subject,
-            data=base64.b64decode(message.get("data") or b""),
-            headers=WireHeaders(base64.b64decode(headers)) if headers else None,
-            stream=stream,
-            sequence=message["seq"],
-            timestamp_ns=convert.timestamp_ns(message["time"]),
-        )
+        return _stored(answer["message"], stream)
+
+    async def next_message(self, stream: str, pattern: str, sequence: int) -> StoredMessage | None:
+        """The first stored message of the pattern, as it is stored, from that sequence on; from the leader."""
+        request = {"seq": sequence, "next_by_subj": pattern}
+        try:
+            answer = await self._api.call(f"STREAM.MSG.GET.{stream}", request, stream=stream)
+        except ApiError as exc:
+            if exc.err_code != errors.NO_MESSAGE_FOUND:
+                raise
+            return None
+        return _stored(answer["message"], stream)
 
     async def delete_message(self, stream: str, sequence: int, *, erase: bool = False) -> bool:
         """Whether there was one."""
@@ -238,3 +240,15 @@ class Admin:
         answer = await self._api.call(f"CONSUMER.DELETE.{stream}.{name}", stream=stream, timeout=timeout)
         if not answer.get("success"):
             raise ConsumerNotFound(f"no consumer {name!r} on {stream!r}", stream=stream)
+
+
+def _stored(message: dict[str, Any], stream: str) -> StoredMessage:
+    headers = message.get("hdrs")
+    return StoredMessage(
+        subject=place_of(message["subject"]).subject,
+        data=base64.b64decode(message.get("data") or b""),
+        headers=WireHeaders(base64.b64decode(headers)) if headers else None,
+        stream=stream,
+        sequence=message["seq"],
+        timestamp_ns=convert.timestamp_ns(message["time"]),
+    )
