@@ -207,7 +207,7 @@ class DeadLetters:
             StreamNotFound, ConsumerNotFound: there is none.
             ConfigDrift, ApiError: notices cannot be kept.
             PermissionDenied: by subject; what was swept before stays swept.
-            ConnectionLost, RequestTimeout: nobody answered for 15 s: likewise. Sweep again.
+            ConnectionLost, RequestTimeout, EnqueueUnknown: nobody answered for 15 s: likewise. Sweep again.
         """
         resource_name(stream, "stream")
         if consumer is not None:

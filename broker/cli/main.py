@@ -8,7 +8,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from broker import BrokerError, ConnectionLost, RequestTimeout, StreamBroker, StreamOptions, __version__
+from broker import BrokerError, ConnectionLost, NoResponders, StreamBroker, StreamOptions, __version__
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -112,7 +112,7 @@ async def _sweep_dead(sb: StreamBroker, options: argparse.Namespace) -> None:
     while True:
         try:
             swept = await sb.dead_letters.sweep(options.stream, options.consumer)
-        except (ConnectionLost, RequestTimeout) as error:
+        except (ConnectionLost, NoResponders, TimeoutError) as error:
             if options.every is None:
                 raise
             say(f"gamebroker: {error}", to=sys.stderr)

@@ -1,4 +1,4 @@
-"""A worker whose handler kills its own process on the message ``"poison"``. Notes what it handled on standard output."""
+"""A worker whose handler kills its own process on the message ``"poison"``. Prints what it has handled."""
 
 import asyncio
 import os

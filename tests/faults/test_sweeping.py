@@ -105,7 +105,7 @@ async def test_a_server_killed_again_and_again_meanwhile(server, sb, retention):
 
 
 async def test_a_frozen_server_is_told_and_the_next_sweep_goes_on(server, sb, monkeypatch):
-    monkeypatch.setattr("broker.sweeping._PATIENCE", 1.0)
+    monkeypatch.setattr("broker.burying._PATIENCE", 1.0)
     await given_up(sb, MANY)
     running = asyncio.create_task(sb.dead_letters.sweep("S"))
     await eventually(lambda: sb.stats.dead_lettered >= 2)
