@@ -66,18 +66,20 @@ class SlowNotices(Exhausted):
         return max(self.kept, default=0)
 
     async def next_notice(self, stream, consumer, after):
+        assert (stream, consumer) == ("S", None)
         return next((self.kept[number] for number in sorted(self.kept) if number > after), None)
 
     async def forget_notice(self, number):
         self.kept.pop(number, None)
 
     async def decide(self, consumer):
-        raise AssertionError("nothing is in hand")
+        raise AssertionError(f"nothing is in hand at {consumer.name}")
 
     async def next_stored(self, stream, pattern, after):
-        raise AssertionError("acks remove nothing here")
+        raise AssertionError(f"acks remove nothing from {stream}: {pattern}, {after}")
 
     async def settle(self, stream, consumer, sequence, *, attempts, reason):
+        assert (stream, consumer, attempts, reason) == ("S", "w", 2, "max_deliver (server)")
         self.unsettled.discard(sequence)
 
 
