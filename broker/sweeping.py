@@ -205,13 +205,11 @@ class _Sweep:
         """Sequences of its messages that it has handed out and that are still there."""
         found: list[int] = []
         for pattern in consumer.config.filters or (">",):
-            after = 0
-            while True:
-                stored = await insisted(self._exhausted.next_stored, self._info.name, pattern, after)
-                if stored is None or stored.sequence > consumer.delivered_sequence:
+            sequence = 0
+            while sequence := await insisted(self._exhausted.next_stored, self._info.name, pattern, sequence):
+                if sequence > consumer.delivered_sequence:
                     break
-                found.append(stored.sequence)
-                after = stored.sequence
+                found.append(sequence)
         return found
 
     async def _now(self, consumer: str) -> ConsumerInfo | None:

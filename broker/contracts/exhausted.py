@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from broker.contracts.admin import ConsumerInfo
-    from broker.contracts.envelopes import StoredMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,8 @@ class Exhausted(Protocol):
         """Have the server give up now on what has used up its attempts, without taking anything from anybody."""
 
     @abstractmethod
-    async def next_stored(self, stream: str, pattern: str, after: int) -> StoredMessage | None:
-        """The oldest stored message above that sequence that the pattern covers, as the leader knows it."""
+    async def next_stored(self, stream: str, pattern: str, after: int) -> int:
+        """The first stored sequence above that one that the pattern covers, as the leader knows it; 0: none."""
 
     @abstractmethod
     async def settle(self, stream: str, consumer: str, sequence: int, *, attempts: int, reason: str) -> None:

@@ -118,7 +118,7 @@ class OrderedConsumption(Consumption):
         stream = self._consumer.stream or await self._backend.find_stream(self._consumer.filters[0])
         if stream is None:
             subject = self._consumer.filters[0]
-            raise NoStream(f"no stream captures {subject!r}", subject=subject)
+            raise NoStream(f"no stream captures {subject!r}; declare one whose subjects match it", subject=subject)
         self.stream = stream
         info = await self._backend.stream_info(stream)
         if not info.lane_counts:
@@ -344,8 +344,9 @@ def _check_possible(consumer: ConsumerOptions, options: ConsumeOptions) -> None:
     Raises:
         InvalidOption.
     """
+    said_once = ("batch_size", "rate", "byte_rate", "max_bytes", "reschedule_after")
     contradictions = {
-        **{option: getattr(options, option) is not None for option in ("batch_size", "rate", "byte_rate", "max_bytes")},
+        **{option: getattr(options, option) is not None for option in said_once},
         "on_error": "pause" in options.on_error.values(),
         "priority_group": consumer.claim is not None,
         "headers_only": consumer.headers_only,

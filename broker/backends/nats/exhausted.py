@@ -92,13 +92,12 @@ class NatsExhausted(Exhausted):
         """See ``Exhausted``."""
         pattern = f"{_ADVISORY}{stream}.{consumer or '*'}"
         while True:
-            kept = await self.next_stored(NOTICES, pattern, after)
-            if kept is None:
+            after, kept = await self._admin.next_message(NOTICES, after + 1, pattern, pattern)
+            if not after:
                 return None
-            notice = _notice(kept)
+            notice = None if kept is None else _notice(kept)
             if notice is not None:
                 return notice
-            after = kept.sequence
 
     async def forget_notice(self, number: int) -> None:
         """See ``Exhausted``."""
@@ -124,9 +123,9 @@ class NatsExhausted(Exhausted):
             if reply.headers is None or _TURNED_AWAY not in reply.headers.status_text:
                 return
 
-    async def next_stored(self, stream: str, pattern: str, after: int) -> StoredMessage | None:
+    async def next_stored(self, stream: str, pattern: str, after: int) -> int:
         """See ``Exhausted``."""
-        return await self._admin.next_message(stream, pattern, after + 1)
+        return (await self._admin.next_message(stream, after + 1, pattern, pattern))[0]
 
     async def settle(self, stream: str, consumer: str, sequence: int, *, attempts: int, reason: str) -> None:
         """See ``Exhausted``. Its reply subject is made anew; the server goes by the sequence."""
