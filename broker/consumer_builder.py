@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from broker.contracts.checks import check_kind
 from broker.contracts.errors import InvalidOption
 from broker.contracts.options import ConsumeOptions, ConsumerOptions, check_ensure, in_range
 from broker.contracts.subjects import overlap, subscribe_pattern
@@ -77,6 +78,10 @@ def push_consumer(
         InvalidSubject, InvalidOption.
     """
     in_range("idle_heartbeat", idle_heartbeat, 0.1)
+    check_kind("flow_control", flow_control, bool, "True or False", shown=True)
+    if not flow_control and not settings["acks"]:
+        told = "flow_control=False contradicts ordered=True: nothing else bounds how much is sent ahead"
+        raise InvalidOption(told, option="flow_control")
     if settings["ensure"] == "bind":
         told = "ensure='bind' is not for push consumers: where one sends is found out by asking"
         raise InvalidOption(told, option="ensure")

@@ -9,7 +9,18 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from broker.contracts.errors import ConfigDrift, InvalidOption, NoStream, PayloadTooLarge, StreamError, StreamNotFound
+from broker.contracts.envelopes import readdressed
+from broker.contracts.errors import (
+    ConfigDrift,
+    InvalidOption,
+    InvalidSubject,
+    NoStream,
+    PayloadTooLarge,
+    PermissionDenied,
+    StreamError,
+    StreamNotFound,
+    Unsupported,
+)
 from broker.contracts.headers import NO_HEADERS
 from broker.contracts.options import ConsumerOptions, StreamOptions, in_range
 from broker.contracts.subjects import matches, subscribe_pattern
@@ -168,13 +179,14 @@ class DeadLetters:
 
         Raises:
             NoStream, StreamFull: the original stream does not take it; the dead letter stays.
+            Unsupported: the stream's ``subject_transform`` does not tell what it was sent to; the dead letter stays.
         """
         if rate is not None:
             in_range("rate", rate, 0.001)
         if letter is not None:
             if stream or consumer or subject:
                 raise InvalidOption("replay takes one letter or filters, not both", option="letter")
-            one = await self.get(letter if isinstance(letter, int) else letter.sequence)
+            one = await self._read(_number_of(letter))
             if one is None:
                 return 0
             await self._put_back(one)
@@ -189,8 +201,7 @@ class DeadLetters:
 
     async def discard(self, letter: DeadLetter | int, reason: str = "") -> bool:
         """Remove one for good; whether it was still there. The reason is logged."""
-        sequence = letter if isinstance(letter, int) else letter.sequence
-        in_range("sequence", sequence, 1, whole=True)
+        sequence = _number_of(letter)
         try:
             gone = await self._backend.delete_message(DEAD_STREAM, sequence)
         except StreamNotFound:
@@ -205,7 +216,7 @@ class DeadLetters:
             original = await self._backend.get_message(letter.stream, sequence=letter.stream_sequence, last_of=None)
             if original is None:
                 raise StreamError(f"the original of dead letter {letter.sequence} is gone", stream=letter.stream)
-        record = revived(letter, original)
+        record = await self._addressed(letter, revived(letter, original))
         if letter.lane_key is not None:
             # Its group alone tries it again, before what waits behind it.
             record = revived_record(letter, letter.lane_key, record.data, record.headers or NO_HEADERS)
@@ -213,12 +224,40 @@ class DeadLetters:
         await self._enqueuer.store(record, deadline=deadline)
         await self._backend.delete_message(DEAD_STREAM, letter.sequence)
 
+    async def _addressed(self, letter: DeadLetter, record: Record) -> Record:
+        """The record on a subject under which its stream stores it as it was: that may rewrite what it is sent."""
+        try:
+            config = (await self._backend.stream_info(letter.stream)).config
+        except (StreamNotFound, PermissionDenied, InvalidSubject):  # another stream may take it, or says why not
+            return record
+        transform = config.subject_transform
+        if transform is None or not transform.makes(letter.subject):
+            return record
+        if any(matches(each, letter.subject) for each in config.subjects):
+            if not matches(transform.source, letter.subject):
+                return record
+        origin = transform.origin(letter.subject)
+        if origin is None:
+            raise Unsupported(
+                f"dead letter {letter.sequence} cannot be replayed: the transform of stream {letter.stream!r} does not "
+                f"tell what {letter.subject!r} was sent to; enqueue its data where it belongs, then discard it"
+            )
+        return readdressed(record, origin)
+
     async def _read(self, sequence: int) -> DeadLetter | None:
         try:
             stored = await self._backend.get_message(DEAD_STREAM, sequence=sequence, last_of=None)
         except StreamNotFound:
             return None
         return None if stored is None else letter_of(stored)
+
+
+def _number_of(letter: object) -> int:
+    sequence = letter.sequence if isinstance(letter, DeadLetter) else letter
+    if not isinstance(sequence, int):
+        raise InvalidOption(f"letter={letter!r}: must be a DeadLetter or its sequence, at least 1", option="letter")
+    in_range("sequence", sequence, 1, whole=True)
+    return sequence
 
 
 def _wanted(letter: DeadLetter, stream: str | None, consumer: str | None, subject: str | None) -> bool:

@@ -192,7 +192,7 @@ class StreamConsumer(Broker):
             handler: see ``consume``.
             queue: the workers who share it; each message goes to one of them, busy or not.
             durable: the stored position; without ``queue`` one worker at a time may listen to it.
-            flow_control: the server goes on when we say how far we are; a group has none.
+            flow_control: the server goes on when we say how far we are; a group has none. ``ordered`` needs it.
             idle_heartbeat: seconds between the server's signs of life; a group gets none and is looked after instead.
             ordered: one at a time, in order and without gaps, and nothing is settled: a gap is mended by starting again
                 after the last message, a handler that fails is reported and the next message follows. For unnamed
