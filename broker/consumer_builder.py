@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PUSHED = "gamebroker.push"
 """What named push consumers send to begins so: ``gamebroker.push.<stream>.<consumer>``."""
+_LONGEST_GROUP = 240
+"""Bytes: with a generation and a lane behind it, it is still a consumer's name."""
 Subjects = str | Sequence[str]
 """One subject or pattern, or several that do not overlap."""
 
@@ -65,6 +67,18 @@ def in_order(name: str | None, **options: Any) -> ConsumeOptions:
         if option not in {"rate", "byte_rate", "batch_size", "batch_timeout"}:
             raise InvalidOption(f"{option} contradicts ordered=True: nothing is settled", option=option)
     return ConsumeOptions(concurrency=1, max_deliver=1, dead_letter=False, auto_extend=False, **options)
+
+
+def check_group_name(name: str | None) -> None:
+    """Refuse a name that leaves no room for a lane's behind it.
+
+    Raises:
+        InvalidOption.
+    """
+    size = len((name or "").encode())
+    if size > _LONGEST_GROUP:
+        told = f"queue= is {size} bytes: must be 1 to {_LONGEST_GROUP} with ordered=True, lanes are named after it"
+        raise InvalidOption(told, option="queue")
 
 
 def push_consumer(

@@ -233,9 +233,9 @@ class DeadLetters:
         transform = config.subject_transform
         if transform is None or not transform.makes(letter.subject):
             return record
-        if any(matches(each, letter.subject) for each in config.subjects):
-            if not matches(transform.source, letter.subject):
-                return record
+        captured = any(matches(each, letter.subject) for each in config.subjects)
+        if captured and not matches(transform.source, letter.subject):
+            return record
         origin = transform.origin(letter.subject)
         if origin is None:
             raise Unsupported(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self
 
+from broker.contracts.checks import check_moment
 from broker.contracts.errors import ApiError, ConnectionLost, ConsumerNotFound, RequestTimeout, Unsupported
 from broker.contracts.options import ConsumerOptions, check_start, in_range
 from broker.contracts.status import Status
@@ -39,7 +40,7 @@ def _check_until(until: object) -> None:
     if until is None or until == "end":
         return
     if isinstance(until, datetime):
-        check_start(until)
+        check_moment("until", until)
     else:
         in_range("until", until, 0, whole=True)
 

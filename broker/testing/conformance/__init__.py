@@ -13,6 +13,7 @@ The fixtures ``restart`` and ``url`` are asked for only where a capability that 
 
 from broker.testing.conformance.atomic import AtomicConformance
 from broker.testing.conformance.bad_input import BadInputConformance
+from broker.testing.conformance.bad_options import BadOptionsConformance
 from broker.testing.conformance.batching import BatchConformance
 from broker.testing.conformance.capabilities import CapabilitiesConformance
 from broker.testing.conformance.catching_up import CatchUpConformance
@@ -54,6 +55,7 @@ from broker.testing.conformance.watching import WatchConformance
 ALL = (
     AtomicConformance,
     BadInputConformance,
+    BadOptionsConformance,
     BatchConformance,
     CapabilitiesConformance,
     CatchUpConformance,
@@ -100,6 +102,7 @@ __all__ = [
     "ALL",
     "AtomicConformance",
     "BadInputConformance",
+    "BadOptionsConformance",
     "BatchConformance",
     "CapabilitiesConformance",
     "CatchUpConformance",
