@@ -79,8 +79,9 @@ class Attempts(ABC):
 
         Raises:
             EnqueueUnknown: none, or the broker was closed after an attempt that may have arrived.
-            BrokerClosed, Unauthorized: before anything was sent.
+            BrokerClosed, Unauthorized, Unsupported (another event loop): before anything was sent.
         """
+        self._backend.board.check_loop()
         left = self._deadline - self._clock()
         if left <= 0:
             raise self._unknown() from last

@@ -382,6 +382,7 @@ class StreamConsumer(Broker):
         Raises:
             InvalidSubject, InvalidOption: at once.
             NoStream: on entering, when no stream captures the subject.
+            Unsupported: on entering, when the stream is a work queue: what its workers take cannot be read beside them.
         """
         options = ConsumerOptions(filters=patterns(subject), stream=stream, acks=False, start=start, replay=speed)
         return Reader(options, until, backend=self._streams, codec=self._codec)

@@ -32,6 +32,7 @@ from broker.testing.conformance.lane_failures import LaneFailuresConformance
 from broker.testing.conformance.lane_reading import LaneReadsConformance
 from broker.testing.conformance.lanes import LanesConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
+from broker.testing.conformance.loops import LoopConformance
 from broker.testing.conformance.managing import ManagedStreamConformance
 from broker.testing.conformance.managing_consumers import ManagedConsumerConformance
 from broker.testing.conformance.opening import OpeningConformance
@@ -76,6 +77,7 @@ ALL = (
     LaneReadsConformance,
     LanesConformance,
     LifecycleConformance,
+    LoopConformance,
     ManagedConsumerConformance,
     ManagedStreamConformance,
     OpeningConformance,
@@ -125,6 +127,7 @@ __all__ = [
     "LaneReadsConformance",
     "LanesConformance",
     "LifecycleConformance",
+    "LoopConformance",
     "ManagedConsumerConformance",
     "ManagedStreamConformance",
     "OpeningConformance",
