@@ -368,7 +368,9 @@ class ConsumerAdmin:
 
 def _declared(options: object) -> StreamOptions:
     if not isinstance(options, StreamOptions):
-        raise InvalidOption(f"a stream is declared with StreamOptions(...), not {options!r}", option="streams")
+        hint = "; several: declare(*streams)" if isinstance(options, list | tuple) else ""
+        told = f"a stream is declared with StreamOptions(...), not {type(options).__name__} {options!r:.60}{hint}"
+        raise InvalidOption(told, option="streams")
     return options
 
 

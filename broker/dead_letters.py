@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from broker.contracts.checks import check_kind
 from broker.contracts.envelopes import readdressed
 from broker.contracts.errors import (
     ConfigDrift,
@@ -53,6 +55,12 @@ def dead_stream_options(replicas: int = 1) -> StreamOptions:
         replicas=replicas,
         description="messages that gave up, kept until replayed or discarded",
     )
+
+
+class _Which(Enum):
+    """What ``replay`` is about when no letter is named: ``None`` is what a ``get`` that found none returns."""
+
+    FILTERED = "all that match the filters"
 
 
 class DeadLetterWriter:
@@ -106,6 +114,17 @@ class DeadLetterWriter:
             record = record_of(delivery, reason, error, complete=False, lane_key=lane_key, turn=turn)
             sequence = await self._store(record, delivery.stream)
         self._backend.stats.dead_lettered += 1
+        waits = "" if lane_key is None else f"; its key {lane_key!r} waits until that is replayed or discarded"
+        log.warning(
+            "%r (%s sequence %d) gave up in %s, %s: dead letter %d%s",
+            delivery.subject,
+            delivery.stream,
+            delivery.sequence,
+            delivery.consumer,
+            reason or "no reason given",
+            sequence,
+            waits,
+        )
         return sequence
 
     async def _store(self, record: Record, source_stream: str) -> int:
@@ -157,7 +176,7 @@ class DeadLetters:
 
     async def replay(
         self,
-        letter: DeadLetter | int | None = None,
+        letter: DeadLetter | int | _Which = _Which.FILTERED,
         *,
         stream: str | None = None,
         consumer: str | None = None,
@@ -171,7 +190,7 @@ class DeadLetters:
         of that subject sees it again, not only the one that gave up.
 
         Args:
-            letter: this one only (or its sequence); otherwise all that match the filters, as in ``list``.
+            letter: this one only (or its sequence); left out, all that match the filters, as in ``list``.
             stream: see ``list``.
             consumer: see ``list``.
             subject: see ``list``.
@@ -180,13 +199,14 @@ class DeadLetters:
         Raises:
             NoStream, StreamFull: the original stream does not take it; the dead letter stays.
             Unsupported: the stream's ``subject_transform`` does not tell what it was sent to; the dead letter stays.
+            InvalidOption: at once; also for the ``None`` of a ``get`` that found none.
         """
         if rate is not None:
             in_range("rate", rate, 0.001)
-        if letter is not None:
+        if not isinstance(letter, _Which):
             if stream or consumer or subject:
                 raise InvalidOption("replay takes one letter or filters, not both", option="letter")
-            one = await self._read(_number_of(letter))
+            one = await self.get(_sequence_of(letter))
             if one is None:
                 return 0
             await self._put_back(one)
@@ -201,7 +221,8 @@ class DeadLetters:
 
     async def discard(self, letter: DeadLetter | int, reason: str = "") -> bool:
         """Remove one for good; whether it was still there. The reason is logged."""
-        sequence = _number_of(letter)
+        sequence = _sequence_of(letter)
+        in_range("sequence", sequence, 1, whole=True)
         try:
             gone = await self._backend.delete_message(DEAD_STREAM, sequence)
         except StreamNotFound:
@@ -216,10 +237,12 @@ class DeadLetters:
             original = await self._backend.get_message(letter.stream, sequence=letter.stream_sequence, last_of=None)
             if original is None:
                 raise StreamError(f"the original of dead letter {letter.sequence} is gone", stream=letter.stream)
-        record = await self._addressed(letter, revived(letter, original))
+        record = revived(letter, original)
         if letter.lane_key is not None:
             # Its group alone tries it again, before what waits behind it.
             record = revived_record(letter, letter.lane_key, record.data, record.headers or NO_HEADERS)
+        else:
+            record = await self._addressed(letter, record)
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
         await self._enqueuer.store(record, deadline=deadline)
         await self._backend.delete_message(DEAD_STREAM, letter.sequence)
@@ -252,12 +275,9 @@ class DeadLetters:
         return None if stored is None else letter_of(stored)
 
 
-def _number_of(letter: object) -> int:
-    sequence = letter.sequence if isinstance(letter, DeadLetter) else letter
-    if not isinstance(sequence, int):
-        raise InvalidOption(f"letter={letter!r}: must be a DeadLetter or its sequence, at least 1", option="letter")
-    in_range("sequence", sequence, 1, whole=True)
-    return sequence
+def _sequence_of(letter: DeadLetter | int) -> int:
+    check_kind("letter", letter, (DeadLetter, int), "a dead letter or its sequence", shown=True)
+    return letter if isinstance(letter, int) else letter.sequence
 
 
 def _wanted(letter: DeadLetter, stream: str | None, consumer: str | None, subject: str | None) -> bool:

@@ -64,9 +64,12 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def check_moment(option: str, value: object, *, since: int = 1) -> None:
-    """Refuse what is no time with a zone, or is not within the years ``since`` to 9999 (UTC)."""
-    check_kind(option, value, datetime, "a datetime", shown=True)
+def check_moment(option: str, value: object, must: str = "a datetime", *, since: int = 1) -> None:
+    """Refuse what is no time with a zone, or is not within the years ``since`` to 9999 (UTC).
+
+    ``must`` says what else the option may be.
+    """
+    check_kind(option, value, datetime, must, shown=True)
     moment = cast("datetime", value)
     if moment.tzinfo is None or moment.utcoffset() is None:
         raise InvalidOption(f"{option}={value!r}: the time needs a time zone", option=option)

@@ -205,7 +205,7 @@ def check_start(start: object) -> None:
     """Refuse what is no place to begin reading."""
     if isinstance(start, str):
         one_of("start", start, _START_WORDS)
-    elif isinstance(start, datetime):
-        check_moment("start", start)
-    else:
+    elif isinstance(start, int):
         in_range("start", start, 1, whole=True)
+    else:
+        check_moment("start", start, "a word, a sequence or a datetime")

@@ -248,7 +248,10 @@ class MemoryBackend(MemoryCore, StreamBackend):
             return self._hub.streams.find(options.stream)
         stream = self._hub.streams.overlapping(options.filters[0])
         if stream is None:
-            raise NoStream(f"no stream captures {options.filters[0]!r}", subject=options.filters[0])
+            raise NoStream(
+                f"no stream captures {options.filters[0]!r}; declare one whose subjects match it",
+                subject=options.filters[0],
+            )
         return stream
 
 

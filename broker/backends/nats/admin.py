@@ -226,12 +226,12 @@ class Admin:
 
     async def list_consumers(self, stream: str) -> AsyncIterator[ConsumerInfo]:
         """Every consumer of the stream."""
-        async for item in self._api.pages(f"CONSUMER.LIST.{stream}", "consumers"):
+        async for item in self._api.pages(f"CONSUMER.LIST.{stream}", "consumers", stream=stream):
             yield convert.consumer_info(item)
 
     async def list_consumer_names(self, stream: str) -> AsyncIterator[str]:
         """Their names alone."""
-        async for name in self._api.pages(f"CONSUMER.NAMES.{stream}", "consumers"):
+        async for name in self._api.pages(f"CONSUMER.NAMES.{stream}", "consumers", stream=stream):
             yield str(name)
 
     async def pause_consumer(self, stream: str, name: str, until: datetime | None) -> bool:
