@@ -81,7 +81,7 @@ class BadOptionsConformance(Conformance):
         [{"subject_filter": "a.*"}, {"last_msg_id": ""}, {"last_msg_id": "ä"}, {"last_sequence": True}],
         ids=str,
     )
-    def test_expectations_that_mean_nothing_are_refused(self, expect: dict[str, Any]) -> None:
+    async def test_expectations_that_mean_nothing_are_refused(self, expect: dict[str, Any]) -> None:
         with pytest.raises(InvalidOption) as caught:
             Expect(**expect)
         assert caught.value.option == next(iter(expect))
@@ -102,7 +102,7 @@ class BadOptionsConformance(Conformance):
         ],
         ids=str,
     )
-    def test_bad_consumer_options_are_refused_when_they_are_made(self, option: str, value: Any) -> None:
+    async def test_bad_consumer_options_are_refused_when_they_are_made(self, option: str, value: Any) -> None:
         options: dict[str, Any] = {"stream": "S", option: value}
         with pytest.raises(InvalidOption) as caught:
             ConsumerOptions(**options)

@@ -12,7 +12,6 @@ from broker.testing.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from broker import StreamBroker
     from broker.testing.conformance.scene import Connect
 
 Verbs = dict[str, "Callable[[], Awaitable[object]]"]

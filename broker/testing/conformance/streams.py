@@ -82,7 +82,7 @@ class StreamConformance(Conformance):
         assert (await sb.streams.info(name)).config == first
 
     @pytest.mark.parametrize(("discard", "kept"), [("new", 4), ("old", 2)])
-    @pytest.mark.parametrize("limit", [{"max_msgs": 2}, {"max_bytes": 2200}], ids=["messages", "bytes"])
+    @pytest.mark.parametrize("limit", [{"max_msgs": 2}, {"max_bytes": 2600}], ids=["messages", "bytes"])
     async def test_lower_limits_remove_only_what_the_stream_may_discard(
         self, connect: Connect, limit: dict[str, Any], discard: Literal["new", "old"], kept: int
     ) -> None:
