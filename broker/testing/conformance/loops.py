@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from broker import BrokerError, ConsumerOptions, Entry, StreamOptions, Unsupported
 from broker.testing.conformance.scene import WORKER, Conformance, a_stream, bodies, fresh, listed
-from broker.testing.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -122,7 +121,8 @@ class LoopConformance(Conformance):
             }
             assert await accepted(verbs) == {}
             await keys.put("ann", 2)
-            assert await eventually(lambda: anext(watched))
+            async with asyncio.timeout(_AT_ONCE):
+                assert (await anext(watched)).json() == 2
 
 
 async def accepted(verbs: Verbs) -> dict[str, str]:
