@@ -51,6 +51,7 @@ from broker.testing.conformance.settlement import SettlementConformance
 from broker.testing.conformance.state import StateConformance
 from broker.testing.conformance.streams import StreamConformance
 from broker.testing.conformance.subscribing import SubscribeConformance
+from broker.testing.conformance.sweeping import SweepConformance
 from broker.testing.conformance.watching import WatchConformance
 
 ALL = (
@@ -95,6 +96,7 @@ ALL = (
     StateConformance,
     StreamConformance,
     SubscribeConformance,
+    SweepConformance,
     TimeToLiveConformance,
     WatchConformance,
 )
@@ -146,6 +148,7 @@ __all__ = [
     "StateConformance",
     "StreamConformance",
     "SubscribeConformance",
+    "SweepConformance",
     "TimeToLiveConformance",
     "WatchConformance",
 ]
