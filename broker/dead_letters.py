@@ -12,7 +12,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.checks import check_kind
-from broker.contracts.errors import ConfigDrift, InvalidOption, NoStream, PayloadTooLarge, StreamError, StreamNotFound
+from broker.contracts.envelopes import readdressed
+from broker.contracts.errors import (
+    ConfigDrift,
+    InvalidOption,
+    InvalidSubject,
+    NoStream,
+    PayloadTooLarge,
+    PermissionDenied,
+    StreamError,
+    StreamNotFound,
+    Unsupported,
+)
 from broker.contracts.headers import NO_HEADERS
 from broker.contracts.options import ConsumerOptions, StreamOptions, in_range
 from broker.contracts.subjects import matches, resource_name, subscribe_pattern
@@ -191,6 +202,7 @@ class DeadLetters:
 
         Raises:
             NoStream, StreamFull: the original stream does not take it; the dead letter stays.
+            Unsupported: the stream's ``subject_transform`` does not tell what it was sent to; the dead letter stays.
             InvalidOption: at once; also for the ``None`` of a ``get`` that found none.
         """
         if rate is not None:
@@ -268,9 +280,31 @@ class DeadLetters:
         if letter.lane_key is not None:
             # Its group alone tries it again, before what waits behind it.
             record = revived_record(letter, letter.lane_key, record.data, record.headers or NO_HEADERS)
+        else:
+            record = await self._addressed(letter, record)
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
         await self._enqueuer.store(record, deadline=deadline)
         await self._backend.delete_message(DEAD_STREAM, letter.sequence)
+
+    async def _addressed(self, letter: DeadLetter, record: Record) -> Record:
+        """The record on a subject under which its stream stores it as it was: that may rewrite what it is sent."""
+        try:
+            config = (await self._backend.stream_info(letter.stream)).config
+        except (StreamNotFound, PermissionDenied, InvalidSubject):  # another stream may take it, or says why not
+            return record
+        transform = config.subject_transform
+        if transform is None or not transform.makes(letter.subject):
+            return record
+        captured = any(matches(each, letter.subject) for each in config.subjects)
+        if captured and not matches(transform.source, letter.subject):
+            return record
+        origin = transform.origin(letter.subject)
+        if origin is None:
+            raise Unsupported(
+                f"dead letter {letter.sequence} cannot be replayed: the transform of stream {letter.stream!r} does not "
+                f"tell what {letter.subject!r} was sent to; enqueue its data where it belongs, then discard it"
+            )
+        return readdressed(record, origin)
 
     async def _read(self, sequence: int) -> DeadLetter | None:
         try:

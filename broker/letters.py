@@ -8,9 +8,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.envelopes import Delivery, Record, StoredMessage
+from broker.contracts.errors import InvalidKey
 from broker.contracts.headers import KEY, ORDERING_KEY, Headers
+from broker.contracts.lanes import key_of_token
 from broker.contracts.subjects import MAX_SUBJECT_BYTES
 from broker.handling import one_line, text_of
+from broker.keys import check_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +104,9 @@ def record_of(
     kept: list[tuple[str, str]] = []
     if complete and delivery.headers is not None:
         kept = [pair for pair in delivery.headers.pairs if _survives(pair[0])]
+    key = _ordering_key(delivery)
+    if key is not None and not any(name == ORDERING_KEY for name, _ in kept):
+        kept.append((ORDERING_KEY, key))
     told = [
         (_SUBJECT, delivery.subject),
         (_STREAM, delivery.stream),
@@ -167,6 +173,16 @@ def _own(letter: DeadLetter) -> Iterator[tuple[str, str]]:
         yield KEY, letter.idempotency_key
     if letter.ordering_key is not None:
         yield ORDERING_KEY, letter.ordering_key
+
+
+def _ordering_key(delivery: Delivery) -> str | None:
+    """The message's key, from its lane when its sender is another client and wrote no header of ours."""
+    told = delivery.headers.get(ORDERING_KEY) if delivery.headers is not None else None
+    key = key_of_token(delivery.lane_key) if told is None and delivery.lane_key is not None else told
+    try:
+        return None if key is None else check_key(key, "ordering_key")
+    except InvalidKey:  # nothing that we could write down
+        return None
 
 
 def _survives(name: str) -> bool:

@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from broker.contracts.errors import BrokerClosed, BrokerError, Unsupported
+from broker.contracts.errors import BrokerClosed, BrokerError
 from broker.contracts.status import Status
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Lifetime:
         self._draining = False
         self._drained: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._loop = asyncio.get_running_loop()
+        backend.board.live_in(asyncio.get_running_loop())
 
     @property
     def status(self) -> Status:
@@ -49,17 +49,8 @@ class Lifetime:
             raise BrokerClosed
 
     def check_loop(self) -> None:
-        """Refuse another loop: the connection lives in one, and a future awaited in another never comes.
-
-        Raises:
-            Unsupported: this is not the loop it began in, or a thread without one.
-        """
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if running is not self._loop:
-            raise Unsupported("this broker was connected in another event loop; connect one in the loop that uses it")
+        """See ``StatusBoard``."""
+        self._backend.board.check_loop()
 
     async def admit(self, newcomer: Drainable) -> None:
         """Let it work until the end; one that was still opening when the end began is brought to its own.
@@ -76,6 +67,7 @@ class Lifetime:
 
     async def drain(self, timeout: float) -> None:
         """As ``Broker.drain`` promises it."""
+        self.check_loop()
         if self._drained is not None:
             await asyncio.wait({self._drained}, timeout=timeout)
         if self._draining or self.status in {Status.CLOSED, Status.UNAUTHORIZED}:
@@ -99,6 +91,7 @@ class Lifetime:
         Closed once, for everybody who asks: whoever is cancelled while waiting for it is let go at once, and the
         closing goes on to its end by itself.
         """
+        self.check_loop()
         self._draining = True
         if self._closing is None or self._closing.cancelled():
             closing = self._close(asyncio.current_task())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast, final
 from msgspec import Struct
 
 from broker.codecs.json_codec import JsonCodec
+from broker.contracts.checks import check_text
 from broker.contracts.errors import AlreadySettled, InvalidSubject, PayloadTooLarge
 from broker.contracts.headers import KEY, NO_HEADERS, ORDERING_KEY, Headers, HeadersLike
 from broker.contracts.lanes import key_of_token
@@ -228,7 +229,9 @@ class StreamMessage(Message, eq=False, kw_only=True):
 
         Raises:
             AlreadySettled: it was settled before.
+            InvalidOption: a reason that is no text.
         """
+        check_text("reason", reason)
         await self._settle("term", lambda: self.settler.term(self.delivery, reason=reason))
 
     async def in_progress(self) -> None:

@@ -37,9 +37,9 @@ class StreamBroker(StreamConsumer, Publishing):
     """
 
     def __init__(self, backend: StreamBackend | CoreBackend, *, codec: Codec | None = None) -> None:
-        super().__init__(backend, codec=codec)
-        if not hasattr(backend, "append"):
+        if not isinstance(backend, str) and not hasattr(backend, "append"):
             raise Unsupported("this backend has no streams; use Broker")
+        super().__init__(backend, codec=codec)
         self._streams = cast("StreamBackend", backend)
         self._enqueuer = Enqueuer(self._streams, self._codec)
         self._scheduler = Scheduler(self._streams, self._enqueuer)

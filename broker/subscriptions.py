@@ -194,6 +194,7 @@ class Subscription:
 
         ``caller`` is a handler that waits for this, so it is not waited for.
         """
+        self._backend.board.check_loop()
         await self._stop_interest()
         self._backlog.clear()
         self._end()
@@ -207,6 +208,7 @@ class Subscription:
 
         ``caller`` is a handler that waits for this, so it is not waited for.
         """
+        self._backend.board.check_loop()
         await self._stop_interest()
         self._end()
         if self._pump is None:
@@ -299,6 +301,7 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Message:
+        self._backend.board.check_loop()
         if await self._wait():
             return Message(self._backlog.pop(), self._codec, self._backend)
         raise StopAsyncIteration

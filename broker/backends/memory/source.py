@@ -59,6 +59,7 @@ class MemorySource(DeliverySource):
 
     async def fetch(self, limit: int, *, timeout: float, max_bytes: int | None = None) -> Sequence[Delivery]:
         """At least one delivery as soon as there is one, at most ``limit``; empty after ``timeout`` seconds."""
+        self._check_connected()
         if not self._open:
             raise self._closed()
         if self._left_over:

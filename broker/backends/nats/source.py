@@ -90,6 +90,7 @@ class NatsSource(DeliverySource, Listener):
 
     async def fetch(self, limit: int, *, timeout: float, max_bytes: int | None = None) -> Sequence[Delivery]:
         """See ``DeliverySource``."""
+        self._session.board.check_loop()
         intake = self._intake
         if max_bytes is not None:
             intake.allow_bytes(max_bytes)

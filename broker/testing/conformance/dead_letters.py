@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker import Entry, NoStream, StreamOptions
+from broker import Entry, NoStream, StreamOptions, SubjectTransform, Unsupported
 from broker.testing.conformance.scene import WORKER, Conformance, a_stream, bodies, fresh, idle, letters
 from broker.testing.waiting import eventually, never
 
@@ -113,6 +113,40 @@ class DeadLetterConformance(Conformance):
         await never(lambda: len(seen) > 1, during=0.05)
         assert await letters(sb) == []
 
+    @pytest.mark.parametrize(
+        ("source", "destination", "sent"),
+        [
+            ("{}.*.*", "{}.{{partition(8,1)}}.{{wildcard(1)}}.{{wildcard(2)}}", "b42.won"),
+            ("{}.*.*", "{}.{{wildcard(2)}}.{{wildcard(1)}}", "b42.won"),
+            ("{}.*.*", "{}.$2.$1.filed", "b42.won"),
+            ("{}.battle.>", "{}.filed.>", "battle.b42.won"),
+            ("{}.battle.*", "{}.filed.{{wildcard(1)}}", "other.b42"),
+        ],
+        ids=["partition", "turned", "dollars", "the rest", "not rewritten"],
+    )
+    async def test_what_a_stream_rewrote_is_replayed_as_it_was_sent(
+        self, connect: Connect, source: str, destination: str, sent: str
+    ) -> None:
+        sb, name, seen = await connect(), fresh("s"), list[Any]()
+        transform = SubjectTransform(source.replace("{}", name), destination.replace("{}", name))
+        await sb.declare(StreamOptions(name, [f"{name}.>"], subject_transform=transform))
+        await sb.enqueue(f"{name}.{sent}", 1)
+        letter = await self._dead(sb, name, f"{name}.>")
+        await sb.consume(f"{name}.>", seen.append, durable=WORKER)
+        assert await sb.dead_letters.replay(letter) == 1
+        [again] = await eventually(lambda: seen)
+        assert (again.subject, again.sequence, again.json()) == (letter.subject, 2, 1)
+
+    async def test_what_a_stream_rewrote_beyond_recognition_stays(self, connect: Connect) -> None:
+        sb, name = await connect(), fresh("s")
+        transform = SubjectTransform(f"{name}.*.*", f"{name}.{{{{partition(8,1)}}}}.{{{{wildcard(2)}}}}")
+        await sb.declare(StreamOptions(name, [f"{name}.*.*"], subject_transform=transform))
+        await sb.enqueue(f"{name}.b42.won", 1)
+        letter = await self._dead(sb, name, f"{name}.>")
+        with pytest.raises(Unsupported, match="transform"):
+            await sb.dead_letters.replay(letter)
+        assert await letters(sb) == [letter]
+
     async def test_a_replayed_message_can_die_again(self, connect: Connect) -> None:
         sb = await connect()
         name = await a_stream(sb)
@@ -202,9 +236,9 @@ class DeadLetterConformance(Conformance):
     async def _newest_is(sb: StreamBroker, subject: str) -> bool:
         return bool(found := await letters(sb)) and found[-1].subject == subject
 
-    async def _dead(self, sb: StreamBroker, name: str) -> DeadLetter:
+    async def _dead(self, sb: StreamBroker, name: str, pattern: str | None = None) -> DeadLetter:
         """The one message on ``<name>.a``, dead, with nobody consuming any more."""
-        worker = await sb.consume(f"{name}.a", self._fail, durable=WORKER, max_deliver=1)
+        worker = await sb.consume(pattern or f"{name}.a", self._fail, durable=WORKER, max_deliver=1)
         await eventually(lambda: idle(sb, name, WORKER))
         await worker.drain()
         [letter] = await letters(sb)
