@@ -9,8 +9,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+from broker.contracts.envelopes import refilled
 from broker.contracts.errors import ConfigDrift, InvalidOption, NoStream, PayloadTooLarge, StreamError, StreamNotFound
-from broker.contracts.headers import NO_HEADERS
+from broker.contracts.headers import LEFT_OUT, NO_HEADERS
 from broker.contracts.options import ConsumerOptions, StreamOptions, in_range
 from broker.contracts.subjects import matches, subscribe_pattern
 from broker.lanes.records import revived_record
@@ -77,7 +78,10 @@ class DeadLetterWriter:
         lane_key: str | None = None,
         turn: int = 0,
     ) -> int:
-        """Store it; its number among the dead letters. The same delivery written twice is stored once.
+        """Store it; its number among the dead letters. The same delivery written twice is there once.
+
+        The body that a consumer leaves out (``headers_only``) is read from the stream; where it is gone from there,
+        the letter says that it is not complete.
 
         ``lane_key`` says that later messages of that key wait for what becomes of it, ``turn`` tells apart that the
         same message gave up, was replayed and gave up again.
@@ -85,27 +89,38 @@ class DeadLetterWriter:
         Raises:
             StreamError, ConnectError, PayloadTooLarge: it is not certain to be kept; do not terminate the message.
         """
+        whole = await self._whole(delivery)
+        record = record_of(whole or delivery, reason, error, complete=whole is not None, lane_key=lane_key, turn=turn)
         try:
-            record = record_of(delivery, reason, error, complete=True, lane_key=lane_key, turn=turn)
             sequence = await self._store(record, delivery.stream)
         except PayloadTooLarge:
             # Our headers made it too large. A reference is enough where the original stays.
             if (await self._backend.stream_info(delivery.stream)).config.retention != "limits":
                 raise
-            record = record_of(delivery, reason, error, complete=False, lane_key=lane_key, turn=turn)
+            bare = refilled(delivery, b"", None)
+            record = record_of(bare, reason, error, complete=False, lane_key=lane_key, turn=turn)
             sequence = await self._store(record, delivery.stream)
         self._backend.stats.dead_lettered += 1
         return sequence
 
+    async def _whole(self, delivery: Delivery) -> Delivery | None:
+        """The delivery with its body; ``None`` when it came without, and the original is gone."""
+        if delivery.data or delivery.headers is None or delivery.headers.get(LEFT_OUT, "0") == "0":
+            return delivery
+        original = await self._backend.get_message(delivery.stream, sequence=delivery.sequence, last_of=None)
+        if original is None or original.timestamp_ns != delivery.timestamp_ns:
+            return None
+        return refilled(delivery, original.data, delivery.headers)
+
     async def _store(self, record: Record, source_stream: str) -> int:
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
         try:
-            receipt = await self._enqueuer.store(record, deadline=deadline)
+            receipt = await self._enqueuer.keep(record, deadline=deadline)
         except NoStream:
             if not self._create:
                 raise
             await self.prepare(source_stream)
-            receipt = await self._enqueuer.store(record, deadline=deadline)
+            receipt = await self._enqueuer.keep(record, deadline=deadline)
         return receipt.sequence
 
 
