@@ -219,13 +219,13 @@ class Consumption:
 
     async def _sit_out_pause(self) -> None:
         supply = self._supply
-        await supply.source.close()
+        await supply.pause()
         await self._hands.give_back_waiting()
         await supply.waits.wait(self._running.wait())
         if not supply.stopping and self._running.is_set():
-            await self._reopen(None)
+            await supply.resume()
 
-    async def _reopen(self, error: ConsumerNotFound | None) -> None:
+    async def _reopen(self, error: ConsumerNotFound) -> None:
         supply = self._supply
         await supply.reopen(error)
         self.stream, self.consumer = supply.source.stream, supply.source.consumer

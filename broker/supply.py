@@ -66,6 +66,7 @@ class Supply:
         self.stopping = False
         pauses = "pause" in options.on_error.values()
         self.recess = Recess(options, announcer, self.waits) if pauses else None
+        self._stays = consumer.unnamed and consumer.acks
         self._letters = letters
         self._settler_for = settler_for or (lambda each: ConsumeSettler(each, backend.stats, options, letters))
         self._open_consumer = open_consumer or backend.open_consumer
@@ -105,6 +106,19 @@ class Supply:
             )
         if await self._open_in_time(again) and error is not None:
             self._announcer.tell(ConsumerEventKind.CONSUMER_RECREATED, f"from sequence {resume}" if resume else "")
+
+    async def pause(self) -> None:
+        """Ask for nothing meanwhile; what was not fetched is for the others.
+
+        One of our own would be removed with its source, and with it its position and, where the stream keeps only what
+        somebody is interested in, what is stored meanwhile. It stays, and has no others.
+        """
+        await (self.source.rest() if self._stays else self.source.close())
+
+    async def resume(self) -> None:
+        """Go on after ``pause``."""
+        if not self._stays:
+            await self.reopen(None)
 
     def stop(self) -> None:
         """No more is asked for; whoever waits stops waiting."""

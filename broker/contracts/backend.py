@@ -204,6 +204,14 @@ class DeliverySource(Protocol):
         """Tell it what happens to the consumer beyond what ``fetch`` raises; one that has nothing to tell need not."""
         del observe
 
+    async def rest(self) -> None:
+        """Ask for nothing until the next ``fetch``, and give back what was not fetched. The consumer stays.
+
+        One that sends unasked goes on as far as it may; what comes is kept. Asked only where the consumer has no name,
+        and while no ``fetch`` waits: any other source is closed instead, and opened anew.
+        """
+        await self.close()
+
     @abstractmethod
     async def close(self) -> None:
         """Give back what was not fetched and stop asking; what was fetched can still be settled afterwards.

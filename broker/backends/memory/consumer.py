@@ -105,7 +105,7 @@ class MemoryConsumer:
     @property
     def unnamed(self) -> bool:
         """Whether only the source that made it knows it."""
-        return self.options.durable is None and self.options.queue is None
+        return self.options.unnamed
 
     @property
     def attended(self) -> bool:

@@ -237,6 +237,42 @@ class ConsumeConformance(Conformance):
         await worker.resume()
         await eventually(lambda: bodies(seen) == [0, 1])
 
+    @pytest.mark.parametrize("push", [False, True], ids=["consume", "push"])
+    async def test_pausing_without_a_name_loses_and_repeats_nothing(
+        self,
+        connect: Connect,
+        push: bool,  # noqa: FBT001 - pytest passes it by name
+    ) -> None:
+        sb, seen = await connect(), list[Any]()
+        name = await a_stream(sb, retention="interest")
+        worker = await (sb.push_subscribe if push else sb.consume)(f"{name}.a", seen.append)
+        await sb.enqueue_many(Entry(f"{name}.a", n) for n in range(5))
+        await eventually(lambda: len(seen) == 5)
+        await worker.pause()
+        await asyncio.sleep(0.2)
+        await sb.enqueue_many(Entry(f"{name}.a", n) for n in range(5, 8))
+        await never(lambda: len(seen) > 5, during=0.2)
+        await worker.resume()
+        await sb.enqueue(f"{name}.a", 8)
+        await eventually(lambda: len(seen) >= 9)
+        assert [(msg.json(), msg.attempt) for msg in seen] == [(n, 1) for n in range(9)]
+        assert len(await listed(sb.consumers.names(name))) == 1
+        await worker.drain()
+        assert await listed(sb.consumers.names(name)) == []
+
+    async def test_pausing_without_a_name_gives_back_what_was_not_started(self, connect: Connect) -> None:
+        sb, gate = await connect(), Gate()
+        name = await a_stream(sb)
+        worker = await sb.consume(f"{name}.a", gate.handle, concurrency=1, ack_wait=30)
+        await sb.enqueue_many(Entry(f"{name}.a", n) for n in range(3))
+        await eventually(lambda: gate.running == 1)
+        await worker.pause()
+        gate.open()
+        await eventually(lambda: worker.in_hand == 0)
+        await never(lambda: len(gate.started) > 1, during=0.2)
+        await worker.resume()
+        await eventually(lambda: sorted(bodies(gate.finished)) == [0, 1, 2])
+
 
 class ConsumerAdminConformance(Conformance):
     """Promises of ``consumers``: what is there, how it is set, and how far it got."""
