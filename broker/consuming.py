@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("broker.consuming")
 
 _FETCH: Final = 30.0  # seconds: only how often an idle loop turns
-_LAST_FLUSH: Final = 2.0
+_LAST_FLUSH: Final = (0.1, 2.0)
+"""Seconds that ending waits for what was sent to reach the server: at least, also when time is up, and at most."""
 
 
 class Consumption:
@@ -164,7 +165,9 @@ class Consumption:
         if self._extender is not None:
             self._extender.cancel()
         with suppress(BrokerError):
-            await self._backend.flush(timeout=_LAST_FLUSH)
+            shortest, longest = _LAST_FLUSH
+            left = max(shortest, deadline - self._loop.time())
+            await self._backend.flush(timeout=min(left, longest))
 
     # -- the loop
 
@@ -242,7 +245,7 @@ class Consumption:
     async def _extend_forever(self) -> None:
         """Keep what is in hand from being handed out again, however long its handler takes."""
         while True:
-            await asyncio.sleep(self._supply.consumer.ack_wait / 3)
+            await self._supply.until_extending()
             held = [message.delivery for message in self._hands.held if not message.settled]
             if held:
                 self._backend.stats.extended += len(held)

@@ -86,7 +86,8 @@ class HoldingHands(Hands):
     def __init__(self, handler: Callable[..., Any], *, supply: Supply, options: ConsumeOptions, codec: Codec) -> None:
         super().__init__(handler, supply=supply, options=options, codec=codec)
         self._held: set[StreamMessage] = set()
-        self._newest: dict[tuple[int, int], StreamMessage] = {}
+        self._newest: dict[tuple[int, int], tuple[StreamMessage, float]] = {}
+        self._clock = asyncio.get_running_loop().time
         self._freed = asyncio.Event()
 
     @property
@@ -106,12 +107,13 @@ class HoldingHands(Hands):
         One that its handler gave back by itself and works on is another attempt, beside it as at any other worker.
         """
         place = delivery.sequence, delivery.timestamp_ns
-        held = self._newest.get(place)
+        held, taken_at = self._newest.get(place, (None, 0.0))
         if held is not None and not held.parted:
+            self._supply.came_again(taken_at)
             held.renew(delivery, self._supply.settler)
             return None
         message = StreamMessage(delivery, self._codec, self._backend, settler=self._supply.settler)
-        self._newest[place] = message
+        self._newest[place] = message, self._clock()
         self._held.add(message)
         self._backend.stats.redelivered += message.attempt > 1
         return message
@@ -119,6 +121,6 @@ class HoldingHands(Hands):
     def _let_go(self, message: StreamMessage) -> None:
         self._held.discard(message)
         place = message.sequence, message.delivery.timestamp_ns
-        if self._newest.get(place) is message:
+        if self._newest.get(place, (None, 0.0))[0] is message:
             del self._newest[place]
         self._freed.set()

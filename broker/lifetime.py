@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.errors import BrokerClosed, BrokerError, Unsupported
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("broker")
 
-_LAST_FLUSH: Final = 2.0
-"""Seconds that closing waits for what was sent to reach the server."""
+_LAST_FLUSH: Final = (0.1, 2.0)
+"""Seconds that closing waits for what was sent to reach the server: at least, also when a drain has used up its time,
+and at most."""
 
 
 class Lifetime:
@@ -82,6 +84,7 @@ class Lifetime:
                 return
             self._draining = True
             self._backend.board.announce(Status.DRAINING)
+        deadline = self._loop.time() + timeout
         self._finishing += 1  # who comes while others wait joins them, so that none waits for another
         try:
             async with asyncio.timeout(timeout):
@@ -90,7 +93,7 @@ class Lifetime:
             log.warning("drain: not finished after %g s; cancelling what still runs", timeout)
         finally:
             self._finishing -= 1
-            await self.aclose()
+            await self._end_by(deadline)
 
     async def aclose(self) -> None:
         """As ``Broker.aclose`` promises it.
@@ -98,17 +101,22 @@ class Lifetime:
         Closed once, for everybody who asks: whoever is cancelled while waiting for it is let go at once, and the
         closing goes on to its end by itself.
         """
+        await self._end_by(inf)
+
+    async def _end_by(self, deadline: float) -> None:
         self._draining = True
         if self._closing is None or self._closing.cancelled():
-            closing = self._close(asyncio.current_task())
+            closing = self._close(asyncio.current_task(), deadline)
             self._closing = asyncio.get_running_loop().create_task(closing, name="close broker")
         await asyncio.shield(self._closing)
 
-    async def _close(self, caller: asyncio.Task[object] | None) -> None:
+    async def _close(self, caller: asyncio.Task[object] | None, deadline: float) -> None:
         try:
             await self._roster.abandon(caller)
             if self._backend.board.status is Status.CONNECTED:
+                shortest, longest = _LAST_FLUSH
+                left = max(shortest, deadline - self._loop.time())
                 with suppress(BrokerError):
-                    await self._backend.flush(timeout=_LAST_FLUSH)
+                    await self._backend.flush(timeout=min(left, longest))
         finally:
             await self._backend.close()

@@ -11,6 +11,7 @@ import pytest
 from broker import (
     ConfigDrift,
     ConsumerNotFound,
+    ConsumerOptions,
     Entry,
     StreamNotFound,
 )
@@ -224,6 +225,19 @@ class ConsumeConformance(Conformance):
             )
             await eventually(lambda: seen)
         assert seen[0].attempt == 2
+
+    async def test_a_shorter_ack_wait_of_a_bound_consumer_is_found_out(self, connect: Connect) -> None:
+        sb, gate, others = await connect(), Gate(), list[Any]()
+        name = await a_stream(sb)
+        await sb.consumers.create(ConsumerOptions(stream=name, durable=WORKER, filters=(f"{name}.a",), ack_wait=1))
+        await sb.consume(f"{name}.a", gate.handle, durable=WORKER, stream=name, ensure="bind", ack_wait=60)
+        await sb.enqueue(f"{name}.a", 1)
+        await eventually(lambda: sb.stats.extended > 1, within=15)
+        await (await connect()).consume(f"{name}.a", others.append, durable=WORKER, stream=name, ensure="bind")
+        await never(lambda: others, during=2.5)
+        gate.open()
+        await eventually(lambda: idle(sb, name, WORKER))
+        assert len(gate.started) == 1
 
     async def test_pausing_holds_the_work_and_resuming_goes_on(self, connect: Connect) -> None:
         sb, seen = await connect(), list[Any]()
