@@ -123,7 +123,10 @@ class Consumption:
             await asyncio.wait([self._ending])
 
     async def pause(self) -> None:
-        """Stop asking for messages and give back what was not started; handlers that run go on."""
+        """Stop asking for messages and give back what was not started; handlers that run go on.
+
+        Its place is kept until ``resume``, also without a name.
+        """
         if self._running.is_set():
             self._running.clear()
             self._announcer.tell(ConsumerEventKind.PAUSED)
