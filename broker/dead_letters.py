@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from broker.contracts.checks import check_kind
 from broker.contracts.envelopes import refilled
 from broker.contracts.errors import ConfigDrift, InvalidOption, NoStream, PayloadTooLarge, StreamError, StreamNotFound
 from broker.contracts.headers import LEFT_OUT, NO_HEADERS
 from broker.contracts.options import ConsumerOptions, StreamOptions, in_range
-from broker.contracts.subjects import matches, subscribe_pattern
+from broker.contracts.subjects import matches, resource_name, subscribe_pattern
 from broker.lanes.records import revived_record
-from broker.letters import PREFIX, DeadLetter, letter_of, record_of, revived
+from broker.letters import PREFIX, DeadLetter, letter_of, record_of, revived, subject_of
 from broker.reading import Reader
+from broker.sweeping import sweep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     from broker.contracts.backend import StreamBackend
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Delivery, Record
     from broker.enqueueing import Enqueuer
+    from broker.sweeping import Swept
 
 log = logging.getLogger("broker.dead_letters")
 
@@ -43,6 +49,12 @@ def dead_stream_options(replicas: int = 1) -> StreamOptions:
         replicas=replicas,
         description="messages that gave up, kept until replayed or discarded",
     )
+
+
+class _Which(Enum):
+    """What ``replay`` is about when no letter is named: ``None`` is what a ``get`` that found none returns."""
+
+    FILTERED = "all that match the filters"
 
 
 class DeadLetterWriter:
@@ -77,6 +89,7 @@ class DeadLetterWriter:
         error: BaseException | None,
         lane_key: str | None = None,
         turn: int = 0,
+        last_seen: datetime | None = None,
     ) -> int:
         """Store it; its number among the dead letters. The same delivery written twice is there once.
 
@@ -84,23 +97,32 @@ class DeadLetterWriter:
         the letter says that it is not complete.
 
         ``lane_key`` says that later messages of that key wait for what becomes of it, ``turn`` tells apart that the
-        same message gave up, was replayed and gave up again.
+        same message gave up, was replayed and gave up again. ``last_seen`` is when it gave up, now by default.
 
         Raises:
             StreamError, ConnectError, PayloadTooLarge: it is not certain to be kept; do not terminate the message.
         """
         whole = await self._whole(delivery)
-        record = record_of(whole or delivery, reason, error, complete=whole is not None, lane_key=lane_key, turn=turn)
+        record = partial(record_of, reason=reason, error=error, lane_key=lane_key, turn=turn, last_seen=last_seen)
         try:
-            sequence = await self._store(record, delivery.stream)
+            sequence = await self._store(record(whole or delivery, complete=whole is not None), delivery.stream)
         except PayloadTooLarge:
             # Our headers made it too large. A reference is enough where the original stays.
             if (await self._backend.stream_info(delivery.stream)).config.retention != "limits":
                 raise
-            bare = refilled(delivery, b"", None)
-            record = record_of(bare, reason, error, complete=False, lane_key=lane_key, turn=turn)
-            sequence = await self._store(record, delivery.stream)
+            sequence = await self._store(record(refilled(delivery, b"", None), complete=False), delivery.stream)
         self._backend.stats.dead_lettered += 1
+        waits = "" if lane_key is None else f"; its key {lane_key!r} waits until that is replayed or discarded"
+        log.warning(
+            "%r (%s sequence %d) gave up in %s, %s: dead letter %d%s",
+            delivery.subject,
+            delivery.stream,
+            delivery.sequence,
+            delivery.consumer,
+            reason or "no reason given",
+            sequence,
+            waits,
+        )
         return sequence
 
     async def _whole(self, delivery: Delivery) -> Delivery | None:
@@ -161,7 +183,7 @@ class DeadLetters:
 
     async def replay(
         self,
-        letter: DeadLetter | int | None = None,
+        letter: DeadLetter | int | _Which = _Which.FILTERED,
         *,
         stream: str | None = None,
         consumer: str | None = None,
@@ -175,7 +197,7 @@ class DeadLetters:
         of that subject sees it again, not only the one that gave up.
 
         Args:
-            letter: this one only (or its sequence); otherwise all that match the filters, as in ``list``.
+            letter: this one only (or its sequence); left out, all that match the filters, as in ``list``.
             stream: see ``list``.
             consumer: see ``list``.
             subject: see ``list``.
@@ -183,13 +205,14 @@ class DeadLetters:
 
         Raises:
             NoStream, StreamFull: the original stream does not take it; the dead letter stays.
+            InvalidOption: at once; also for the ``None`` of a ``get`` that found none.
         """
         if rate is not None:
             in_range("rate", rate, 0.001)
-        if letter is not None:
+        if not isinstance(letter, _Which):
             if stream or consumer or subject:
                 raise InvalidOption("replay takes one letter or filters, not both", option="letter")
-            one = await self.get(letter if isinstance(letter, int) else letter.sequence)
+            one = await self.get(_sequence_of(letter))
             if one is None:
                 return 0
             await self._put_back(one)
@@ -202,9 +225,44 @@ class DeadLetters:
             count += 1
         return count
 
+    async def sweep(self, stream: str, consumer: str | None = None) -> Swept:
+        """Write dead letters for what the server itself gave up on; call it again and again, now and then.
+
+        Consumers of ours never have the server give up. Those that others made may (``max_deliver``); what they gave
+        up on is handed out no more and shows nowhere. The first sweep has the server's notices kept from then on, in
+        the stream ``GAMEBROKER_GIVEN_UP``; each letter is confirmed before its original is settled, so a sweep that
+        is cut short is simply done again. Nothing is taken from workers.
+
+        Args:
+            stream: whose consumers are swept.
+            consumer: this one only.
+
+        Raises:
+            StreamNotFound, ConsumerNotFound: there is none.
+            ConfigDrift, ApiError: notices cannot be kept.
+            PermissionDenied: by subject; what was swept before stays swept.
+            ConnectionLost, RequestTimeout, EnqueueUnknown: nobody answered for 15 s: likewise. Sweep again.
+        """
+        resource_name(stream, "stream")
+        if consumer is not None:
+            resource_name(consumer, "consumer")
+        letters = DeadLetterWriter(self._backend, self._enqueuer, create=True)
+        return await sweep(self._backend, letters, self._written, stream, consumer)
+
+    async def _written(self, stream: str, consumer: str) -> AsyncIterator[DeadLetter]:
+        """The letters of one consumer, without their bodies."""
+        subject = subject_of(stream, consumer)
+        options = ConsumerOptions(filters=(subject,), stream=DEAD_STREAM, acks=False, headers_only=True)
+        try:
+            async with Reader(options, "end", backend=self._backend, codec=self._codec) as stored:
+                async for message in stored:
+                    yield letter_of(message.delivery)
+        except (NoStream, StreamNotFound):
+            return
+
     async def discard(self, letter: DeadLetter | int, reason: str = "") -> bool:
         """Remove one for good; whether it was still there. The reason is logged."""
-        sequence = letter if isinstance(letter, int) else letter.sequence
+        sequence = _sequence_of(letter)
         in_range("sequence", sequence, 1, whole=True)
         try:
             gone = await self._backend.delete_message(DEAD_STREAM, sequence)
@@ -234,6 +292,11 @@ class DeadLetters:
         except StreamNotFound:
             return None
         return None if stored is None else letter_of(stored)
+
+
+def _sequence_of(letter: DeadLetter | int) -> int:
+    check_kind("letter", letter, (DeadLetter, int), "a dead letter or its sequence", shown=True)
+    return letter if isinstance(letter, int) else letter.sequence
 
 
 def _wanted(letter: DeadLetter, stream: str | None, consumer: str | None, subject: str | None) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from broker import BrokerError, StreamBroker, StreamOptions, __version__
+from broker import BrokerError, ConnectError, ConnectionLost, NoResponders, StreamBroker, StreamOptions, __version__
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -23,12 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["server"]:
         from broker.server.__main__ import main as serve  # noqa: PLC0415 - only this verb starts a server
 
-        return serve(given[1:])
+        return serve(given[1:], prog="gamebroker server")
     options = _parser().parse_args(given)
     try:
         asyncio.run(_run(options))
     except BrokerError as error:
         say(f"gamebroker: {error}", to=sys.stderr)
+        if advice := _advice(error):
+            say(advice, to=sys.stderr)
         return 1
     except (KeyboardInterrupt, BrokenPipeError):
         return 130
@@ -38,6 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def say(line: str, *, to: TextIO | None = None) -> None:
     """One line out, at once, so that pipes see it."""
     print(line, file=to or sys.stdout, flush=True)
+
+
+def _advice(error: BrokerError) -> str:
+    if type(error) is ConnectError:
+        return "Start one with `gamebroker server --port 4222`, or name another with --url or NATS_URL."
+    return "" if error.advice in str(error) else error.advice
 
 
 async def _run(options: argparse.Namespace) -> None:
@@ -107,6 +116,21 @@ async def _discard_dead(sb: StreamBroker, options: argparse.Namespace) -> None:
     say("discarded" if gone else "not there")
 
 
+async def _sweep_dead(sb: StreamBroker, options: argparse.Namespace) -> None:
+    while True:
+        try:
+            swept = await sb.dead_letters.sweep(options.stream, options.consumer)
+        except (ConnectionLost, NoResponders, TimeoutError) as error:
+            if options.every is None:
+                raise
+            say(f"gamebroker: {error}", to=sys.stderr)
+        else:
+            say(f"written={swept.written} gone={swept.gone} undecided={swept.undecided} unknown={swept.unknown}")
+        if options.every is None:
+            return
+        await asyncio.sleep(options.every)
+
+
 def _told(letter: DeadLetter) -> str:
     error = f" {letter.error_type}: {letter.error}" if letter.error_type else ""
     return (
@@ -125,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, run: Verb, told: str, *positional: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=told, description=told)
+        sub.add_argument("--url", default=argparse.SUPPRESS, help="the server, also after the verb")
         for each in positional:
             sub.add_argument(each)
         sub.set_defaults(verb=run)
@@ -152,7 +177,17 @@ def _parser() -> argparse.ArgumentParser:
     discard = verb("discard", _discard_dead, "remove one dead letter for good")
     discard.add_argument("sequence", type=int)
     discard.add_argument("reason")
+    sweep = verb("sweep", _sweep_dead, "write dead letters for what the server itself gave up on", "stream")
+    sweep.add_argument("consumer", nargs="?", help="this one only")
+    sweep.add_argument("--every", type=_seconds, help="again and again, so many seconds apart")
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise ValueError(text)
+    return seconds
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.envelopes import Delivery, Envelope, Receipt, Record, StoredMessage
     from broker.contracts.events import Observe
+    from broker.contracts.exhausted import Exhausted
     from broker.contracts.headers import Headers
     from broker.contracts.options import ConsumerOptions, StreamOptions
     from broker.contracts.status import Stats, StatusBoard
@@ -205,11 +206,7 @@ class DeliverySource(Protocol):
         del observe
 
     async def rest(self) -> None:
-        """Ask for nothing until the next ``fetch``, and give back what was not fetched. The consumer stays.
-
-        One that sends unasked goes on as far as it may; what comes is kept. Asked only where the consumer has no name,
-        and while no ``fetch`` waits: any other source is closed instead, and opened anew.
-        """
+        """Keep the consumer, but ask for nothing until the next ``fetch``; asked only where it has no name."""
         await self.close()
 
     @abstractmethod
@@ -226,6 +223,9 @@ class StreamBackend(CoreBackend, Protocol):
     Every call may raise ``ConnectionLost``, ``BrokerClosed``, ``Unauthorized``, ``PermissionDenied``,
     ``RequestTimeout`` and ``ApiError``; each docstring names only what is particular.
     """
+
+    exhausted: Exhausted | None = None
+    """What its consumers give up on by themselves; ``None`` where none ever does."""
 
     @abstractmethod
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
@@ -329,6 +329,15 @@ class StreamBackend(CoreBackend, Protocol):
         self, stream: str, subjects: Sequence[str], *, up_to: int | datetime | None
     ) -> AsyncIterator[StoredMessage]:
         """The last message of each subject that the patterns cover, as of a sequence, a time or now, page by page."""
+
+    @abstractmethod
+    def get_many(
+        self, stream: str, *, start: int, subject: str | None, limit: int, max_bytes: int | None
+    ) -> AsyncIterator[StoredMessage]:
+        """At most ``limit`` messages (of the pattern) from sequence ``start`` on, gaps skipped, page by page.
+
+        Whoever asks takes no more than ``max_bytes`` of bodies: there is no need to have many more on their way.
+        """
 
     @abstractmethod
     async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:

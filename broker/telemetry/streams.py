@@ -38,6 +38,7 @@ class TracedStreams(TracedCore, StreamBackend):
     def __init__(self, backend: StreamBackend, probe: Probe) -> None:
         super().__init__(backend, probe)
         self._streams = backend
+        self.exhausted = backend.exhausted
 
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
         """Store inside a span that ends with the receipt."""
@@ -102,6 +103,14 @@ class TracedStreams(TracedCore, StreamBackend):
     ) -> AsyncIterator[StoredMessage]:
         """The last message of each subject."""
         async for stored in self._streams.get_last_many(stream, subjects, up_to=up_to):
+            yield replace(stored, headers=arrived(stored.headers))
+
+    async def get_many(
+        self, stream: str, *, start: int, subject: str | None, limit: int, max_bytes: int | None
+    ) -> AsyncIterator[StoredMessage]:
+        """A run of messages."""
+        run = self._streams.get_many(stream, start=start, subject=subject, limit=limit, max_bytes=max_bytes)
+        async for stored in run:
             yield replace(stored, headers=arrived(stored.headers))
 
     async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:

@@ -153,7 +153,8 @@ class NatsSource(DeliverySource, Listener):
             self._silent = 0
             return
         intake = self._intake
-        intake.overdue(now)
+        if intake.overdue(now):
+            self._examine()
         self._watch_silence(late=late)
         if self._presence.polls and (self._moved or intake.received != self._polled_at):
             self._moved = False
@@ -240,7 +241,7 @@ class NatsSource(DeliverySource, Listener):
     # -- the end ------------------------------------------------------------------------------------------------------
 
     async def rest(self) -> None:
-        """See ``DeliverySource``."""
+        """See ``DeliverySource``. Pulls are called back and what they brought goes back; what is pushed is kept."""
         intake = self._intake
         if self._closing is not None or intake.keeps:
             return
