@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.checks import check_kind
-from broker.contracts.envelopes import readdressed
+from broker.contracts.envelopes import readdressed, refilled
 from broker.contracts.errors import (
     ConfigDrift,
     InvalidOption,
@@ -24,7 +24,7 @@ from broker.contracts.errors import (
     StreamNotFound,
     Unsupported,
 )
-from broker.contracts.headers import NO_HEADERS
+from broker.contracts.headers import LEFT_OUT, NO_HEADERS
 from broker.contracts.options import ConsumerOptions, StreamOptions, in_range
 from broker.contracts.subjects import matches, resource_name, subscribe_pattern
 from broker.lanes.records import revived_record
@@ -101,7 +101,10 @@ class DeadLetterWriter:
         turn: int = 0,
         last_seen: datetime | None = None,
     ) -> int:
-        """Store it; its number among the dead letters. The same delivery written twice is stored once.
+        """Store it; its number among the dead letters. The same delivery written twice is there once.
+
+        The body that a consumer leaves out (``headers_only``) is read from the stream; where it is gone from there,
+        the letter says that it is not complete.
 
         ``lane_key`` says that later messages of that key wait for what becomes of it, ``turn`` tells apart that the
         same message gave up, was replayed and gave up again. ``last_seen`` is when it gave up, now by default.
@@ -109,14 +112,15 @@ class DeadLetterWriter:
         Raises:
             StreamError, ConnectError, PayloadTooLarge: it is not certain to be kept; do not terminate the message.
         """
-        record = partial(record_of, delivery, reason, error, lane_key=lane_key, turn=turn, last_seen=last_seen)
+        whole = await self._whole(delivery)
+        record = partial(record_of, reason=reason, error=error, lane_key=lane_key, turn=turn, last_seen=last_seen)
         try:
-            sequence = await self._store(record(complete=True), delivery.stream)
+            sequence = await self._store(record(whole or delivery, complete=whole is not None), delivery.stream)
         except PayloadTooLarge:
             # Our headers made it too large. A reference is enough where the original stays.
             if (await self._backend.stream_info(delivery.stream)).config.retention != "limits":
                 raise
-            sequence = await self._store(record(complete=False), delivery.stream)
+            sequence = await self._store(record(refilled(delivery, b"", None), complete=False), delivery.stream)
         self._backend.stats.dead_lettered += 1
         waits = "" if lane_key is None else f"; its key {lane_key!r} waits until that is replayed or discarded"
         log.warning(
@@ -131,15 +135,24 @@ class DeadLetterWriter:
         )
         return sequence
 
+    async def _whole(self, delivery: Delivery) -> Delivery | None:
+        """The delivery with its body; ``None`` when it came without, and the original is gone."""
+        if delivery.data or delivery.headers is None or delivery.headers.get(LEFT_OUT, "0") == "0":
+            return delivery
+        original = await self._backend.get_message(delivery.stream, sequence=delivery.sequence, last_of=None)
+        if original is None or original.timestamp_ns != delivery.timestamp_ns:
+            return None
+        return refilled(delivery, original.data, delivery.headers)
+
     async def _store(self, record: Record, source_stream: str) -> int:
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
         try:
-            receipt = await self._enqueuer.store(record, deadline=deadline)
+            receipt = await self._enqueuer.keep(record, deadline=deadline)
         except NoStream:
             if not self._create:
                 raise
             await self.prepare(source_stream)
-            receipt = await self._enqueuer.store(record, deadline=deadline)
+            receipt = await self._enqueuer.keep(record, deadline=deadline)
         return receipt.sequence
 
 

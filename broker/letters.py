@@ -52,8 +52,9 @@ class DeadLetter:
         last_seen: when it gave up.
         idempotency_key: the sender's own key, kept through replay.
         ordering_key: likewise.
-        complete: ``False`` for a message so near the server's size limit that only a reference to it could be kept;
-            body and headers are then read from ``stream`` at ``stream_sequence`` on replay.
+        complete: ``False`` when only a reference could be kept, for a message so near the server's size limit, or one
+            that came without its body and was removed meanwhile; it is then read from ``stream`` at
+            ``stream_sequence`` on replay.
         lane_key: of an ordered consumer's letter: what its key is stored by. Later messages of that key wait until the
             letter is replayed or discarded.
     """
@@ -100,9 +101,9 @@ def record_of(
     turn: int = 0,
     last_seen: datetime | None = None,
 ) -> Record:
-    """The dead letter of a delivery, whole or as a reference to the original."""
+    """The dead letter of a delivery, whole or (its body left out) as a reference to the original."""
     kept: list[tuple[str, str]] = []
-    if complete and delivery.headers is not None:
+    if delivery.headers is not None:
         kept = [pair for pair in delivery.headers.pairs if _survives(pair[0])]
     key = _ordering_key(delivery)
     if key is not None and not any(name == ORDERING_KEY for name, _ in kept):

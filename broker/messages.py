@@ -137,10 +137,14 @@ class StreamMessage(Message, eq=False, kw_only=True):
 
     Inside ``consume`` a handler that returns settles it as done and one that raises gives it back, so most handlers
     call none of these.
+
+    Attributes:
+        parted: whether the handler settled it and the word is out: what comes of it now is another delivery.
     """
 
     settler: Settler
     _outcome: str | None = None
+    parted: bool = False
 
     @property
     def delivery(self) -> Delivery:
@@ -265,6 +269,7 @@ class StreamMessage(Message, eq=False, kw_only=True):
         except BaseException:
             self._outcome = None
             raise
+        self.parted = True
 
     def _twice(self, outcome: str) -> AlreadySettled:
         return AlreadySettled(

@@ -88,7 +88,8 @@ class StreamConsumer(Broker):
             durable: the stored position. Either alone is enough; with neither, an unnamed position is forgotten
                 after the worker is gone.
             max_ack_pending: unsettled messages in the whole group at most.
-            ack_wait: seconds until an unsettled message is handed out again; extended while a handler runs.
+            ack_wait: seconds until an unsettled message is handed out again; extended while a handler runs. With
+                ``ensure="bind"`` the consumer's own: extended too late, a message runs twice.
             concurrency: ``async def`` handlers at once in this process.
             max_deliver: attempts before a message is dead-lettered.
             backoff: seconds before each further attempt; the last one repeats.

@@ -205,6 +205,10 @@ class DeliverySource(Protocol):
         """Tell it what happens to the consumer beyond what ``fetch`` raises; one that has nothing to tell need not."""
         del observe
 
+    async def rest(self) -> None:
+        """Keep the consumer, but ask for nothing until the next ``fetch``; asked only where it has no name."""
+        await self.close()
+
     @abstractmethod
     async def close(self) -> None:
         """Give back what was not fetched and stop asking; what was fetched can still be settled afterwards.

@@ -134,11 +134,16 @@ class ConsumerOptions:
             raise InvalidOption("ensure='bind' needs durable= or queue=: there is nothing to bind to", option="durable")
 
     @property
+    def unnamed(self) -> bool:
+        """Whether it is one worker's own: nobody else could find it."""
+        return self.durable is None and self.queue is None
+
+    @property
     def threshold(self) -> float | None:
         """Seconds without a worker after which the server removes it; ``None``: never."""
         if self.inactive_threshold is not None:
             return self.inactive_threshold
-        return UNNAMED_THRESHOLD if self.durable is None and self.queue is None else None
+        return UNNAMED_THRESHOLD if self.unnamed else None
 
     @property
     def leaves_groups(self) -> bool:

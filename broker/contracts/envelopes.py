@@ -199,6 +199,11 @@ def readdressed(record: Record, subject: str) -> Record:
     return replace(record, subject=subject)
 
 
+def refilled(delivery: Delivery, data: bytes, headers: Headers | None) -> Delivery:
+    """The same delivery with another body and headers."""
+    return replace(delivery, data=data, headers=headers)
+
+
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
     """A message read straight from a stream, not on loan: there is nothing to settle."""

@@ -230,6 +230,10 @@ class TracedSource(DeliverySource):
         """What happens to the consumer is told as it is."""
         self._source.watch(observe)
 
+    async def rest(self) -> None:
+        """Ask for nothing for a while."""
+        await self._source.rest()
+
     async def close(self) -> None:
         """Give back what was not fetched and stop asking."""
         await self._source.close()
