@@ -15,7 +15,7 @@ from broker.contracts.errors import ConfigDrift, InvalidOption, NoStream, Payloa
 from broker.contracts.headers import NO_HEADERS
 from broker.contracts.options import ConsumerOptions, StreamOptions, in_range
 from broker.contracts.subjects import matches, subscribe_pattern
-from broker.lanes.records import revived_record
+from broker.lanes.records import revived_record, when_made
 from broker.letters import PREFIX, DeadLetter, letter_of, record_of, revived
 from broker.reading import Reader
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Delivery, Record
     from broker.enqueueing import Enqueuer
+    from broker.letters import FromLane
 
 log = logging.getLogger("broker.dead_letters")
 
@@ -82,28 +83,24 @@ class DeadLetterWriter:
         *,
         reason: str,
         error: BaseException | None,
-        lane_key: str | None = None,
-        turn: int = 0,
+        lane: FromLane | None = None,
     ) -> int:
         """Store it; its number among the dead letters. The same delivery written twice is stored once.
-
-        ``lane_key`` says that later messages of that key wait for what becomes of it, ``turn`` tells apart that the
-        same message gave up, was replayed and gave up again.
 
         Raises:
             StreamError, ConnectError, PayloadTooLarge: it is not certain to be kept; do not terminate the message.
         """
         try:
-            record = record_of(delivery, reason, error, complete=True, lane_key=lane_key, turn=turn)
+            record = record_of(delivery, reason, error, complete=True, lane=lane)
             sequence = await self._store(record, delivery.stream)
         except PayloadTooLarge:
             # Our headers made it too large. A reference is enough where the original stays.
             if (await self._backend.stream_info(delivery.stream)).config.retention != "limits":
                 raise
-            record = record_of(delivery, reason, error, complete=False, lane_key=lane_key, turn=turn)
+            record = record_of(delivery, reason, error, complete=False, lane=lane)
             sequence = await self._store(record, delivery.stream)
         self._backend.stats.dead_lettered += 1
-        waits = "" if lane_key is None else f"; its key {lane_key!r} waits until that is replayed or discarded"
+        waits = "" if lane is None else f"; its key {lane.key!r} waits until that is replayed or discarded"
         log.warning(
             "%r (%s sequence %d) gave up in %s, %s: dead letter %d%s",
             delivery.subject,
@@ -221,17 +218,25 @@ class DeadLetters:
 
     async def _put_back(self, letter: DeadLetter) -> None:
         original = None
+        held_up = letter.lane_key is not None and await self._is_of_this_stream(letter)
         if not letter.complete:
             original = await self._backend.get_message(letter.stream, sequence=letter.stream_sequence, last_of=None)
-            if original is None:
+            if original is None or (letter.lane_key is not None and not held_up):
                 raise StreamError(f"the original of dead letter {letter.sequence} is gone", stream=letter.stream)
         record = revived(letter, original)
-        if letter.lane_key is not None:
+        if held_up:
             # Its group alone tries it again, before what waits behind it.
-            record = revived_record(letter, letter.lane_key, record.data, record.headers or NO_HEADERS)
+            record = revived_record(letter, record.data, record.headers or NO_HEADERS)
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
         await self._enqueuer.store(record, deadline=deadline)
         await self._backend.delete_message(DEAD_STREAM, letter.sequence)
+
+    async def _is_of_this_stream(self, letter: DeadLetter) -> bool:
+        """Whether the stream was not deleted since, and perhaps made again."""
+        try:
+            return when_made(await self._backend.stream_info(letter.stream)) == letter.stream_made
+        except StreamNotFound:
+            return False
 
     async def _read(self, sequence: int) -> DeadLetter | None:
         try:

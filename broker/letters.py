@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.contracts.envelopes import Delivery, Record, StoredMessage
 from broker.contracts.headers import KEY, ORDERING_KEY, Headers
@@ -29,6 +29,7 @@ _FIRST: Final = "Gamebroker-Dead-First-Seen"
 _LAST: Final = "Gamebroker-Dead-Last-Seen"
 _OMITTED: Final = "Gamebroker-Dead-Body"
 _LANE_KEY: Final = "Gamebroker-Dead-Lane-Key"
+_STREAM_MADE: Final = "Gamebroker-Dead-Stream-Made"
 _LONGEST_TEXT: Final = 512
 _NS_PER_SECOND: Final = 1_000_000_000
 
@@ -52,6 +53,8 @@ class DeadLetter:
             body and headers are then read from ``stream`` at ``stream_sequence`` on replay.
         lane_key: of an ordered consumer's letter: what its key is stored by. Later messages of that key wait until the
             letter is replayed or discarded.
+        stream_made: of such a letter: when its stream was made, microseconds since the epoch. In a later stream of that
+            name nothing waits for it.
     """
 
     sequence: int
@@ -71,6 +74,21 @@ class DeadLetter:
     ordering_key: str | None = None
     complete: bool = True
     lane_key: str | None = None
+    stream_made: int = 0
+
+
+class FromLane(NamedTuple):
+    """What the dead letter of an ordered consumer says besides.
+
+    Attributes:
+        key: later messages of that key wait for what becomes of it.
+        stream_made: see ``DeadLetter``.
+        turn: tells apart that the same message gave up, was replayed and gave up again.
+    """
+
+    key: str
+    stream_made: int
+    turn: int = 0
 
 
 def subject_of(stream: str, consumer: str) -> str:
@@ -87,8 +105,7 @@ def record_of(
     error: BaseException | None,
     *,
     complete: bool,
-    lane_key: str | None = None,
-    turn: int = 0,
+    lane: FromLane | None = None,
 ) -> Record:
     """The dead letter of a delivery, whole or as a reference to the original."""
     kept: list[tuple[str, str]] = []
@@ -108,12 +125,12 @@ def record_of(
     ]
     if not complete:
         told.append((_OMITTED, "omitted"))
-    if lane_key is not None:
-        told.append((_LANE_KEY, lane_key))
+    if lane is not None:
+        told += [(_LANE_KEY, lane.key), (_STREAM_MADE, str(lane.stream_made))]
     # The store time tells apart a stream that was deleted and made again under the same name.
     identity = f"dead:{delivery.stream}:{delivery.consumer}:{delivery.sequence}:{delivery.timestamp_ns}"
-    if turn:
-        identity = f"{identity}:{turn}"
+    if lane is not None and lane.turn:
+        identity = f"{identity}:{lane.turn}"
     data = delivery.data if complete else b""
     return Record(subject_of(delivery.stream, delivery.consumer), data, Headers([*kept, *told]), identity)
 
@@ -140,6 +157,7 @@ def letter_of(stored: StoredMessage | Delivery) -> DeadLetter:
         ordering_key=headers.get(ORDERING_KEY),
         complete=_OMITTED not in headers,
         lane_key=headers.get(_LANE_KEY),
+        stream_made=_number(headers.get(_STREAM_MADE)),
     )
 
 

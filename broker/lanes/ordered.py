@@ -124,7 +124,7 @@ class OrderedConsumption(Consumption):
         if not info.lane_counts:
             told = f"stream {stream!r} has no lanes: declare it with StreamOptions(lanes=...) for ordered=True"
             raise InvalidOption(told, option="ordered")
-        self._counts = info.lane_counts
+        self._counts, self._made = info.lane_counts, info.created
         self._duty = self._make_duty(stream)
         if self._consumer.ensure != "bind":
             await self._duty.parked.prepare(info.config.replicas)
@@ -303,14 +303,16 @@ class OrderedConsumption(Consumption):
 
     async def _look_at_stream(self) -> None:
         """Follow a change of the number of lanes, but not before everything filed by the old one is done."""
-        counts = (await self._backend.stream_info(self.stream)).lane_counts
+        info = await self._backend.stream_info(self.stream)
+        counts = info.lane_counts
         if not counts:
             raise NoStream(f"stream {self.stream!r} has no lanes any more", stream=self.stream)
-        if len(counts) > len(self._counts):
+        if info.created != self._made:  # deleted and made again
+            self._made, self._generation = info.created, 0
+            self._leave_but(())
+        elif len(counts) > len(self._counts):
             told = "%s has %d lanes now; what is filed in the %d before is worked off first"
             log.warning(told, self.stream, counts[-1], self._counts[-1])
-        elif len(counts) < len(self._counts):  # deleted and made again
-            self._generation = 0
         self._counts = counts
         behind = self._generation < len(counts) - 1
         for lane in self._lanes.values():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from copy import copy
+from typing import TYPE_CHECKING, Final, Self
 from uuid import uuid4
 
 from broker.contracts.envelopes import renamed
@@ -35,6 +36,9 @@ _STORE_TIMEOUT: Final = 10.0
 class Parked:
     """The parked messages of one group, in ``GAMEBROKER_PARKED``.
 
+    Attributes:
+        made: when the group's stream was made. What waits in a former stream of its name is none of its business.
+
     Every call may raise what the backend raises; what was asked for is then not certain.
     """
 
@@ -54,6 +58,13 @@ class Parked:
         self._letters = letters
         self._stream = stream
         self._queue = queue
+        self.made = 0
+
+    def of(self, made: int) -> Self:
+        """The same, of the stream that was made then."""
+        twin = copy(self)
+        twin.made = made
+        return twin
 
     async def prepare(self, replicas: int) -> None:
         """Make sure of the stream, with as many replicas as the messages have.
@@ -67,8 +78,8 @@ class Parked:
             if {"subjects", "max_msgs_per_subject", "discard"} & set(drift.differences):
                 raise
 
-    async def load(self) -> list[Waiting]:
-        """Everything that waits in the group."""
+    async def load(self, lane: int, lanes: int) -> list[Waiting]:
+        """Everything of one lane that waits; what is left of a former stream is removed."""
         options = ConsumerOptions(
             filters=(f"{group_subject(self._stream, self._queue)}.>",),
             stream=PARKED_STREAM,
@@ -77,20 +88,24 @@ class Parked:
         )
         try:
             async with Reader(options, "end", backend=self._backend, codec=self._codec) as stored:
-                found = [waiting_of(message.delivery) async for message in stored]
+                every = [waiting_of(message.delivery) async for message in stored]
         except (NoStream, StreamNotFound):
             return []
-        return [each for each in found if each is not None]
+        found = [each for each in every if each is not None and each.lane(lanes) == lane]
+        for each in found:
+            if each.made < self.made:
+                await self.release(each)
+        return [each for each in found if each.made == self.made]
 
     async def park(self, delivery: Delivery, *, attempts: int, due: float = 0.0, letter: int | None = None) -> Waiting:
         """Keep it; what was kept of it before is replaced. Returned means stored."""
-        record = parked_record(self._queue, delivery, attempts=attempts, due=due, letter=letter)
+        key, order = delivery.lane_key or "", delivery.sequence
+        record = parked_record(self._subject(key, order), delivery, attempts=attempts, due=due, letter=letter)
         receipt = await self._store(record)
         if receipt.duplicate and not await self._is_kept(receipt.sequence):
             # It waited exactly so before, was released, and is to wait once more.
             receipt = await self._store(renamed(record, f"{record.message_id}:{uuid4().hex}"))
-        key, order = delivery.lane_key or "", delivery.sequence
-        return Waiting(key, order, receipt.sequence, attempts=attempts, due=due, letter=letter)
+        return Waiting(key, order, receipt.sequence, attempts=attempts, due=due, letter=letter, made=self.made)
 
     async def release(self, waiting: Waiting) -> None:
         """It does not wait any more."""
@@ -113,9 +128,12 @@ class Parked:
 
     async def find(self, key: str, order: int) -> Waiting | None:
         """That message as it waits now, if it does."""
-        subject = parked_subject(self._stream, self._queue, key, order)
+        subject = self._subject(key, order)
         stored = await self._backend.get_message(PARKED_STREAM, sequence=None, last_of=subject, fresh=True)
         return None if stored is None else waiting_of(stored)
+
+    def _subject(self, key: str, order: int) -> str:
+        return parked_subject(self._stream, self._queue, self.made, key, order)
 
     async def _has_passed(self, sequence: int, consumer: str) -> bool:
         """Whether the lane, which never goes back and has one message in hand, is beyond that place."""

@@ -17,6 +17,7 @@ from broker.contracts.options import StreamOptions
 from broker.lanes.parking import Waiting
 
 if TYPE_CHECKING:
+    from broker.contracts.admin import StreamInfo
     from broker.contracts.envelopes import Delivery, StoredMessage
     from broker.contracts.lanes import Lane
     from broker.letters import DeadLetter
@@ -33,7 +34,8 @@ _DUE: Final = "Gamebroker-Parked-Due"
 _LETTER: Final = "Gamebroker-Parked-Letter"
 _TURN: Final = "Gamebroker-Parked-Turn"
 _LONGEST_GROUP: Final = 320
-"""Bytes: with a key and a sequence behind it, it still fits into a subject."""
+"""Bytes: with a time, a key and a sequence behind it, it still fits into a subject."""
+_MICROSECONDS: Final = 1_000_000
 
 
 def parked_stream_options(replicas: int = 1) -> StreamOptions:
@@ -46,6 +48,11 @@ def parked_stream_options(replicas: int = 1) -> StreamOptions:
         replicas=replicas,
         description="messages of ordered consumers that wait for their turn",
     )
+
+
+def when_made(stream: StreamInfo) -> int:
+    """What tells a stream from an earlier one of its name: when it was made, microseconds since the epoch."""
+    return 0 if stream.created is None else round(stream.created.timestamp() * _MICROSECONDS)
 
 
 def group_name(stream: str, queue: str) -> str:
@@ -61,12 +68,12 @@ def group_subject(stream: str, queue: str) -> str:
     return f"{_PREFIX}.{group_name(stream, queue)}"
 
 
-def parked_subject(stream: str, queue: str, key: str, order: int) -> str:
-    """Where one message waits."""
-    return f"{group_subject(stream, queue)}.{key}.{order}"
+def parked_subject(stream: str, queue: str, made: int, key: str, order: int) -> str:
+    """Where one message waits. What waited in a stream that was deleted waits elsewhere."""
+    return f"{group_subject(stream, queue)}.{made}.{key}.{order}"
 
 
-def parked_record(queue: str, delivery: Delivery, *, attempts: int, due: float, letter: int | None) -> Record:
+def parked_record(subject: str, delivery: Delivery, *, attempts: int, due: float, letter: int | None) -> Record:
     """The record that keeps a delivery until its turn comes, or until somebody decides about its dead letter."""
     kept = [pair for pair in (delivery.headers or Headers()).pairs if _survives(pair[0])]
     told = [
@@ -77,28 +84,28 @@ def parked_record(queue: str, delivery: Delivery, *, attempts: int, due: float, 
     ]
     if letter is not None:
         told.append((_LETTER, str(letter)))
-    subject = parked_subject(delivery.stream, queue, delivery.lane_key or "", delivery.sequence)
-    what = f"{delivery.sequence}:{delivery.timestamp_ns}:{attempts}:{delivery.attempt}:{letter}"
+    what = f"{delivery.timestamp_ns}:{attempts}:{delivery.attempt}:{letter}"
     # The body of what is dead lives in its letter.
     data = delivery.data if letter is None else b""
-    return Record(subject, data, Headers([*kept, *told]), f"parked:{delivery.stream}:{queue}:{what}")
+    return Record(subject, data, Headers([*kept, *told]), f"{subject}:{what}")
 
 
-def revived_record(letter: DeadLetter, key: str, data: bytes, headers: Headers) -> Record:
+def revived_record(letter: DeadLetter, data: bytes, headers: Headers) -> Record:
     """The record that lets a dead letter's message have its turn again, before whatever waits behind it."""
     stored_ns = round(letter.first_seen.timestamp() * 1e9)
     kept = [pair for pair in headers.pairs if _survives(pair[0])]
     told = [(_SUBJECT, letter.subject), (_ATTEMPTS, "0"), (_STORED, str(stored_ns)), (_DUE, "0.0")]
-    subject = parked_subject(letter.stream, letter.consumer, key, letter.stream_sequence)
+    stream, queue, key = letter.stream, letter.consumer, letter.lane_key or ""
+    subject = parked_subject(stream, queue, letter.stream_made, key, letter.stream_sequence)
     identity = f"revived:{letter.stream}:{letter.sequence}:{letter.last_seen.isoformat()}"
     return Record(subject, data, Headers([*kept, *told]), identity)
 
 
 def waiting_of(stored: StoredMessage | Delivery) -> Waiting | None:
     """What a parked record says; ``None`` when it is none of ours."""
-    *_, key, order = stored.subject.split(".")
     headers = stored.headers or Headers()
     try:
+        *_, made, key, order = stored.subject.split(".")
         letter = headers.get(_LETTER)
         return Waiting(
             key,
@@ -107,6 +114,7 @@ def waiting_of(stored: StoredMessage | Delivery) -> Waiting | None:
             attempts=int(headers.get(_ATTEMPTS, "0")),
             due=float(headers.get(_DUE, "0")),
             letter=None if letter is None else int(letter),
+            made=int(made),
         )
     except ValueError:
         return None

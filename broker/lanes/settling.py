@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from broker.contracts.errors import BrokerError
 from broker.lanes.records import as_group, turn_of
+from broker.letters import FromLane
 from broker.settling import MAX_DELIVER, ConsumeSettler, PlainSettler, where
 
 if TYPE_CHECKING:
@@ -84,8 +85,9 @@ class LaneSettler(ConsumeSettler):
         if self._left_alone(delivery):
             return
         try:
-            told, turn = as_group(delivery, self._lane.queue), turn_of(delivery) or 0
-            letter = await self._letters.write(told, reason=reason, error=error, lane_key=delivery.lane_key, turn=turn)
+            lane = FromLane(delivery.lane_key or "", self._lane.stream_made, turn_of(delivery) or 0)
+            told = as_group(delivery, self._lane.queue)
+            letter = await self._letters.write(told, reason=reason, error=error, lane=lane)
             await self._lane.park(delivery, attempts=delivery.attempt, letter=letter)
         except BrokerError as exc:
             # Not certain to be kept, so it must not be terminated: it comes again and is buried then.

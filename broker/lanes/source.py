@@ -19,6 +19,30 @@ _OPEN: Final = 64
 _REMEMBERED: Final = 1024
 
 
+class Past:
+    """What was settled here of one lane: more than the server may have been told, and longer than its consumer lives.
+
+    Attributes:
+        made: when the stream was made that it is about.
+        floor: the last one settled, with all before it; 0 when there is none.
+    """
+
+    def __init__(self, made: int = 0) -> None:
+        self.made = made
+        self.floor = 0
+        self._settled: dict[tuple[int, int], None] = {}
+
+    def __contains__(self, stored: tuple[int, int]) -> bool:
+        return stored in self._settled
+
+    def add(self, stored: tuple[int, int]) -> None:
+        """That one (its sequence, and when it was stored) is settled."""
+        self.floor = max(self.floor, stored[0])
+        self._settled[stored] = None
+        while len(self._settled) > _REMEMBERED:
+            del self._settled[next(iter(self._settled))]
+
+
 class LaneSource(DeliverySource):
     """A lane's consumer.
 
@@ -28,16 +52,17 @@ class LaneSource(DeliverySource):
     Args:
         source: the consumer.
         hold: seconds a message in hand is ours without being extended.
+        past: what was settled here before.
     """
 
-    def __init__(self, source: DeliverySource, hold: float) -> None:
+    def __init__(self, source: DeliverySource, hold: float, past: Past) -> None:
         self.stream = source.stream
         self.consumer = source.consumer
         self.missed = True
         self._source = source
         self._count = 0
         self._in_hand: dict[int, tuple[int, int]] = {}
-        self._settled: dict[tuple[int, int], None] = {}
+        self._past = past
         self._hold = hold
         self._clock = asyncio.get_running_loop().time
         self._held_since = 0.0
@@ -66,7 +91,7 @@ class LaneSource(DeliverySource):
             self.missed = True
         self._count = delivery.consumer_sequence
         stored = (delivery.sequence, delivery.timestamp_ns)
-        if stored in self._settled:
+        if stored in self._past:
             await self._source.ack((delivery,))
             return False
         self._in_hand[delivery.consumer_sequence] = stored
@@ -78,9 +103,7 @@ class LaneSource(DeliverySource):
         for each in deliveries:
             stored = self._in_hand.pop(each.consumer_sequence, None)
             if stored is not None:
-                self._settled[stored] = None
-        while len(self._settled) > _REMEMBERED:
-            del self._settled[next(iter(self._settled))]
+                self._past.add(stored)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """See ``DeliverySource``."""

@@ -327,3 +327,15 @@ class LanesConformance(Conformance):
         await eventually(lambda: all(turns[-1] == 5 for turns in ledger.turns.values()), within=PATIENCE)
         for turns in ledger.turns.values():
             assert sorted(set(turns)) == list(range(6))
+
+    @pytest.mark.timeout(60)
+    async def test_a_lane_made_again_goes_on_behind_what_was_settled_here(self, connect: Connect) -> None:
+        """Nobody has to have asked the server lately how far the lane was."""
+        sb, ledger = await connect(), Ledger()
+        name = await a_stream(sb, lanes=1)
+        await enqueue_turns(sb, f"{name}.a", ["ann"], range(1500))
+        await sb.consume(f"{name}.a", ledger.handle, queue=QUEUE, ordered=True)
+        await eventually(lambda: len(ledger.messages) > 100, within=PATIENCE)
+        await sb.consumers.delete(name, f"{QUEUE}-0-0")
+        await eventually(lambda: ledger.turns["ann"][-1] == 1499, within=PATIENCE)
+        assert ledger.turns["ann"] == list(range(1500))
