@@ -166,19 +166,26 @@ class OrderedConsumption(Consumption):
 
     async def pause(self) -> None:
         """Leave the lanes to the others; handlers that run go on."""
+        if self._stopping:
+            return
         if not self._resting:
             self._announcer.tell(ConsumerEventKind.PAUSED)
         self._resting = True
-        await self._members.leave()
         self._leave_but(())
+        await self._members.leave()
 
     async def resume(self) -> None:
-        """Take a share again after ``pause``."""
-        if self._resting:
-            self._resting = False
-            self._announcer.tell(ConsumerEventKind.RESUMED)
+        """Take a share again after ``pause``; nothing comes of it after ``drain``."""
+        if not self._resting or self._stopping:
+            return
+        self._resting = False
+        self._announcer.tell(ConsumerEventKind.RESUMED)
+        try:
             await self._members.join()
-            self._changed.set()
+        except BaseException:
+            await self.pause()
+            raise
+        self._changed.set()
 
     async def drain(self, timeout: float = 25.0, *, caller: asyncio.Task[Any] | None = None) -> None:
         """Leave every lane: let handlers finish and settle, give back the rest; idempotent.
@@ -269,6 +276,8 @@ class OrderedConsumption(Consumption):
         consumption = LaneConsumption(self._duty, self._lane_options(lane), lane, count)
         await consumption.start()
         self._lanes[lane] = consumption
+        if self._resting:  # since it was begun
+            self._leave_but(())
 
     def _name(self, lane: Lane) -> str:
         return f"{self.consumer}-{lane.generation}-{lane.number}"
