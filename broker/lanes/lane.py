@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from broker.announcing import Announcer
 from broker.consuming import Consumption
-from broker.contracts.errors import BrokerClosed, BrokerError, PermissionDenied, Unauthorized
+from broker.contracts.errors import (
+    BrokerClosed,
+    BrokerError,
+    PayloadTooLarge,
+    PermissionDenied,
+    StreamFull,
+    Unauthorized,
+)
 from broker.lanes.parking import Parking, Verdict
 from broker.lanes.records import turn_of, when_made
 from broker.lanes.settling import LaneSettler
@@ -151,7 +158,7 @@ class LaneConsumption(Consumption):
                 await source.close()
                 raise
             await source.close()
-        self._lane_source = LaneSource(source, consumer.ack_wait, self._past)
+        self._lane_source = LaneSource(source, consumer.ack_wait, self._past, self._recall)
         return self._lane_source
 
     async def _look_at_stream(self) -> StreamInfo:
@@ -168,13 +175,30 @@ class LaneConsumption(Consumption):
         made = when_made(stream)
         if made != self._past.made:
             async with self._book:
-                self._past, self._parked = Past(made), self._duty.parked.of(made)
+                self._past, self._parked = Past(made), self._duty.parked.of(stream)
                 self.parking.replace(())
 
     def _settler_for(self, source: DeliverySource) -> LaneSettler:
-        return LaneSettler(source, self._backend.stats, self._options, self._duty.letters, self)
+        self._settler = LaneSettler(source, self._backend.stats, self._options, self._duty.letters, self)
+        return self._settler
 
     # -- one message
+
+    async def _recall(self, copied: Delivery) -> Delivery | None:
+        """The message that a next attempt is one at; ``None`` when there is nothing to try any more."""
+        while True:
+            try:
+                async with self._book:
+                    whole = await self._parked.recall(copied)
+                    waiting = self.parking.of_turn(copied.lane_key or "", turn_of(copied) or 0)
+                    if whole is None and waiting is not None:
+                        self._now(waiting, await self._parked.find(waiting.key, waiting.order))
+                    return whole
+            except (BrokerClosed, Unauthorized, PermissionDenied):
+                raise
+            except BrokerError as exc:
+                log.warning("what waits in lane %s of %s cannot be read now: %s", self.lane, self.stream, exc)
+                await asyncio.sleep(_PAUSE)
 
     async def _take_turn(self, message: StreamMessage) -> None:
         """What the lane does with a message; a handler's exception passes through and becomes its outcome."""
@@ -311,11 +335,20 @@ class LaneConsumption(Consumption):
 
     async def _send_due(self) -> None:
         for waiting in self.parking.due(time.time()):
-            async with self._book:
-                if self._is_current(waiting) and not waiting.sent:
-                    waiting.sent = await self._parked.send(waiting, self.lane, self.consumer)
-                    if not waiting.sent:  # somebody removed it
-                        self._now(waiting, await self._parked.find(waiting.key, waiting.order))
+            try:
+                await self._send(waiting)
+            except (StreamFull, PayloadTooLarge) as exc:
+                log.warning("the next attempt at %s of %s finds no room: %s", waiting.order, self.stream, exc)
+                delivery = await self._parked.as_delivery(waiting)
+                if delivery is not None:
+                    await self._settler.refused(delivery, exc)
+
+    async def _send(self, waiting: Waiting) -> None:
+        async with self._book:
+            if self._is_current(waiting) and not waiting.sent:
+                waiting.sent = await self._parked.send(waiting, self.lane, self.consumer)
+                if not waiting.sent:  # somebody removed it
+                    self._now(waiting, await self._parked.find(waiting.key, waiting.order))
 
     async def _ask_about_dead(self) -> None:
         for waiting in self.parking.dead()[:_POLLED]:

@@ -90,6 +90,10 @@ class Parking:
         """The message of that key and order, if it waits."""
         return self._keys.get(key, {}).get(order)
 
+    def of_turn(self, key: str, turn: int) -> Waiting | None:
+        """The message of that key that is kept in that record."""
+        return next((each for each in self._keys.get(key, {}).values() if each.sequence == turn), None)
+
     def judge(self, key: str, order: int, turn: int | None) -> Verdict:
         """What becomes of a message that the lane hands out.
 

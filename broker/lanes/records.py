@@ -10,7 +10,7 @@ import hashlib
 from copy import copy
 from typing import TYPE_CHECKING, Final
 
-from broker.contracts.envelopes import Record
+from broker.contracts.envelopes import Delivery, Record
 from broker.contracts.headers import Headers
 from broker.contracts.lanes import Place, again_subject
 from broker.contracts.options import StreamOptions
@@ -18,7 +18,7 @@ from broker.lanes.parking import Waiting
 
 if TYPE_CHECKING:
     from broker.contracts.admin import StreamInfo
-    from broker.contracts.envelopes import Delivery, StoredMessage
+    from broker.contracts.envelopes import StoredMessage
     from broker.contracts.lanes import Lane
     from broker.letters import DeadLetter
 
@@ -27,12 +27,12 @@ PARKED_STREAM: Final = "GAMEBROKER_PARKED"
 _PREFIX: Final = "gamebroker.parked"
 _OURS: Final = "gamebroker-parked-"
 _SUBJECT: Final = "Gamebroker-Parked-Subject"
-_ORDER: Final = "Gamebroker-Parked-Order"
 _ATTEMPTS: Final = "Gamebroker-Parked-Attempts"
 _STORED: Final = "Gamebroker-Parked-Stored"
 _DUE: Final = "Gamebroker-Parked-Due"
 _LETTER: Final = "Gamebroker-Parked-Letter"
 _TURN: Final = "Gamebroker-Parked-Turn"
+_REVIVED: Final = "Gamebroker-Parked-Revived"
 _LONGEST_GROUP: Final = 320
 """Bytes: with a time, a key and a sequence behind it, it still fits into a subject."""
 _MICROSECONDS: Final = 1_000_000
@@ -84,6 +84,8 @@ def parked_record(subject: str, delivery: Delivery, *, attempts: int, due: float
     ]
     if letter is not None:
         told.append((_LETTER, str(letter)))
+    if is_revived(delivery):
+        told.append((_REVIVED, "1"))
     what = f"{delivery.timestamp_ns}:{attempts}:{delivery.attempt}:{letter}"
     # The body of what is dead lives in its letter.
     data = delivery.data if letter is None else b""
@@ -94,7 +96,7 @@ def revived_record(letter: DeadLetter, data: bytes, headers: Headers) -> Record:
     """The record that lets a dead letter's message have its turn again, before whatever waits behind it."""
     stored_ns = round(letter.first_seen.timestamp() * 1e9)
     kept = [pair for pair in headers.pairs if _survives(pair[0])]
-    told = [(_SUBJECT, letter.subject), (_ATTEMPTS, "0"), (_STORED, str(stored_ns)), (_DUE, "0.0")]
+    told = [(_SUBJECT, letter.subject), (_ATTEMPTS, "0"), (_STORED, str(stored_ns)), (_DUE, "0.0"), (_REVIVED, "1")]
     stream, queue, key = letter.stream, letter.consumer, letter.lane_key or ""
     subject = parked_subject(stream, queue, letter.stream_made, key, letter.stream_sequence)
     identity = f"revived:{letter.stream}:{letter.sequence}:{letter.last_seen.isoformat()}"
@@ -121,28 +123,42 @@ def waiting_of(stored: StoredMessage | Delivery) -> Waiting | None:
 
 
 def again_record(stream: str, queue: str, lane: Lane, waiting: Waiting, kept: StoredMessage) -> Record:
-    """The next attempt at a parked message, as it goes into the lane."""
-    headers = kept.headers or Headers()
-    subject = again_subject(stream, queue, lane, Place(headers.get(_SUBJECT, ""), waiting.key))
+    """The next attempt at a parked message, as it goes into the lane: only its place there, the rest stays parked."""
+    place = Place((kept.headers or Headers()).get(_SUBJECT, ""), waiting.key)
+    identity = f"again:{group_name(stream, queue)}:{waiting.order}:{waiting.sequence}"
+    return Record(again_subject(stream, queue, lane, place), b"", Headers([(_TURN, str(waiting.sequence))]), identity)
+
+
+def parked_delivery(stream: str, queue: str, kept: StoredMessage) -> Delivery | None:
+    """A parked message as if it were handed out once more; ``None`` for one that is none, or dead."""
+    waiting, headers = waiting_of(kept), kept.headers or Headers()
+    stored = headers.get(_STORED, "")
+    if waiting is None or waiting.letter is not None or not stored.isdigit():
+        return None
     pairs = [pair for pair in headers.pairs if not pair[0].lower().startswith("nats-")]
-    identity = f"again:{stream}:{queue}:{waiting.order}:{waiting.attempts}:{waiting.sequence}"
-    told = [(_ORDER, str(waiting.order)), (_TURN, str(waiting.sequence))]
-    return Record(subject, kept.data, Headers([*pairs, *told]), identity)
+    return Delivery(
+        subject=headers.get(_SUBJECT, ""),
+        data=kept.data,
+        headers=Headers([*pairs, (_TURN, str(kept.sequence))]),
+        stream=stream,
+        consumer=queue,
+        sequence=waiting.order,
+        attempt=waiting.attempts + 1,
+        timestamp_ns=int(stored),
+        pending=0,
+        token=None,
+        lane_key=waiting.key,
+        again=True,
+    )
 
 
-def as_first_stored(delivery: Delivery) -> Delivery:
-    """A next attempt as the message it is one of: its sequence, its time, and every attempt counted."""
-    headers = delivery.headers
-    if not delivery.again or headers is None:
-        return delivery
-    try:
-        order, attempts = int(headers.get(_ORDER, "")), int(headers.get(_ATTEMPTS, ""))
-        stored_ns = int(headers.get(_STORED, ""))
-    except ValueError:
-        return delivery
-    twin = copy(delivery)
-    twin.sequence, twin.attempt, twin.timestamp_ns = order, attempts + delivery.attempt, stored_ns
-    return twin
+def attempt_at(kept: StoredMessage, copied: Delivery) -> Delivery | None:
+    """What the lane handed out, as the message it is a next attempt at: its sequence, its time, attempts counted."""
+    whole = parked_delivery(copied.stream, copied.consumer, kept)
+    if whole is not None:
+        whole.attempt += copied.attempt - 1
+        whole.token, whole.pending, whole.consumer_sequence = copied.token, copied.pending, copied.consumer_sequence
+    return whole
 
 
 def turn_of(delivery: Delivery) -> int | None:
@@ -151,6 +167,11 @@ def turn_of(delivery: Delivery) -> int | None:
         return None
     turn = (delivery.headers or Headers()).get(_TURN, "")
     return int(turn) if turn.isascii() and turn.isdigit() else 0
+
+
+def is_revived(message: Delivery | StoredMessage) -> bool:
+    """Whether it is tried again because somebody replayed its dead letter."""
+    return _REVIVED in (message.headers or ())
 
 
 def as_group(delivery: Delivery, queue: str) -> Delivery:
