@@ -89,6 +89,7 @@ class Consumption:
         self._runner: asyncio.Task[None] | None = None
         self._extender: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._askers: set[asyncio.Task[Any] | None] = set()
         self.stream = ""
         self.consumer = ""
 
@@ -114,16 +115,20 @@ class Consumption:
         return self
 
     async def wait(self) -> None:
-        """Until it is drained.
+        """Until it is drained, its handlers included.
 
         Raises:
             ConsumerGone: it was deleted and may only be bound to.
             StreamNotFound, NoStream, PermissionDenied, ConfigDrift: going on became impossible.
             BrokerClosed, Unauthorized: the connection is gone for good.
         """
+        self._askers.add(asyncio.current_task())
         if self._runner is not None:
             await asyncio.wait([self._runner])
-            self._runner.result()
+            if not self._runner.cancelled():
+                self._runner.result()
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
 
     async def pause(self) -> None:
         """Stop asking for messages and give back what was not started; handlers that run go on."""
@@ -150,11 +155,12 @@ class Consumption:
         """Stop asking, give back what was not started, let handlers finish and settle; idempotent.
 
         Handlers still running after ``timeout`` seconds are cancelled and their messages given back; ``caller``, a
-        handler that waits for this, is left alone. Once begun it goes on by itself, also when cancelled.
+        handler that waits for this, is left alone, as every other one that does. Once begun it goes on by itself, also
+        when cancelled.
         """
         self._supply.stop()
-        this = {caller, asyncio.current_task()}
-        self._ending = self._loop.create_task(self._end(timeout, this), name=f"drain {self.consumer}")
+        self._askers |= {caller, asyncio.current_task()}
+        self._ending = self._loop.create_task(self._end(timeout, self._askers), name=f"drain {self.consumer}")
         await asyncio.shield(self._ending)
 
     async def _end(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:

@@ -27,7 +27,7 @@ class Lifetime:
         self._backend = backend
         self._roster = roster
         self._draining = False
-        self._drained: asyncio.Future[None] | None = None
+        self._finishing = 0
         self._closing: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -76,21 +76,20 @@ class Lifetime:
 
     async def drain(self, timeout: float) -> None:
         """As ``Broker.drain`` promises it."""
-        if self._drained is not None:
-            await asyncio.wait({self._drained}, timeout=timeout)
-        if self._draining or self.status in {Status.CLOSED, Status.UNAUTHORIZED}:
-            await self.aclose()
-            return
-        self._draining = True
-        self._drained = asyncio.get_running_loop().create_future()
-        self._backend.board.announce(Status.DRAINING)
+        if not self._finishing:
+            if self._draining or self.status in {Status.CLOSED, Status.UNAUTHORIZED}:
+                await self.aclose()
+                return
+            self._draining = True
+            self._backend.board.announce(Status.DRAINING)
+        self._finishing += 1  # who comes while others wait joins them, so that none waits for another
         try:
             async with asyncio.timeout(timeout):
                 await self._roster.finish(timeout)
         except TimeoutError:
             log.warning("drain: not finished after %g s; cancelling what still runs", timeout)
         finally:
-            self._drained.set_result(None)
+            self._finishing -= 1
             await self.aclose()
 
     async def aclose(self) -> None:
