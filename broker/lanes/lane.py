@@ -65,6 +65,7 @@ class Duty:
         parked: where its messages wait for their turn.
         announcer: told what happens to any of them.
         ended: called when a lane ended by itself.
+        askers: who waits for the worker's end: no lane waits for them.
     """
 
     handler: Callable[[StreamMessage], Any]
@@ -77,6 +78,7 @@ class Duty:
     letters: DeadLetterWriter | None
     announcer: Announcer
     ended: Callable[[], None]
+    askers: set[asyncio.Task[Any] | None]
 
 
 class LaneConsumption(Consumption):
@@ -100,6 +102,7 @@ class LaneConsumption(Consumption):
         self.parking = Parking()
         self._duty = duty
         self._lanes = lanes
+        self._askers = duty.askers
         self._past = Past()
         self._parked = duty.parked
         self._book = asyncio.Lock()

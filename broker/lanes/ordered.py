@@ -91,6 +91,7 @@ class OrderedConsumption(Consumption):
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._manager: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._askers: set[asyncio.Task[Any] | None] = set()
         self._stopping = self._resting = False
         self._counts: tuple[int, ...] = ()
         self._generation = 0
@@ -157,10 +158,12 @@ class OrderedConsumption(Consumption):
             letters=self._letters,
             announcer=self._announcer,
             ended=self._changed.set,
+            askers=self._askers,
         )
 
     async def wait(self) -> None:
         """Until it is drained; raises what made going on impossible (see ``Consumption.wait``)."""
+        self._askers.add(asyncio.current_task())
         await asyncio.wait([self._over])
         self._over.result()
 
@@ -191,12 +194,12 @@ class OrderedConsumption(Consumption):
         """Leave every lane: let handlers finish and settle, give back the rest; idempotent.
 
         Handlers still running after ``timeout`` seconds are cancelled and their messages given back; ``caller``, a
-        handler that waits for this, is left alone. Once begun it goes on by itself, also when cancelled.
+        handler that waits for this, is left alone, as every other one that does. Once begun it goes on by itself, also
+        when cancelled.
         """
         self._stopping = True
-        if caller is None:
-            caller = asyncio.current_task()
-        self._ending = self._loop.create_task(self._end(timeout, {caller}), name=f"drain {self.consumer}")
+        self._askers |= {caller, asyncio.current_task()}
+        self._ending = self._loop.create_task(self._end(timeout, self._askers), name=f"drain {self.consumer}")
         await asyncio.shield(self._ending)
 
     async def _end(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
@@ -205,8 +208,7 @@ class OrderedConsumption(Consumption):
             manager.cancel()
             await asyncio.wait([manager])
         await self._members.leave()
-        (caller,) = this
-        await asyncio.gather(*(lane.drain(timeout, caller=caller) for lane in self._lanes.values()))
+        await asyncio.gather(*(lane.drain(timeout) for lane in self._lanes.values()))
         if self._leaving:  # one of them may be waiting for the handler that waits for this
             await asyncio.wait(self._leaving.values(), timeout=LAST_WORDS)
         self._lanes.clear()

@@ -378,3 +378,20 @@ class LanesConformance(Conformance):
         await never(lambda: ledger.messages, during=0.3)
         await worker.resume()
         await eventually(lambda: len(ledger.messages) == 32, within=PATIENCE)
+
+    @pytest.mark.parametrize("whole", [False, True], ids=["consumption", "broker"])
+    async def test_handlers_of_lanes_that_drain_at_once_do_not_wait_for_each_other(
+        self, connect: Connect, *, whole: bool
+    ) -> None:
+        sb, running, returned = await connect(), asyncio.Barrier(2), list[int]()
+        name = await a_stream(sb, lanes=2)
+
+        async def handle(msg: StreamMessage) -> None:
+            await running.wait()
+            await (sb if whole else worker).drain(timeout=60)
+            returned.append(msg.json())
+
+        worker = await sb.consume(f"{name}.a", handle, queue=QUEUE, ordered=True)
+        for lane in range(2):
+            await sb.enqueue(f"{name}.a", lane, ordering_key=keys_of_lane(lane, 2, 1)[0])
+        await eventually(lambda: sorted(returned) == [0, 1], within=10)
