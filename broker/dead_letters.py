@@ -8,25 +8,29 @@ from __future__ import annotations
 import asyncio
 import logging
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.checks import check_kind
 from broker.contracts.errors import ConfigDrift, InvalidOption, NoStream, PayloadTooLarge, StreamError, StreamNotFound
 from broker.contracts.headers import NO_HEADERS
 from broker.contracts.options import ConsumerOptions, StreamOptions, in_range
-from broker.contracts.subjects import matches, subscribe_pattern
+from broker.contracts.subjects import matches, resource_name, subscribe_pattern
 from broker.lanes.records import revived_record, when_made
-from broker.letters import PREFIX, DeadLetter, letter_of, record_of, revived
+from broker.letters import PREFIX, DeadLetter, letter_of, record_of, revived, subject_of
 from broker.reading import Reader
+from broker.sweeping import sweep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     from broker.contracts.backend import StreamBackend
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Delivery, Record
     from broker.enqueueing import Enqueuer
     from broker.letters import FromLane
+    from broker.sweeping import Swept
 
 log = logging.getLogger("broker.dead_letters")
 
@@ -84,21 +88,23 @@ class DeadLetterWriter:
         reason: str,
         error: BaseException | None,
         lane: FromLane | None = None,
+        last_seen: datetime | None = None,
     ) -> int:
         """Store it; its number among the dead letters. The same delivery written twice is stored once.
+
+        ``last_seen`` is when it gave up, now by default.
 
         Raises:
             StreamError, ConnectError, PayloadTooLarge: it is not certain to be kept; do not terminate the message.
         """
+        record = partial(record_of, delivery, reason, error, lane=lane, last_seen=last_seen)
         try:
-            record = record_of(delivery, reason, error, complete=True, lane=lane)
-            sequence = await self._store(record, delivery.stream)
+            sequence = await self._store(record(complete=True), delivery.stream)
         except PayloadTooLarge:
             # Our headers made it too large. A reference is enough where the original stays.
             if (await self._backend.stream_info(delivery.stream)).config.retention != "limits":
                 raise
-            record = record_of(delivery, reason, error, complete=False, lane=lane)
-            sequence = await self._store(record, delivery.stream)
+            sequence = await self._store(record(complete=False), delivery.stream)
         self._backend.stats.dead_lettered += 1
         waits = "" if lane is None else f"; its key {lane.key!r} waits until that is replayed or discarded"
         log.warning(
@@ -203,6 +209,41 @@ class DeadLetters:
             await self._put_back(each)
             count += 1
         return count
+
+    async def sweep(self, stream: str, consumer: str | None = None) -> Swept:
+        """Write dead letters for what the server itself gave up on; call it again and again, now and then.
+
+        Consumers of ours never have the server give up. Those that others made may (``max_deliver``); what they gave
+        up on is handed out no more and shows nowhere. The first sweep has the server's notices kept from then on, in
+        the stream ``GAMEBROKER_GIVEN_UP``; each letter is confirmed before its original is settled, so a sweep that
+        is cut short is simply done again. Nothing is taken from workers.
+
+        Args:
+            stream: whose consumers are swept.
+            consumer: this one only.
+
+        Raises:
+            StreamNotFound, ConsumerNotFound: there is none.
+            ConfigDrift, ApiError: notices cannot be kept.
+            PermissionDenied: by subject; what was swept before stays swept.
+            ConnectionLost, RequestTimeout, EnqueueUnknown: nobody answered for 15 s: likewise. Sweep again.
+        """
+        resource_name(stream, "stream")
+        if consumer is not None:
+            resource_name(consumer, "consumer")
+        letters = DeadLetterWriter(self._backend, self._enqueuer, create=True)
+        return await sweep(self._backend, letters, self._written, stream, consumer)
+
+    async def _written(self, stream: str, consumer: str) -> AsyncIterator[DeadLetter]:
+        """The letters of one consumer, without their bodies."""
+        subject = subject_of(stream, consumer)
+        options = ConsumerOptions(filters=(subject,), stream=DEAD_STREAM, acks=False, headers_only=True)
+        try:
+            async with Reader(options, "end", backend=self._backend, codec=self._codec) as stored:
+                async for message in stored:
+                    yield letter_of(message.delivery)
+        except (NoStream, StreamNotFound):
+            return
 
     async def discard(self, letter: DeadLetter | int, reason: str = "") -> bool:
         """Remove one for good; whether it was still there. The reason is logged."""

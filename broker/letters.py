@@ -42,7 +42,8 @@ class DeadLetter:
         sequence: its number among the dead letters: what ``get``, ``replay`` and ``discard`` go by.
         stream: where it came from, with ``consumer``, ``subject`` and ``stream_sequence``.
         attempts: how often it was handed out.
-        reason: ``"max_deliver"``, or what ``term`` was told.
+        reason: ``"max_deliver"``, or what ``term`` was told; ``"max_deliver (server)"`` when the server itself gave up
+            and a sweep found it.
         error: text of the last error (512 bytes at most), ``""`` when there was none.
         error_type: its class.
         first_seen: when the original was stored.
@@ -91,6 +92,11 @@ class FromLane(NamedTuple):
     turn: int = 0
 
 
+def moment_of(timestamp_ns: int) -> datetime:
+    """A time as letters tell it."""
+    return datetime.fromtimestamp(timestamp_ns / _NS_PER_SECOND, UTC)
+
+
 def subject_of(stream: str, consumer: str) -> str:
     """Where the dead letters of a consumer go; a pair of names too long for a subject is shortened by its digest."""
     subject = f"{PREFIX}.{stream}.{consumer}"
@@ -106,6 +112,7 @@ def record_of(
     *,
     complete: bool,
     lane: FromLane | None = None,
+    last_seen: datetime | None = None,
 ) -> Record:
     """The dead letter of a delivery, whole or as a reference to the original."""
     kept: list[tuple[str, str]] = []
@@ -120,8 +127,8 @@ def record_of(
         (_REASON, _one_line(reason)),
         (_ERROR, _one_line(text_of(error)) if error else ""),
         (_ERROR_TYPE, type(error).__name__ if error else ""),
-        (_FIRST, datetime.fromtimestamp(delivery.timestamp_ns / _NS_PER_SECOND, UTC).isoformat()),
-        (_LAST, datetime.now(UTC).isoformat()),
+        (_FIRST, moment_of(delivery.timestamp_ns).isoformat()),
+        (_LAST, (last_seen or datetime.now(UTC)).isoformat()),
     ]
     if not complete:
         told.append((_OMITTED, "omitted"))
@@ -138,7 +145,7 @@ def record_of(
 def letter_of(stored: StoredMessage | Delivery) -> DeadLetter:
     """The dead letter in a stored message; what somebody else wrote there is shown as far as it makes sense."""
     headers = stored.headers or Headers()
-    stored_at = datetime.fromtimestamp(stored.timestamp_ns / _NS_PER_SECOND, UTC)
+    stored_at = moment_of(stored.timestamp_ns)
     return DeadLetter(
         sequence=stored.sequence,
         stream=headers.get(_STREAM, ""),

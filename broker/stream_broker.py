@@ -32,7 +32,7 @@ class StreamBroker(StreamConsumer, Publishing):
     Attributes:
         streams: create, change, look at, read and purge streams.
         consumers: create, change, look at, pause, set back and delete consumers.
-        dead_letters: what gave up: list, replay, discard.
+        dead_letters: what gave up: list, replay, discard, sweep.
         buckets: look at, list and delete buckets of keys.
     """
 

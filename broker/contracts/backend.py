@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.envelopes import Delivery, Envelope, Receipt, Record, StoredMessage
     from broker.contracts.events import Observe
+    from broker.contracts.exhausted import Exhausted
     from broker.contracts.headers import Headers
     from broker.contracts.options import ConsumerOptions, StreamOptions
     from broker.contracts.status import Stats, StatusBoard
@@ -218,6 +219,9 @@ class StreamBackend(CoreBackend, Protocol):
     Every call may raise ``ConnectionLost``, ``BrokerClosed``, ``Unauthorized``, ``PermissionDenied``,
     ``RequestTimeout`` and ``ApiError``; each docstring names only what is particular.
     """
+
+    exhausted: Exhausted | None = None
+    """What its consumers give up on by themselves; ``None`` where none ever does."""
 
     @abstractmethod
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:

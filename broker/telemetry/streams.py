@@ -38,6 +38,7 @@ class TracedStreams(TracedCore, StreamBackend):
     def __init__(self, backend: StreamBackend, probe: Probe) -> None:
         super().__init__(backend, probe)
         self._streams = backend
+        self.exhausted = backend.exhausted
 
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
         """Store inside a span that ends with the receipt."""

@@ -49,6 +49,7 @@ from broker.testing.conformance.settlement import SettlementConformance
 from broker.testing.conformance.state import StateConformance
 from broker.testing.conformance.streams import StreamConformance
 from broker.testing.conformance.subscribing import SubscribeConformance
+from broker.testing.conformance.sweeping import SweepConformance
 from broker.testing.conformance.watching import WatchConformance
 
 ALL = (
@@ -91,6 +92,7 @@ ALL = (
     StateConformance,
     StreamConformance,
     SubscribeConformance,
+    SweepConformance,
     TimeToLiveConformance,
     WatchConformance,
 )
@@ -140,6 +142,7 @@ __all__ = [
     "StateConformance",
     "StreamConformance",
     "SubscribeConformance",
+    "SweepConformance",
     "TimeToLiveConformance",
     "WatchConformance",
 ]
