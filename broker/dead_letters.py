@@ -27,7 +27,7 @@ from broker.contracts.errors import (
 from broker.contracts.headers import LEFT_OUT, NO_HEADERS
 from broker.contracts.options import ConsumerOptions, StreamOptions, in_range
 from broker.contracts.subjects import matches, resource_name, subscribe_pattern
-from broker.lanes.records import revived_record
+from broker.lanes.records import revived_record, when_made
 from broker.letters import PREFIX, DeadLetter, letter_of, record_of, revived, subject_of
 from broker.reading import Reader
 from broker.sweeping import sweep
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Delivery, Record
     from broker.enqueueing import Enqueuer
+    from broker.letters import FromLane
     from broker.sweeping import Swept
 
 log = logging.getLogger("broker.dead_letters")
@@ -97,8 +98,7 @@ class DeadLetterWriter:
         *,
         reason: str,
         error: BaseException | None,
-        lane_key: str | None = None,
-        turn: int = 0,
+        lane: FromLane | None = None,
         last_seen: datetime | None = None,
     ) -> int:
         """Store it; its number among the dead letters. The same delivery written twice is there once.
@@ -106,14 +106,13 @@ class DeadLetterWriter:
         The body that a consumer leaves out (``headers_only``) is read from the stream; where it is gone from there,
         the letter says that it is not complete.
 
-        ``lane_key`` says that later messages of that key wait for what becomes of it, ``turn`` tells apart that the
-        same message gave up, was replayed and gave up again. ``last_seen`` is when it gave up, now by default.
+        ``last_seen`` is when it gave up, now by default.
 
         Raises:
             StreamError, ConnectError, PayloadTooLarge: it is not certain to be kept; do not terminate the message.
         """
         whole = await self._whole(delivery)
-        record = partial(record_of, reason=reason, error=error, lane_key=lane_key, turn=turn, last_seen=last_seen)
+        record = partial(record_of, reason=reason, error=error, lane=lane, last_seen=last_seen)
         try:
             sequence = await self._store(record(whole or delivery, complete=whole is not None), delivery.stream)
         except PayloadTooLarge:
@@ -122,7 +121,7 @@ class DeadLetterWriter:
                 raise
             sequence = await self._store(record(refilled(delivery, b"", None), complete=False), delivery.stream)
         self._backend.stats.dead_lettered += 1
-        waits = "" if lane_key is None else f"; its key {lane_key!r} waits until that is replayed or discarded"
+        waits = "" if lane is None else f"; its key {lane.key!r} waits until that is replayed or discarded"
         log.warning(
             "%r (%s sequence %d) gave up in %s, %s: dead letter %d%s",
             delivery.subject,
@@ -285,14 +284,15 @@ class DeadLetters:
 
     async def _put_back(self, letter: DeadLetter) -> None:
         original = None
+        held_up = letter.lane_key is not None and await self._is_of_this_stream(letter)
         if not letter.complete:
             original = await self._backend.get_message(letter.stream, sequence=letter.stream_sequence, last_of=None)
-            if original is None:
+            if original is None or (letter.lane_key is not None and not held_up):
                 raise StreamError(f"the original of dead letter {letter.sequence} is gone", stream=letter.stream)
         record = revived(letter, original)
-        if letter.lane_key is not None:
+        if held_up:
             # Its group alone tries it again, before what waits behind it.
-            record = revived_record(letter, letter.lane_key, record.data, record.headers or NO_HEADERS)
+            record = revived_record(letter, record.data, record.headers or NO_HEADERS)
         else:
             record = await self._addressed(letter, record)
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
@@ -318,6 +318,13 @@ class DeadLetters:
                 f"tell what {letter.subject!r} was sent to; enqueue its data where it belongs, then discard it"
             )
         return readdressed(record, origin)
+
+    async def _is_of_this_stream(self, letter: DeadLetter) -> bool:
+        """Whether the stream was not deleted since, and perhaps made again."""
+        try:
+            return when_made(await self._backend.stream_info(letter.stream)) == letter.stream_made
+        except StreamNotFound:
+            return False
 
     async def _read(self, sequence: int) -> DeadLetter | None:
         try:

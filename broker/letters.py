@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.contracts.envelopes import Delivery, Record, StoredMessage
 from broker.contracts.errors import InvalidKey
@@ -32,6 +32,7 @@ _FIRST: Final = "Gamebroker-Dead-First-Seen"
 _LAST: Final = "Gamebroker-Dead-Last-Seen"
 _OMITTED: Final = "Gamebroker-Dead-Body"
 _LANE_KEY: Final = "Gamebroker-Dead-Lane-Key"
+_STREAM_MADE: Final = "Gamebroker-Dead-Stream-Made"
 _LONGEST_TEXT: Final = 512
 _NS_PER_SECOND: Final = 1_000_000_000
 
@@ -57,6 +58,8 @@ class DeadLetter:
             ``stream_sequence`` on replay.
         lane_key: of an ordered consumer's letter: what its key is stored by. Later messages of that key wait until the
             letter is replayed or discarded.
+        stream_made: of such a letter: when its stream was made, microseconds since the epoch. In a later stream of that
+            name nothing waits for it.
     """
 
     sequence: int
@@ -76,6 +79,21 @@ class DeadLetter:
     ordering_key: str | None = None
     complete: bool = True
     lane_key: str | None = None
+    stream_made: int = 0
+
+
+class FromLane(NamedTuple):
+    """What the dead letter of an ordered consumer says besides.
+
+    Attributes:
+        key: later messages of that key wait for what becomes of it.
+        stream_made: see ``DeadLetter``.
+        turn: tells apart that the same message gave up, was replayed and gave up again.
+    """
+
+    key: str
+    stream_made: int
+    turn: int = 0
 
 
 def moment_of(timestamp_ns: int) -> datetime:
@@ -97,8 +115,7 @@ def record_of(
     error: BaseException | None,
     *,
     complete: bool,
-    lane_key: str | None = None,
-    turn: int = 0,
+    lane: FromLane | None = None,
     last_seen: datetime | None = None,
 ) -> Record:
     """The dead letter of a delivery, whole or (its body left out) as a reference to the original."""
@@ -122,12 +139,12 @@ def record_of(
     ]
     if not complete:
         told.append((_OMITTED, "omitted"))
-    if lane_key is not None:
-        told.append((_LANE_KEY, lane_key))
+    if lane is not None:
+        told += [(_LANE_KEY, lane.key), (_STREAM_MADE, str(lane.stream_made))]
     # The store time tells apart a stream that was deleted and made again under the same name.
     identity = f"dead:{delivery.stream}:{delivery.consumer}:{delivery.sequence}:{delivery.timestamp_ns}"
-    if turn:
-        identity = f"{identity}:{turn}"
+    if lane is not None and lane.turn:
+        identity = f"{identity}:{lane.turn}"
     data = delivery.data if complete else b""
     return Record(subject_of(delivery.stream, delivery.consumer), data, Headers([*kept, *told]), identity)
 
@@ -154,6 +171,7 @@ def letter_of(stored: StoredMessage | Delivery) -> DeadLetter:
         ordering_key=headers.get(ORDERING_KEY),
         complete=_OMITTED not in headers,
         lane_key=headers.get(_LANE_KEY),
+        stream_made=_number(headers.get(_STREAM_MADE)),
     )
 
 

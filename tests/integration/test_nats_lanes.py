@@ -126,7 +126,7 @@ async def test_a_role_that_may_not_ask_finds_the_lanes_by_trying(tmp_path, link)
 
 
 BOUND = """[
-    "$JS.API.STREAM.INFO.SETTLE", "$JS.API.CONSUMER.INFO.SETTLE.*"
+    "$JS.API.STREAM.INFO.SETTLE", "$JS.API.CONSUMER.INFO.SETTLE.*", "$JS.API.STREAM.MSG.GET.SETTLE"
     "$JS.API.CONSUMER.MSG.NEXT.SETTLE.*", "$JS.ACK.SETTLE.>"
     "gamebroker.lanes.SETTLE.settlers", "gamebroker.parked.SETTLE.settlers.>", "gamebroker.again.SETTLE.settlers.>"
     "$JS.API.STREAM.INFO.GAMEBROKER_PARKED", "$JS.API.CONSUMER.*.GAMEBROKER_PARKED.>"
