@@ -299,6 +299,15 @@ async def stored(backend):
         return None
 
 
+async def created(backend):
+    """Whether the stream is there: a cluster that has only just met may not answer in time."""
+    try:
+        await backend.create_stream(StreamOptions("ORDERS", ["orders.>"], replicas=3))
+    except RequestTimeout:
+        return False
+    return True
+
+
 @pytest.mark.fault
 @pytest.mark.slow
 class TestCluster:
@@ -307,7 +316,7 @@ class TestCluster:
     async def test_a_fetch_outlives_the_leader_of_its_consumer(self, connect, ensure):
         async with Cluster() as cluster:
             backend = await connect(",".join(each.url for each in cluster.nodes))
-            await backend.create_stream(StreamOptions("ORDERS", ["orders.>"], replicas=3))
+            await eventually(partial(created, backend), within=30)
             options = ConsumerOptions(durable="worker", filters=["orders.>"], stream="ORDERS")
             await (await backend.open_consumer(options)).close()
             source = await backend.open_consumer(replace(options, ensure=ensure))
