@@ -26,7 +26,7 @@ demo: $(READY) ## a battle end to end on a real server, one worker killed half-w
 	@$(BIN)/python -m services.demo $(ARGS)
 
 test: $(READY) lint ## everything: lint, then all tests on real servers
-	@$(BIN)/python -m pytest -n $(SIDE_BY_SIDE) $(ARGS)
+	@$(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --dist loadgroup $(ARGS)
 
 check: $(READY) lint ## lint, architecture, unit + conformance on memory (about two minutes)
 	@$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_public_api.py tests/unit tests/conformance -m "not nats" -k "not traced"

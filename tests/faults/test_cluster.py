@@ -11,7 +11,13 @@ from broker import BrokerError, Entry, Status, StreamBroker, StreamOptions
 from broker.server import Cluster
 from broker.testing.waiting import eventually
 
-pytestmark = [pytest.mark.nats, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = [
+    pytest.mark.xdist_group("cluster"),
+    pytest.mark.nats,
+    pytest.mark.fault,
+    pytest.mark.slow,
+    pytest.mark.timeout(90),
+]
 
 LEFT_WITHIN = 6.0
 """Seconds in which a silent server is left; the tests allow twice that."""

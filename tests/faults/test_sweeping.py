@@ -165,6 +165,7 @@ async def test_a_role_needs_no_more_than_is_said(as_role, retention):
     assert await role.dead_letters.sweep("S") == Swept()
 
 
+@pytest.mark.xdist_group("cluster")
 @pytest.mark.slow
 @pytest.mark.parametrize("retention", KINDS)
 async def test_leaders_killed_meanwhile(link, retention):
