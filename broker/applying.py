@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from broker.contracts.errors import InvalidOption
 from broker.handling import check_handler, is_async
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
         | Callable[[list[StreamMessage], Any], Awaitable[Any]]
     )
     """What ``consume`` calls: with what it took, and with an inbox also with the transaction."""
+
+
+class Stopping(Protocol):
+    """What works through messages until it is told to stop."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was."""
+
+
+C = TypeVar("C", bound=Stopping)
 
 
 class Applied(Protocol):
@@ -57,15 +68,16 @@ class SomeFailed(Exception):
         self.errors = errors
 
 
-async def applied_once(
+async def consume_once(
     inbox: Inbox,
     handler: Callable[..., Any],
-    *,
     consumer: ConsumerOptions,
     options: ConsumeOptions,
+    *,
     backend: StreamBackend,
-) -> Applied:
-    """The handler with its inbox, everything checked that can be checked before a message is taken.
+    work: Callable[[Applied, ConsumerOptions, ConsumeOptions], Awaitable[C]],
+) -> C:
+    """``work`` with the handler and its inbox, everything checked that can be before a message is taken.
 
     Raises:
         InvalidOption: the options and the inbox contradict each other.
@@ -89,4 +101,7 @@ async def applied_once(
     if consumer.ensure != "bind" and (name := consumer.stream or await backend.find_stream(consumer.filters[0])):
         stream = (await backend.stream_info(name)).config
     await inbox.check(stream)
-    return inbox.applying(handler, consumer=consumer.durable, options=options)
+    applied = inbox.applying(handler, consumer=consumer.durable, options=options)
+    consumption = await work(applied, consumer, options)
+    applied.stopping = lambda: consumption.stopping
+    return consumption

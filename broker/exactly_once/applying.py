@@ -252,7 +252,7 @@ class ApplyingBatch(Applying):
             except GivenUp:
                 undone.append(task.mark)
             except Exception as exc:
-                if trouble(exc, ours=tx.invalidated) is not None:
+                if trouble(exc, ours=tx.invalidated) is not None or not self._transactions.is_whole(tx):
                     raise
                 task.error = exc
                 undone.append(task.mark)

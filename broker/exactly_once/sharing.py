@@ -100,12 +100,13 @@ class ApplyingShared(Applying):
             async with tx.begin_nested() if careful else nullcontext():
                 await self._handler(task.loan.lend(), tx)
                 task.check()
+                self._transactions.check_whole(tx)
         except Exception as exc:
             self._careful = _CAREFUL
             found = trouble(exc, ours=tx.invalidated)
             if found is not None:
                 member.left.set_exception(found)
-            elif careful:
+            elif careful and self._transactions.is_whole(tx):
                 member.left.set_result(False)
             else:
                 member.left.set_exception(Disturbed())
@@ -120,7 +121,8 @@ class ApplyingShared(Applying):
 
     async def _run(self) -> None:
         while self._waiting:
-            members = self._next_members()
+            if not (members := self._next_members()):
+                continue
             try:
                 known = await self._share(members)
             except Exception as exc:  # noqa: BLE001 - it is told to each of them
@@ -155,8 +157,8 @@ class ApplyingShared(Applying):
                 if member.task.name not in known and await _run_handler(member, tx):
                     applied.append(member.task.mark)
                     hooks.reached("mid_batch")
-            if applied:
-                await self._recording.record(tx, self._consumer, sorted(applied))
+            if applied and await self._recording.record(tx, self._consumer, sorted(applied)):
+                raise DatabaseContended("somebody has applied one of them meanwhile, past the file's lock")
         return known
 
     def _wait_again(self, members: list[Member], index: int) -> None:

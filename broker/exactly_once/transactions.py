@@ -154,10 +154,9 @@ class Transactions:
         return own
 
     async def _end(self, connection: OwnedConnection, own: AsyncTransaction) -> None:
-        if not own.is_active or not self._is_whole(connection):
-            raise TransactionEnded(
-                "a statement on tx failed, or ended the transaction, and the handler returned all the same"
-            )
+        if not own.is_active:
+            raise TransactionEnded
+        self.check_whole(connection)
         hooks.reached("before_commit")
         try:
             await own.commit()
@@ -165,7 +164,13 @@ class Transactions:
         except Exception as exc:
             raise (trouble(exc, ours=True) or exc) from exc
 
-    def _is_whole(self, connection: OwnedConnection) -> bool:
+    def check_whole(self, connection: OwnedConnection) -> None:
+        """Raises ``TransactionEnded`` unless it can be committed."""
+        if not self.is_whole(connection):
+            told = "a statement on tx failed, or ended the transaction, and the handler returned all the same"
+            raise TransactionEnded(told)
+
+    def is_whole(self, connection: OwnedConnection) -> bool:
         """Whether the driver is in a transaction that can be committed.
 
         PostgreSQL answers the COMMIT of a failed transaction by rolling it back without an error, and so does SQLite

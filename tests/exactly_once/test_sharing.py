@@ -2,8 +2,11 @@
 
 import asyncio
 import random
+from contextlib import suppress
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from broker import Entry
 from broker.exactly_once import hooks
@@ -95,3 +98,24 @@ async def test_draining_among_them_leaves_whole_effects(battles, inbox, ledger):
     await battles.consume(SETTLE, pay, durable=WORKER, inbox=inbox, max_deliver=100)
     await eventually(lambda: idle(battles), within=30)
     assert await ledger.paid() == {f"p{n}": 1 for n in range(100)}
+
+
+async def test_who_breaks_the_transaction_for_all_pays_alone(battles, inbox, ledger):
+    """OR ROLLBACK ends it for everybody, and a handler that swallows the error would go on without one."""
+    async with inbox.engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE once (player TEXT PRIMARY KEY)"))
+        await connection.execute(text("INSERT INTO once VALUES ('nobody')"))
+
+    async def pay(msg, tx):
+        await ledger.pay(tx, msg.json()["winner"])
+        if msg.json()["winner"] == "nobody":
+            with suppress(IntegrityError):
+                await tx.execute(text("INSERT OR ROLLBACK INTO once VALUES ('nobody')"))
+
+    names = ["nobody" if n == 7 else f"p{n}" for n in range(40)]
+    await battles.enqueue_many(results(*names))
+    await battles.consume(SETTLE, pay, durable=WORKER, inbox=inbox, max_deliver=3, backoff=[0.02])
+    await eventually(lambda: idle(battles), within=30)
+    assert await ledger.paid() == {name: 1 for name in names if name != "nobody"}
+    (letter,) = await letters(battles)
+    assert (letter.error_type, letter.attempts) == ("TransactionEnded", 3)
