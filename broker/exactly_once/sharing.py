@@ -94,30 +94,43 @@ class ApplyingShared(Applying):
 
     async def _take_turn(self, member: Member, tx: OwnedConnection) -> None:
         """Run the handler. A failure is this member's alone if it has a savepoint; else the others run again."""
-        task = member.task
         careful, self._careful = self._careful > 0, max(0, self._careful - 1)
         try:
-            async with tx.begin_nested() if careful else nullcontext():
-                await self._handler(task.loan.lend(), tx)
-                task.check()
-                self._transactions.check_whole(tx)
-        except Exception as exc:
-            self._careful = _CAREFUL
-            found = trouble(exc, ours=tx.invalidated)
-            if found is not None:
-                member.left.set_exception(found)
-            elif careful and self._transactions.is_whole(tx):
-                member.left.set_result(False)
-            else:
-                member.left.set_exception(Disturbed())
-                member.over.set_result({})
-            if found is None and not isinstance(exc, GivenUp):
-                raise
+            failure = await self._handle(member.task, tx, careful=careful)
         except BaseException:
             member.left.set_exception(Disturbed())
             raise
-        else:
+        if failure is None:
             member.left.set_result(True)
+            return
+        self._careful = _CAREFUL
+        found = trouble(failure, ours=tx.invalidated)
+        if found is not None:
+            member.left.set_exception(found)
+            return
+        if careful and self._transactions.is_whole(tx):
+            member.left.set_result(False)
+        else:
+            member.left.set_exception(Disturbed())
+            member.over.set_result({})
+        if not isinstance(failure, GivenUp):
+            raise failure
+
+    async def _handle(self, task: Task, tx: OwnedConnection, *, careful: bool) -> Exception | None:
+        """Run its handler; why its message is not applied. What ends the transaction also breaks the way back."""
+        failure: Exception | None = None
+        try:
+            async with tx.begin_nested() if careful else nullcontext():
+                try:
+                    await self._handler(task.loan.lend(), tx)
+                    task.check()
+                    self._transactions.check_whole(tx)
+                except Exception as exc:
+                    failure = exc
+                    raise
+        except Exception as exc:  # noqa: BLE001 - the caller raises it when everybody else knows
+            return failure or exc
+        return None
 
     async def _run(self) -> None:
         while self._waiting:
