@@ -32,14 +32,14 @@ class StreamBroker(StreamConsumer, Publishing):
     Attributes:
         streams: create, change, look at, read and purge streams.
         consumers: create, change, look at, pause, set back and delete consumers.
-        dead_letters: what gave up: list, replay, discard.
+        dead_letters: what gave up: list, replay, discard, sweep.
         buckets: look at, list and delete buckets of keys.
     """
 
     def __init__(self, backend: StreamBackend | CoreBackend, *, codec: Codec | None = None) -> None:
-        super().__init__(backend, codec=codec)
-        if not hasattr(backend, "append"):
+        if not isinstance(backend, str) and not hasattr(backend, "append"):
             raise Unsupported("this backend has no streams; use Broker")
+        super().__init__(backend, codec=codec)
         self._streams = cast("StreamBackend", backend)
         self._enqueuer = Enqueuer(self._streams, self._codec)
         self._scheduler = Scheduler(self._streams, self._enqueuer)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack, final
 
+from broker.applying import consume_once
 from broker.broker import Broker
 from broker.consumer_builder import (
     Subjects,
     Working,
+    check_group_name,
     how_to_work,
     in_order,
     patterns,
@@ -16,6 +18,7 @@ from broker.consumer_builder import (
     worker,
 )
 from broker.consuming import Consumption
+from broker.contracts.checks import check_kind
 from broker.contracts.claims import claim_of
 from broker.contracts.errors import NoStream
 from broker.contracts.options import ConsumeOptions, ConsumerOptions, Ensure, Replay, Start, in_range
@@ -30,6 +33,7 @@ from broker.rescheduling.later import Later, check_possible
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from broker.applying import Handler, Inbox
     from broker.contracts.backend import StreamBackend
     from broker.contracts.failure import OnErrors
     from broker.dead_letters import DeadLetters
@@ -48,7 +52,7 @@ class StreamConsumer(Broker):
     async def consume(
         self,
         subject: Subjects,
-        handler: Callable[[StreamMessage], Any] | Callable[[list[StreamMessage]], Any],
+        handler: Handler,
         *,
         queue: str | None = None,
         durable: str | None = None,
@@ -60,6 +64,7 @@ class StreamConsumer(Broker):
         dead_letter: bool = True,
         auto_extend: bool = True,
         ordered: bool = False,
+        inbox: Inbox | None = None,
         stream: str | None = None,
         ensure: Ensure = "verify",
         metadata: Mapping[str, str] | None = None,
@@ -86,7 +91,8 @@ class StreamConsumer(Broker):
             durable: the stored position. Either alone is enough; with neither, an unnamed position is forgotten
                 after the worker is gone.
             max_ack_pending: unsettled messages in the whole group at most.
-            ack_wait: seconds until an unsettled message is handed out again; extended while a handler runs.
+            ack_wait: seconds until an unsettled message is handed out again; extended while a handler runs. With
+                ``ensure="bind"`` the consumer's own: extended too late, a message runs twice.
             concurrency: ``async def`` handlers at once in this process.
             max_deliver: attempts before a message is dead-lettered.
             backoff: seconds before each further attempt; the last one repeats.
@@ -96,6 +102,8 @@ class StreamConsumer(Broker):
                 workers of the queue; needs a stream with ``lanes``. One message of a lane is unsettled at a time, and
                 ``max_ack_pending`` has no meaning; batches, rates, ``max_bytes``, ``"pause"``, ``headers_only`` and
                 priority groups are refused. One that fails holds up its own key only.
+            inbox: ``broker.exactly_once.Inbox``: the effect happens once in its database. The handler, ``async def``,
+                gets ``(msg, tx)`` (or the list and ``tx``); what it does on ``tx`` is committed with the key.
             stream: its name; looked up by subject when ``None`` (needed with ``ensure="bind"`` where the role may
                 not look up).
             ensure: ``"verify"`` creates the consumer or raises on a difference, ``"update"`` brings it in line,
@@ -125,11 +133,15 @@ class StreamConsumer(Broker):
             ConfigDrift: the consumer exists with other settings; it names each field.
             FeatureDisabled: ``reschedule_after``, and ``GAMEBROKER_LATER`` was declared without schedules.
             ConsumerNotFound: bind only, and it does not exist.
-            InvalidSubject, InvalidOption: at once; also ``ordered`` without a name, or on a stream without lanes.
+            InvalidSubject, InvalidOption: at once; also ``ordered`` without a name, with one over 240 bytes, or on a
+                stream without lanes.
+            DatabaseUnavailable, SchemaMissing, RetentionTooShort: of ``broker.exactly_once``, with an inbox.
             ConnectionLost, BrokerClosed, PermissionDenied, ApiError.
         """
         self._lifetime.check_open()
-        check_handler(handler)
+        if inbox is None:
+            check_handler(handler)
+        check_kind("ordered", ordered, bool, "True or False", shown=True)
         options = how_to_work(
             max_ack_pending,
             concurrency=concurrency,
@@ -160,7 +172,10 @@ class StreamConsumer(Broker):
             claim=claim,
         )
         check_possible(consumer, options)
-        return await (self._in_lanes if ordered else self._work)(handler, consumer, options)
+        work = self._in_lanes if ordered else self._work
+        if inbox is None:
+            return await work(handler, consumer, options)
+        return await consume_once(inbox, handler, consumer, options, backend=self._streams, work=work)
 
     @final
     async def push_subscribe(
@@ -192,7 +207,7 @@ class StreamConsumer(Broker):
             handler: see ``consume``.
             queue: the workers who share it; each message goes to one of them, busy or not.
             durable: the stored position; without ``queue`` one worker at a time may listen to it.
-            flow_control: the server goes on when we say how far we are; a group has none.
+            flow_control: the server goes on when we say how far we are; a group has none. ``ordered`` needs it.
             idle_heartbeat: seconds between the server's signs of life; a group gets none and is looked after instead.
             ordered: one at a time, in order and without gaps, and nothing is settled: a gap is mended by starting again
                 after the last message, a handler that fails is reported and the next message follows. For unnamed
@@ -213,6 +228,7 @@ class StreamConsumer(Broker):
         """
         self._lifetime.check_open()
         check_handler(handler)
+        check_kind("ordered", ordered, bool, "True or False", shown=True)
         options = in_order(queue or durable, **working) if ordered else how_to_work(max_ack_pending, **working)
         consumer = push_consumer(
             subject,
@@ -266,6 +282,7 @@ class StreamConsumer(Broker):
         self, handler: Callable[..., Any], consumer: ConsumerOptions, options: ConsumeOptions
     ) -> Consumption:
         """The same, with every ordering key in its order."""
+        check_group_name(consumer.durable)
         consumption = OrderedConsumption(
             handler,
             consumer=consumer,
@@ -377,6 +394,7 @@ class StreamConsumer(Broker):
         Raises:
             InvalidSubject, InvalidOption: at once.
             NoStream: on entering, when no stream captures the subject.
+            Unsupported: on entering, when the stream is a work queue: what its workers take cannot be read beside them.
         """
         options = ConsumerOptions(filters=patterns(subject), stream=stream, acks=False, start=start, replay=speed)
         return Reader(options, until, backend=self._streams, codec=self._codec)
