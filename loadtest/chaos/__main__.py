@@ -96,7 +96,10 @@ def _plan(given: argparse.Namespace) -> Plan:
 def _judged(directory: Path, given: argparse.Namespace, machine: Machine, began: datetime) -> int:
     """Has the checker, a process of its own, judge; keeps what lies in the directory unless all is well."""
     checking = subprocess.run([sys.executable, "-m", "loadtest.chaos.checker", str(directory)], cwd=_TOP, check=False)
-    report = Report.of(Plan.load(directory), judged_in(directory), machine, began=f"{began:%Y-%m-%d %H:%M} UTC")
+    if (judged := judged_in(directory)) is None:
+        print(f"the checker could not judge what lies in {directory}", file=sys.stderr)
+        return NOT_RUN
+    report = Report.of(Plan.load(directory), judged, machine, began=f"{began:%Y-%m-%d %H:%M} UTC")
     for finding in report.verdict.findings:
         held = {True: "held", False: "BROKEN", None: "not judged"}[finding.held]
         _say(f"  {finding.number:4} {held:10} {finding.promise}: {finding.told}")

@@ -93,6 +93,12 @@ KINDS: Final = {
             outage="leader",
             backends=("cluster",),
         ),
+        Kind(
+            name="lame-duck",
+            track="server",
+            told="the leader is told to send its clients away",
+            backends=("cluster",),
+        ),
         Kind(name="rolling", track="server", told="one node after the other is restarted", backends=("cluster",)),
         Kind(
             name="kill-all",

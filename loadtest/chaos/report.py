@@ -80,6 +80,10 @@ def save_judged(directory: Path, judged: Judged) -> None:
     (directory / _FILE).write_bytes(msgspec.json.encode(judged))
 
 
-def judged_in(directory: Path) -> Judged:
-    """What the checker left there."""
-    return msgspec.json.decode((directory / _FILE).read_bytes(), type=Judged)
+def judged_in(directory: Path) -> Judged | None:
+    """What the checker left there; ``None`` when it did not come that far."""
+    try:
+        left = (directory / _FILE).read_bytes()
+    except FileNotFoundError:
+        return None
+    return msgspec.json.decode(left, type=Judged)

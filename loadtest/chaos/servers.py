@@ -25,6 +25,8 @@ authorization { users: [
 ] }
 """
 """Whoever gives no name is staff."""
+_DUCKS: Final = 'lame_duck_grace_period: "1s"\nlame_duck_duration: "30s"'
+"""A node that is told to go does so in seconds."""
 _START_TIMEOUT: Final = 60.0
 _REPLICAS: Final = 3
 
@@ -39,7 +41,9 @@ class Servers:
 
     def __init__(self, plan: Plan, store: Path) -> None:
         sync = "always" if plan.durability == "fsync" else None
-        self._cluster = Cluster(store_dir=store, sync_interval=sync) if plan.backend == "cluster" else None
+        self._cluster = (
+            Cluster(store_dir=store, sync_interval=sync, config=_DUCKS) if plan.backend == "cluster" else None
+        )
         self._one = NatsServer(store, sync_interval=sync, config=ACCESS) if self._cluster is None else None
 
     async def __aenter__(self) -> Self:

@@ -89,6 +89,17 @@ def test_the_command_finds_it(capsys, monkeypatch):
     assert "chaos needs a checkout of gamebroker" in capsys.readouterr().err
 
 
+def test_a_checker_that_cannot_judge_is_no_verdict(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command.Director, "run", _nothing)
+    code = command.main([*BUSY, "--directory", str(tmp_path), "--seconds", "1", "--scenario", "malformed"])
+    assert code == command.NOT_RUN
+    assert "the checker could not judge" in capsys.readouterr().err
+
+
+async def _nothing(_):
+    pass
+
+
 def test_a_run_that_could_not_begin_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("broker.server.node.find_nats_server", _no_binary)
     code = command.main([*BUSY, "--directory", str(tmp_path), "--seconds", "1", "--scenario", "malformed"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from loadtest.chaos.scenarios.access import AuthRevoked, PermissionIsDenied
-from loadtest.chaos.scenarios.clusters import FreezeLeader, KillAll, KillLeader, Rolling
+from loadtest.chaos.scenarios.clusters import FreezeLeader, KillAll, KillLeader, LameDuck, Rolling
 from loadtest.chaos.scenarios.consumers import ConsumerDeleted, StreamFull
 from loadtest.chaos.scenarios.databases import DatabaseLocked
 from loadtest.chaos.scenarios.messages import DupInside, DupOutside, KeyConflict, Malformed, Oversized, Poison
@@ -36,6 +36,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "kill-leader": KillLeader(),
     "freeze-leader": FreezeLeader(),
     "rolling": Rolling(),
+    "lame-duck": LameDuck(),
     "kill-all": KillAll(),
     "worker-kill": WorkerKill(),
     "worker-hang": WorkerHang(),

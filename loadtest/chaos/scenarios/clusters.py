@@ -64,6 +64,24 @@ class FreezeLeader:
             await stage.servers.cluster.ready(_TIMEOUT)
 
 
+class LameDuck:
+    """A node is told to go: it sends its clients to the others, hands over what it leads, and ends by itself."""
+
+    async def play(self, fault: Fault, stage: Stage) -> None:
+        """See ``Scenario``."""
+        node = await _leader(stage)
+        node.lame_duck()
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                await node.wait()
+        except TimeoutError as exc:
+            raise NotFired(f"{node.settings.name} did not end") from exc
+        stage.fired(fault, f"{node.settings.name} led, sent its clients away and ended")
+        stage.healed(fault)
+        await node.start(_TIMEOUT)
+        await stage.servers.cluster.ready(_TIMEOUT)
+
+
 class Rolling:
     """Each node is restarted, the next when the cluster is whole again."""
 
