@@ -46,7 +46,8 @@ HOMES = {
     ),
     "rich": ("services/demo/", "broker/cli/", "loadtest/"),
     "redis": ("broker/backends/redis/",),
-    "sqlalchemy": ("broker/exactly_once/",),
+    # Whoever has an inbox names the type of its transactions.
+    "sqlalchemy": ("broker/exactly_once/", "loadtest/chaos/hands.py"),
     "alembic": ("broker/exactly_once/",),
     "aiosqlite": ("broker/exactly_once/one_hop.py",),
     "pytest": ("broker/testing/",),

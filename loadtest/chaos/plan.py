@@ -74,7 +74,8 @@ class Plan(Struct, frozen=True, kw_only=True):
             to the operating system. A killed process loses nothing either way; a power cut is not among the faults.
         least: settlements that must have taken effect for the run to count.
         ack_wait: seconds until a dead worker's messages go to another.
-        mutation: how the books are broken; ``None`` when they are not.
+        db: that holds the ledger.
+        mutation: how the workers are broken; ``None`` when they are not.
     """
 
     seed: int
@@ -91,7 +92,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     settle_within: float = 60.0
     least: int = 0
     backend: Literal["nats", "cluster"] = "nats"
-    db: Literal["sqlite"] = "sqlite"
+    db: Literal["sqlite", "postgres"] = "sqlite"
     durability: Literal["fsync", "os"] = "os"
     mutation: Mutation | None = None
 

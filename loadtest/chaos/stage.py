@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from broker import StreamBroker
     from loadtest.chaos.crew import Crew
+    from loadtest.chaos.databases import Database
     from loadtest.chaos.histories import History
     from loadtest.chaos.injecting import Injector
     from loadtest.chaos.plan import Fault, Plan
@@ -37,7 +38,7 @@ class Stage:
 
     plan: Plan
     directory: Path
-    books: Path
+    database: Database
     servers: Servers
     broker: StreamBroker
     crew: Crew

@@ -28,26 +28,26 @@ def numbers(report):
 
 def test_a_few_seconds_of_it_hold(tmp_path, capsys):
     scenarios = ("kill-server", "worker-kill", "malformed", "oversized", "shutdown")
-    code, report = run(tmp_path, "--seconds", "5", "--rate", "300", "--faults", "9", "--scenario", *scenarios)
+    code, report = run(tmp_path, "--seconds", "5", "--rate", "300", "--faults", "10", "--scenario", *scenarios)
     told = capsys.readouterr().out
     assert numbers(report) == set()
     assert report["verdict"]["void"] == []
     assert code == 0
-    assert told.startswith("seed 1: 9 faults in 5 s at 300 settlements/s\n   1 ")
+    assert told.startswith("seed 1: 10 faults in 5 s at 300 settlements/s\n   1 ")
     figures = report["verdict"]["figures"]
-    assert figures["faults"] == {"kill-server": 1, "malformed": 1, "oversized": 1, "shutdown": 1, "worker-kill": 5}
+    assert figures["faults"] == {"kill-server": 1, "malformed": 1, "oversized": 1, "shutdown": 1, "worker-kill": 6}
     assert figures["effects"] > 500
     assert figures["redelivered"] > 0
     assert figures["letters"] == 5
     assert (figures["lost"], figures["twice"], figures["half"], figures["ghosts"], figures["total"]) == (0, 0, 0, 0, 0)
     assert Plan.load(tmp_path).seed == 1
-    assert report["command"].startswith("gamebroker chaos --mode quick --seed 1 --seconds 5 --rate 300 --faults 9 ")
+    assert report["command"].startswith("gamebroker chaos --mode quick --seed 1 --seconds 5 --rate 300 --faults 10 ")
     assert report["machine"]["nats_server"]
     assert sum(report["timeline"]["stored"]) * report["timeline"]["step"] == pytest.approx(
         figures["confirmed"], rel=0.01
     )
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<rect") == 9
+    assert page.count("<rect") == 10
     assert "died at mid_batch" in page
     assert "PASSED: " in page
 
