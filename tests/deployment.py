@@ -64,8 +64,8 @@ class Secrets:
         return {**os.environ, **told, "NATS_INBOX_PREFIX": f"_INBOX_{role}", "NATS_ENSURE": "bind", **more}
 
 
-def single(secrets, **options):
+def single(secrets):
     """One node as ``single.conf`` describes it; address, store and monitoring are this run's."""
-    server = NatsServer(config=without_store_dir(read_config(NATS / "single.conf")), **options)
+    server = NatsServer(config=without_store_dir(read_config(NATS / "single.conf")), monitoring=True)
     server.env = secrets.variables
     return server
