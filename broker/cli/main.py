@@ -8,6 +8,8 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from broker import BrokerError, StreamBroker, StreamOptions, __version__
+from broker.cli import doctor
+from broker.cli.connection import add_connection_options, connection
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -26,8 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve(given[1:])
     options = _parser().parse_args(given)
     try:
+        if hasattr(options, "alone"):  # a verb that connects by itself
+            return int(options.alone(options))
         asyncio.run(_run(options))
-    except BrokerError as error:
+    except (BrokerError, OSError) as error:
         say(f"gamebroker: {error}", to=sys.stderr)
         return 1
     except (KeyboardInterrupt, BrokenPipeError):
@@ -41,7 +45,7 @@ def say(line: str, *, to: TextIO | None = None) -> None:
 
 
 async def _run(options: argparse.Namespace) -> None:
-    async with StreamBroker.connect(options.url, name="gamebroker-cli") as sb:
+    async with StreamBroker.connect(**connection(options), name="gamebroker-cli") as sb:
         verb: Verb = options.verb
         await verb(sb, options)
 
@@ -120,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="gamebroker", description="look at a server, send by hand, replay dead letters"
     )
     parser.add_argument("--version", action="version", version=f"gamebroker {__version__}")
-    parser.add_argument("--url", help="default: NATS_URL, else nats://127.0.0.1:4222")
+    add_connection_options(parser)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(name: str, run: Verb, told: str, *positional: str) -> argparse.ArgumentParser:
@@ -131,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     verbs.add_parser("server", help="run a real nats-server in the foreground (see: gamebroker server --help)")
+    doctor.register(verbs)
     verb("publish", _publish, "send one core message", "subject", "body")
     listen = verb("subscribe", _subscribe, "print core messages", "pattern")
     listen.add_argument("--count", type=int, default=0, help="stop after so many (0: never)")
