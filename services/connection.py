@@ -26,6 +26,12 @@ class Connection(TypedDict):
     inbox_prefix: str | None
 
 
+class KeyedConnection(Connection):
+    """Of ``StreamBroker.connect``: with what makes ids of keys that no other role can tell."""
+
+    id_secret: str | None
+
+
 def add_connection_options(parser: argparse.ArgumentParser) -> None:
     """The options; each has a variable for its default, and the password is never on a command line."""
     group = parser.add_argument_group("connection")
@@ -83,6 +89,15 @@ def connection(options: argparse.Namespace) -> Connection:
         "tls": None if options.ca is None else ssl.create_default_context(cafile=options.ca),
         "inbox_prefix": options.inbox_prefix,
     }
+
+
+def keyed_connection(options: argparse.Namespace) -> KeyedConnection:
+    """The same for a service that stores, with NATS_ID_SECRET: the same for all processes of its role.
+
+    Raises:
+        OSError: a file that cannot be read.
+    """
+    return {**connection(options), "id_secret": os.environ.get("NATS_ID_SECRET") or None}
 
 
 def _path(variable: str) -> Path | None:

@@ -61,6 +61,8 @@ class Secrets:
     def environment(self, role, **more):
         """What a service's process is told."""
         told = {"NATS_USER": role, "NATS_PASSWORD": self.password(role), "NATS_CA": str(self.ca)}
+        if secret := self.passwords.get(f"{role.upper()}_ID_SECRET"):
+            told["NATS_ID_SECRET"] = secret
         return {**os.environ, **told, "NATS_INBOX_PREFIX": f"_INBOX_{role}", "NATS_ENSURE": "bind", **more}
 
 

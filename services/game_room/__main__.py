@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from broker import StreamBroker, Subject
-from services.connection import connection
+from services.connection import keyed_connection
 from services.events import SETTLEMENTS
 from services.game_room.room import Room
 from services.game_room.service import RoomHost, RoomService
@@ -47,7 +47,7 @@ async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
     lateness = Lateness()
     with History(options.stats) as history:
         async with StreamBroker.connect(
-            **connection(options),
+            **keyed_connection(options),
             name=f"game-room {names[0]} and {len(names) - 1} more",
             outbound_limit=_OUTBOUND_LIMIT,
         ) as broker:

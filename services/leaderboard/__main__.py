@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from broker import StreamBroker
-from services.connection import connection
+from services.connection import keyed_connection
 from services.events import LEADERBOARD, STANDINGS_CONSUMER
 from services.leaderboard.standings import Standings
 from services.leaderboard.worker import LeaderboardWorker
@@ -37,7 +37,7 @@ def _options() -> argparse.Namespace:
 
 async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
     with Standings(options.standings) as standings:
-        async with StreamBroker.connect(**connection(options), name="leaderboard") as broker:
+        async with StreamBroker.connect(**keyed_connection(options), name="leaderboard") as broker:
             await broker.declare(LEADERBOARD, ensure=options.ensure)
             worker = LeaderboardWorker(broker, standings, ack_wait=options.ack_wait, ensure=options.ensure)
             try:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from broker import StreamBroker
-from services.connection import connection
+from services.connection import keyed_connection
 from services.events import LEADERBOARD, SETTLE_CONSUMER, SETTLEMENTS
 from services.process import add_process_options, run_process, stopped
 from services.settlement.ledger import Ledger
@@ -39,7 +39,7 @@ def _options() -> argparse.Namespace:
 
 async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
     with Ledger(options.ledger, worker=options.name) as ledger:
-        async with StreamBroker.connect(**connection(options), name=options.name) as broker:
+        async with StreamBroker.connect(**keyed_connection(options), name=options.name) as broker:
             await broker.declare(SETTLEMENTS, LEADERBOARD, ensure=options.ensure)
             worker = SettlementWorker(broker, ledger, ack_wait=options.ack_wait, ensure=options.ensure)
             try:

@@ -8,7 +8,7 @@ import pytest
 
 from services.children import Children
 from services.demo.evidence import ended_battles, records, rows
-from services.events import ALL_CONSUMERS, ALL_STREAMS, battle_state, gateway_input, gateway_output
+from services.events import ALL_CONSUMERS, ALL_STREAMS, BATTLE_SETTLE, battle_state, gateway_input, gateway_output
 from tests.deployment import Secrets, single
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
@@ -94,6 +94,8 @@ async def test_a_battle_end_to_end_each_service_under_its_own_role(server, child
         for name in ("SETTLEMENTS", "LEADERBOARD"):
             [info] = [info async for info in admin.consumers.list(name)]
             assert (info.pending, info.ack_pending) == (0, 0)
+        # Who knows the key, but not the room's secret, does not hit its id.
+        assert not (await admin.enqueue(BATTLE_SETTLE, b"{}", idempotency_key=ended[0])).duplicate
     for log in tmp_path.glob("*.log"):
         assert "Violation" not in log.read_text(), log.name
 
