@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.contracts.errors import BrokerError
 from broker.handling import STOPS, HandlerTask, is_async, run
-from broker.hands import Hands
-from broker.messages import StreamMessage
+from broker.hands import HoldingHands
 from broker.settling import AttemptsExhausted, ConsumeSettler
 from broker.slots import finish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
 
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Delivery
     from broker.contracts.options import ConsumeOptions
+    from broker.messages import StreamMessage
     from broker.supply import Supply
 
 
@@ -30,7 +30,7 @@ class _InHand(NamedTuple):
 Batch = list[_InHand]
 
 
-class BatchHands(Hands):
+class BatchHands(HoldingHands):
     """One batch is gathered at a time, and only while there is a slot to handle it in.
 
     A plain function has one slot, an ``async def`` ``concurrency`` of them.
@@ -41,39 +41,20 @@ class BatchHands(Hands):
         self._size = options.batch_size or 1
         self._most = options.concurrency if is_async(handler) else 1
         self._loop = asyncio.get_running_loop()
-        self._held: dict[tuple[int, int], StreamMessage] = {}
         self._gathered: Batch = []
         self._due: asyncio.TimerHandle | None = None
         self._overdue = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._freed = asyncio.Event()
-
-    @property
-    def held(self) -> Collection[StreamMessage]:
-        """See ``Hands``."""
-        return self._held.values()
 
     def room(self) -> int:
         """What is missing in the batch that is gathered."""
         return self._size - len(self._gathered) if len(self._tasks) < self._most else 0
 
-    async def until_room(self) -> None:
-        """See ``Hands``."""
-        self._freed.clear()
-        await self._freed.wait()
-
     async def take(self, batch: Sequence[Delivery]) -> None:
         """Add them to the batch, and begin it when it is full."""
-        settler = self._supply.settler
         for delivery in batch:
-            held = self._held.get((delivery.sequence, delivery.timestamp_ns))
-            if held is not None:
-                held.renew(delivery, settler)
-                continue
-            message = StreamMessage(delivery, self._codec, self._backend, settler=settler)
-            self._held[delivery.sequence, delivery.timestamp_ns] = message
-            self._backend.stats.redelivered += message.attempt > 1
-            self._gathered.append(_InHand(message, settler))
+            if (message := self._hold(delivery)) is not None:
+                self._gathered.append(_InHand(message, self._supply.settler))
         if self._gathered and self._due is None:
             self._due = self._loop.call_later(self._options.batch_timeout, self._time_is_up)
         self._begin()
@@ -193,6 +174,3 @@ class BatchHands(Hands):
             with suppress(BrokerError):
                 await settler.give_back(message)
             self._let_go(message)
-
-    def _let_go(self, message: StreamMessage) -> None:
-        self._held.pop((message.sequence, message.delivery.timestamp_ns), None)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from broker.contracts.errors import BrokerError
 from broker.handling import report, text_of
+from broker.messages import StreamMessage
 from broker.settling import AttemptsExhausted, where
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Collection, Sequence
 
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Delivery
     from broker.contracts.options import ConsumeOptions
-    from broker.messages import StreamMessage
     from broker.settling import ConsumeSettler
     from broker.supply import Supply
 
@@ -78,3 +78,40 @@ class Hands(ABC):
         except BrokerError as exc:
             # Unsettled means redelivered after the ack wait: late, not lost.
             log.warning("could not settle %s: %s", where(message.delivery), exc)
+
+
+class HoldingHands(Hands):
+    """Hands whose messages outlive ``take``: each is held until its handler has come to an end."""
+
+    def __init__(self, handler: Callable[..., Any], *, supply: Supply, options: ConsumeOptions, codec: Codec) -> None:
+        super().__init__(handler, supply=supply, options=options, codec=codec)
+        self._held: dict[tuple[int, int], StreamMessage] = {}
+        self._freed = asyncio.Event()
+
+    @property
+    def held(self) -> Collection[StreamMessage]:
+        """See ``Hands``."""
+        return self._held.values()
+
+    async def until_room(self) -> None:
+        """See ``Hands``."""
+        self._freed.clear()
+        await self._freed.wait()
+
+    def _hold(self, delivery: Delivery) -> StreamMessage | None:
+        """A message to handle; ``None`` when its handler still runs.
+
+        That one came again because we were stalled past the ack wait: one handler is enough, and settles the newest.
+        """
+        held = self._held.get((delivery.sequence, delivery.timestamp_ns))
+        if held is not None:
+            held.renew(delivery, self._supply.settler)
+            return None
+        message = StreamMessage(delivery, self._codec, self._backend, settler=self._supply.settler)
+        self._held[delivery.sequence, delivery.timestamp_ns] = message
+        self._backend.stats.redelivered += message.attempt > 1
+        return message
+
+    def _let_go(self, message: StreamMessage) -> None:
+        self._held.pop((message.sequence, message.delivery.timestamp_ns), None)
+        self._freed.set()

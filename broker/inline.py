@@ -51,18 +51,10 @@ class InlineHands(Hands):
         for index, delivery in enumerate(batch):
             message = StreamMessage(delivery, self._codec, self._backend, settler=supply.settler)
             error = self._call(message, delivery.attempt)
-            if by_themselves:
-                own = await forgiven()
-                error = error or own
-            if error is not None:
+            if error is not None or by_themselves:
                 await self._ack(done)
-                if supply.recess is not None:
-                    error = await self._sit_out(supply.recess, message, error, batch[index + 1 :])
-                if error is not None:
-                    await self._settle_failed(supply.settler, message, error)
-                elif message.mark_settled("ack"):
-                    done.append(delivery)
-            elif message.mark_settled("ack"):
+                error = await self._trouble(message, error, batch[index + 1 :])
+            if error is None and message.mark_settled("ack"):
                 done.append(delivery)
             now = loop.time()
             if now - turn > _BUDGET:
@@ -97,6 +89,18 @@ class InlineHands(Hands):
         except BaseException as exc:  # noqa: BLE001 - it becomes the message's outcome
             return exc
         return None
+
+    async def _trouble(
+        self, message: StreamMessage, error: BaseException | None, rest: Sequence[Delivery]
+    ) -> BaseException | None:
+        """Settle a failure, unless trying again after a recess ends well: then ``None``."""
+        supply, own = self._supply, await forgiven()
+        error = error or own
+        if error is not None and supply.recess is not None:
+            error = await self._sit_out(supply.recess, message, error, rest)
+        if error is not None:
+            await self._settle_failed(supply.settler, message, error)
+        return error
 
     def _attempt(self, message: StreamMessage) -> BaseException | None:
         """The same attempt once more."""
@@ -137,5 +141,5 @@ class InlineHands(Hands):
     def _fit_window(self, took: float, handled: int) -> None:
         if took > _BUDGET:
             self.window = max(1, int(handled * _BUDGET / took))
-        elif handled >= self.window:
+        elif handled * 2 >= self.window:  # the source asks for half a window at a time
             self.window = min(self.window * 2, self._supply.consumer.max_ack_pending)

@@ -70,6 +70,20 @@ async def test_a_subscription_outlives_a_kill_and_restart(server, connect):
         await eventually(lambda: seen == [1])
 
 
+async def test_subscribing_outlives_a_kill_and_restart(server, connect, monkeypatch):
+    monkeypatch.setattr("broker.backends.nats.core._SUBSCRIBE_TIMEOUT", 15.0)
+    async with connect() as broker:
+        seen = []
+        await server.freeze()
+        subscribing = asyncio.create_task(broker.subscribe("a.*", lambda msg: seen.append(msg.json())))
+        await asyncio.sleep(0.2)
+        await server.kill()
+        await server.restart()
+        await subscribing
+        await broker.publish("a.b", 1)
+        await eventually(lambda: seen == [1])
+
+
 async def test_a_request_in_flight_fails_at_once_when_the_server_dies(server, connect):
     async with connect() as broker:
         hold = asyncio.Event()

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker import InvalidOption, StreamOptions, StreamSource, SubjectTransform
 from broker.contracts.lanes import (
     Lane,
     Place,
@@ -180,3 +181,20 @@ def test_long_names_are_shortened():
     stream, queue = "s" * 255, "q" * 255
     assert publish_subject(parked_subject(stream, queue, "k" * 128, 2**62))
     assert group_subject(stream, queue) != group_subject(stream, "q" * 254)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"atomic": True},
+        {"schedules": True, "discard": "old"},
+        {"counters": True, "discard": "old"},
+        {"subject_transform": SubjectTransform("s", "t")},
+        {"sources": [StreamSource("S2")]},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_stores_otherwise_contradicts_lanes(options):
+    with pytest.raises(InvalidOption) as caught:
+        StreamOptions("S", ["s"], lanes=2, **options)
+    assert caught.value.option == "lanes"

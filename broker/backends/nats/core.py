@@ -191,7 +191,7 @@ class _Interest(Interest, Listener):
         self._session.listen(self)
         self._sid = self._session.link.subscribe(pattern.encode(), queue, self._receive)
         try:
-            await self._session.confirm(_SUBSCRIBE_TIMEOUT)
+            await self._confirmed(_SUBSCRIBE_TIMEOUT)
             if self._refused.done():
                 self._refused.result()
         except BaseException:
@@ -200,6 +200,20 @@ class _Interest(Interest, Listener):
         finally:
             self._session.unlisten(self)
             self._refused.cancel()
+
+    async def _confirmed(self, timeout: float) -> None:
+        """Wait until the server has it: the next one, which the link asks by itself, when the first is left or lost."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout
+        while True:
+            try:
+                await self._session.confirm(max(deadline - clock(), 0.001))
+            except ConnectionLost:
+                if clock() >= deadline:
+                    raise
+                await asyncio.sleep(0)
+            else:
+                return
 
     def _drop(self) -> None:
         sid, self._sid = self._sid, 0

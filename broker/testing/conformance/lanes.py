@@ -14,8 +14,6 @@ from broker import (
     InvalidOption,
     OrderedConsumption,
     StreamOptions,
-    StreamSource,
-    SubjectTransform,
 )
 from broker.contracts.lanes import lane_of
 from broker.testing.conformance.scene import Conformance, Gate, a_stream, bodies, fresh, listed
@@ -278,22 +276,6 @@ class LanesConformance(Conformance):
         with pytest.raises(InvalidOption) as caught:
             await sb.consume(f"{name}.a", print, queue=QUEUE, ordered=True, **options)
         assert caught.value.option in options
-
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {"atomic": True},
-            {"schedules": True, "discard": "old"},
-            {"counters": True, "discard": "old"},
-            {"subject_transform": SubjectTransform("s", "t")},
-            {"sources": [StreamSource("S2")]},
-        ],
-        ids=lambda options: next(iter(options)),
-    )
-    def test_what_stores_otherwise_contradicts_lanes(self, options: dict[str, Any]) -> None:
-        with pytest.raises(InvalidOption) as caught:
-            StreamOptions("S", ["s"], lanes=2, **options)
-        assert caught.value.option == "lanes"
 
     async def test_its_streams_are_found_by_subject(self, connect: Connect) -> None:
         sb = await connect()
