@@ -24,6 +24,9 @@ def add_connection_options(parser: argparse.ArgumentParser, *, again: bool = Fal
     parser.add_argument(
         "--ca", default=told("NATS_CA"), metavar="FILE", help="TLS, by this authority; default: NATS_CA"
     )
+    first = argparse.SUPPRESS if again else False
+    told_first = "for servers that shake hands before their first word"
+    parser.add_argument("--tls-first", action="store_true", default=first, help=told_first)
     parser.add_argument(
         "--inbox-prefix", default=told("NATS_INBOX_PREFIX"), metavar="PREFIX", help="default: NATS_INBOX_PREFIX"
     )
@@ -45,5 +48,6 @@ def connection(options: argparse.Namespace) -> dict[str, Any]:
         "password": password,
         "creds": options.creds,
         "tls": None if options.ca is None else ssl.create_default_context(cafile=options.ca),
+        "tls_first": options.tls_first,
         "inbox_prefix": options.inbox_prefix,
     }

@@ -35,6 +35,7 @@ class JsonCodec(Codec):
         self._max_depth = max_depth
         if max_depth is not None:
             in_range("max_depth", max_depth, 1, _DEEPEST, whole=True)
+        self._limited = max_bytes is not None or max_depth is not None
 
     def encode(self, body: Any) -> bytes:
         """See ``Codec``. NaN and infinity become ``null``, as JSON has no word for them."""
@@ -45,7 +46,8 @@ class JsonCodec(Codec):
 
     def decode(self, data: bytes, into: type[T]) -> T:
         """See ``Codec``. Types and ranges are checked by msgspec's rules; nothing is coerced."""
-        self._check(data)
+        if self._limited:
+            self._check(data)
         try:
             return msgspec.json.decode(data, type=into)
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
@@ -53,13 +55,15 @@ class JsonCodec(Codec):
 
     def loads(self, data: bytes) -> Any:
         """See ``Codec``."""
-        self._check(data)
+        if self._limited:
+            self._check(data)
         try:
             return orjson.loads(data)
         except (ValueError, RecursionError) as exc:
             raise DecodeError(f"not JSON: {exc}") from exc
 
     def _check(self, data: bytes) -> None:
-        check_size(data, self._max_bytes)
+        if self._max_bytes is not None:
+            check_size(data, self._max_bytes)
         if self._max_depth is not None and deeper_than(self._max_depth, data):
             raise DecodeError(f"nested deeper than {self._max_depth} levels")

@@ -32,7 +32,8 @@ class MsgpackCodec(Codec):
 
     def decode(self, data: bytes, into: type[T]) -> T:
         """See ``Codec``."""
-        check_size(data, self._max_bytes)
+        if self._max_bytes is not None:
+            check_size(data, self._max_bytes)
         try:
             return msgspec.msgpack.decode(data, type=into)
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:

@@ -17,7 +17,7 @@ def checked_size(limit: int | None) -> int | None:
     return limit
 
 
-def check_size(data: bytes, limit: int | None) -> None:
-    """Raises ``DecodeError`` when there is a limit and the body is larger."""
-    if limit is not None and len(data) > limit:
+def check_size(data: bytes, limit: int) -> None:
+    """Raises ``DecodeError`` when the body is larger."""
+    if len(data) > limit:
         raise DecodeError(f"a body of {len(data)} bytes; at most {limit} are decoded")

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 
@@ -297,3 +298,29 @@ async def start_service(name, url, secrets, tmp_path):
     return await asyncio.create_subprocess_exec(
         sys.executable, *arguments, cwd=TOP, env={**os.environ, **variables, "NATS_URL": url}, stdout=subprocess.PIPE
     )
+
+
+@pytest.mark.timeout(60)
+async def test_a_node_is_who_holds_a_certificate_of_our_authority(cluster, secrets, tmp_path):
+    """Whoever reaches the routes' port with another's certificate, or none, is not told a word."""
+    theirs = Secrets.make(tmp_path / "theirs")
+    port = cluster.nodes[0].settings.peering.port
+    assert (await first_words(port, secrets, secrets)).startswith(b"INFO ")
+    for own in (theirs, None):
+        assert await first_words(port, secrets, own) == b""
+
+
+async def first_words(port, trusted, own):
+    """What a node says to another one that shows its own certificate."""
+    context = trusted.tls()
+    if own is not None:
+        context.load_cert_chain(own.directory / "node.pem", own.directory / "node.key")
+    async with asyncio.timeout(20):
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+            try:
+                return await reader.readline()
+            finally:
+                writer.transport.abort()
+        except (ssl.SSLError, ConnectionError):  # in TLS 1.3 the refusal may come after the handshake
+            return b""

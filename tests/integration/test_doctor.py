@@ -144,6 +144,20 @@ async def test_a_server_nobody_vouches_for_is_a_problem(secrets, tmp_path):
     assert "--ca" in said(found, "tls")
 
 
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_server_that_shakes_hands_first_is_seen_when_one_says_so(secrets, first):
+    files = f'cert_file: "{secrets.directory / "node.pem"}", key_file: "{secrets.directory / "node.key"}"'
+    async with NatsServer(config=f"tls {{ {files} }}") as server:
+        await server.reload(f"tls {{ {files}, handshake_first: true }}")
+        code, found = await doctor("--url", server.url, "--ca", str(secrets.ca), *["--tls-first"] * first)
+    if first:
+        assert code == 0
+        assert levels(found, "tls") == levels(found, "version") == {"ok"}
+    else:
+        assert code == 1
+        assert "--tls-first" in said(found, "server")
+
+
 async def test_a_server_for_development_is_warned_of(nats_server):
     code, found = await doctor("--url", nats_server.url)
     assert code == 0
@@ -234,7 +248,7 @@ async def test_where_no_server_is_is_a_problem():
     assert levels(found, "server") == levels(found, "connection") == {"problem"}
 
 
-@pytest.mark.parametrize("first_words", [b"220 smtp\r\n", b"INFO nothing\r\n", b""])
+@pytest.mark.parametrize("first_words", [b"220 smtp\r\n", b"INFO nothing\r\n", b"INFO []\r\n", b""])
 async def test_what_is_no_nats_server_is_no_crash(first_words):
     async def speak(_, writer):
         writer.write(first_words)

@@ -32,6 +32,9 @@ _PATIENCE: Final = 3.0
 _USER_INFO: Final = "$SYS.REQ.USER.INFO"
 _LONGEST_GREETING: Final = 64 << 10
 _ELSEWHERE: Final = (addresses.EMBEDDED, "memory://", "redis://")
+_SILENT: Final = "it says nothing before TLS; it may want --tls-first"
+_ALERT: Final = b"\x15\x03"
+"""How TLS begins to say that what it heard is none."""
 _REPLIES: Final = "replies (request, enqueue, consume)"
 
 
@@ -99,7 +102,7 @@ async def examine(options: ConnectOptions, *, stream: str | None = None, durable
         raise InvalidOption("url: there is a server to look at behind nats:// and tls:// only", option="url")
     address = addresses.parse(options)
     facts = Facts(inbox=options.inbox_prefix)
-    facts.greetings = list(await asyncio.gather(*(_greeting(url, options.tls) for url in address.urls)))
+    facts.greetings = list(await asyncio.gather(*(_greeting(url, options) for url in address.urls)))
     try:
         session = await Session.open(options)
     except BrokerError as exc:
@@ -122,7 +125,7 @@ async def look_at_monitoring(facts: Facts, url: str) -> None:
         before = time.time()
         pages = [await http_get(host, port, page, timeout=_PATIENCE) for page in ("/varz", "/jsz?config=true")]
         facts.process, facts.storage = (orjson.loads(said) if fine else None for fine, said in pages)
-    except (OSError, ValueError, TimeoutError) as exc:
+    except (OSError, ValueError) as exc:
         facts.unknown["monitoring"] = f"{split.netloc.rpartition('@')[2]}: {str(exc) or 'no answer in time'}"
         return
     if facts.clock is None and facts.process is not None:
@@ -132,36 +135,52 @@ async def look_at_monitoring(facts: Facts, url: str) -> None:
 # -- before any login
 
 
-async def _greeting(url: str, tls: ssl.SSLContext | None) -> Greeting:
+async def _greeting(url: str, options: ConnectOptions) -> Greeting:
     split = urlsplit(url)
     host, port = split.hostname or "", split.port or 0
-    found = Greeting(server=f"{host}:{port}")
+    found = Greeting(server=f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     if split.scheme in {"ws", "wss"}:
         found.trouble = "websockets: nothing is said before the login"
         return found
     try:
         async with asyncio.timeout(_PATIENCE):
             reader, writer = await asyncio.open_connection(host, port, limit=_LONGEST_GREETING)
-    except (OSError, TimeoutError) as exc:
+    except OSError as exc:  # a TimeoutError is one
         found.trouble = f"nobody there: {str(exc) or 'no answer in time'}"
         return found
     try:
         async with asyncio.timeout(_PATIENCE):
-            line = await reader.readline()
-            found.info = orjson.loads(line.removeprefix(b"INFO ")) if line.startswith(b"INFO ") else None
-            if found.info and (found.info.get("tls_required") or found.info.get("tls_available")):
-                await writer.start_tls(tls or ssl.create_default_context(), server_hostname=host)
-                found.encrypted = True
-                certificate = writer.get_extra_info("peercert") or {}
-                if "notAfter" in certificate:
-                    found.expires = float(ssl.cert_time_to_seconds(certificate["notAfter"]))
+            await _hear(found, reader, writer, host, options)
     except ssl.SSLError as exc:
         found.trouble = f"TLS failed: {getattr(exc, 'verify_message', None) or exc.reason or exc}"
-    except (OSError, ValueError) as exc:  # a TimeoutError is an OSError
-        found.trouble = str(exc) or "it says nothing before TLS"
+    except (OSError, ValueError) as exc:
+        found.trouble = str(exc) or _SILENT
     finally:
         writer.transport.abort()
     return found
+
+
+async def _hear(
+    found: Greeting, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, options: ConnectOptions
+) -> None:
+    """The first words, and TLS before or after them."""
+    if options.tls_first:
+        await _encrypt(found, writer, host, options)
+    line = await reader.readline()
+    if not line or line.startswith(_ALERT):
+        found.trouble = _SILENT
+    told = orjson.loads(line.removeprefix(b"INFO ")) if line.startswith(b"INFO ") else None
+    found.info = told if isinstance(told, dict) else None
+    if found.info and not options.tls_first and (found.info.get("tls_required") or found.info.get("tls_available")):
+        await _encrypt(found, writer, host, options)
+
+
+async def _encrypt(found: Greeting, writer: asyncio.StreamWriter, host: str, options: ConnectOptions) -> None:
+    await writer.start_tls(options.tls or ssl.create_default_context(), server_hostname=host)
+    found.encrypted = True
+    certificate = writer.get_extra_info("peercert") or {}
+    if "notAfter" in certificate:
+        found.expires = float(ssl.cert_time_to_seconds(certificate["notAfter"]))
 
 
 # -- as this user
