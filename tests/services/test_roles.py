@@ -134,3 +134,24 @@ async def test_a_wrong_password_is_one_plain_sentence_that_does_not_show_it(chil
     assert "Unauthorized" in said
     assert wrong not in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("declared")
+async def test_what_was_declared_otherwise_is_told_or_brought_in_line(children, secrets):
+    environment = secrets.environment("admin", NATS_ENSURE="verify")
+
+    async def declare(name, *options):
+        admin = children.start(name, "services.declare", *options, env=environment)
+        return await admin.ended(30), admin.log.read_text()
+
+    code, said = await declare("again")
+    assert (code, said.split(":")[0]) == (0, "declared")
+    code, said = await declare("other", "--ack-wait", "5")
+    assert code == 1
+    assert "ConfigDrift" in said
+    assert "ack_wait" in said
+    assert (await declare("update", "--ack-wait", "5", "--ensure", "update"))[0] == 0
+    assert (await declare("then", "--ack-wait", "5"))[0] == 0
+    code, said = await declare("bind", "--ensure", "bind")
+    assert code == 2
+    assert "makes nothing" in said
