@@ -35,6 +35,7 @@ class Working(TypedDict, total=False):
     rate: float | None
     byte_rate: float | None
     max_bytes: int | None
+    reschedule_after: float | None
 
 
 def how_to_work(max_ack_pending: int, *, on_error: OnErrors | None = None, **options: Any) -> ConsumeOptions:

@@ -165,7 +165,7 @@ def _own(letter: DeadLetter) -> Iterator[tuple[str, str]]:
 def _survives(name: str) -> bool:
     """Protocol headers of the old delivery say nothing about the new one; the sender's own keys do."""
     return name in {KEY, ORDERING_KEY} or not name.lower().startswith(
-        ("nats-", "gamebroker-dead-", "gamebroker-parked-")
+        ("nats-", "gamebroker-dead-", "gamebroker-parked-", "gamebroker-later-")
     )
 
 

@@ -214,7 +214,7 @@ class StreamMessage(Message, eq=False, kw_only=True):
     async def nak(self, *, delay: float | None = None) -> None:
         """Give it back for another attempt after ``delay`` seconds; ``None`` takes the consumer's backoff.
 
-        While it waits it keeps its place in ``max_ack_pending``.
+        While it waits it keeps its place in ``max_ack_pending``, unless ``reschedule_after`` says otherwise.
 
         Raises:
             AlreadySettled: it was settled before.

@@ -25,6 +25,7 @@ from broker.lanes.ordered import OrderedConsumption
 from broker.ordered import in_sequence
 from broker.pulling import Puller
 from broker.reading import Reader, Until
+from broker.rescheduling.later import Later, check_possible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +71,7 @@ class StreamConsumer(Broker):
         rate: float | None = None,
         byte_rate: float | None = None,
         max_bytes: int | None = None,
+        reschedule_after: float | None = None,
         priority_group: str | None = None,
         min_pending: int | None = None,
         min_ack_pending: int | None = None,
@@ -109,6 +111,10 @@ class StreamConsumer(Broker):
             rate: messages per second at most in this process; decides how much is asked for.
             byte_rate: bytes of bodies per second at most, likewise.
             max_bytes: bytes on their way to this process at most; a single larger message comes alone.
+            reschedule_after: seconds. A message that is to wait for so long or longer, by ``backoff`` or
+                ``nak(delay=)``, waits in a schedule in the stream ``GAMEBROKER_LATER``, takes no place in
+                ``max_ack_pending`` meanwhile, and comes back to this group alone, with its subject, sequence and
+                attempts. Needs a name; refused with ``ordered``, ``headers_only`` and priority groups.
             priority_group: the group of a consumer with a priority policy in which this worker asks.
             min_pending: there: be served only while so many messages wait.
             min_ack_pending: there: be served only while so many are unsettled.
@@ -117,6 +123,7 @@ class StreamConsumer(Broker):
         Raises:
             NoStream: no stream captures the subject.
             ConfigDrift: the consumer exists with other settings; it names each field.
+            FeatureDisabled: ``reschedule_after``, and ``GAMEBROKER_LATER`` was declared without schedules.
             ConsumerNotFound: bind only, and it does not exist.
             InvalidSubject, InvalidOption: at once; also ``ordered`` without a name, or on a stream without lanes.
             ConnectionLost, BrokerClosed, PermissionDenied, ApiError.
@@ -137,6 +144,7 @@ class StreamConsumer(Broker):
             rate=rate,
             byte_rate=byte_rate,
             max_bytes=max_bytes,
+            reschedule_after=reschedule_after,
         )
         claim = claim_of(priority_group, min_pending=min_pending, min_ack_pending=min_ack_pending, priority=priority)
         consumer = worker(
@@ -151,6 +159,7 @@ class StreamConsumer(Broker):
             headers_only=headers_only,
             claim=claim,
         )
+        check_possible(consumer, options)
         return await (self._in_lanes if ordered else self._work)(handler, consumer, options)
 
     @final
@@ -196,7 +205,8 @@ class StreamConsumer(Broker):
             metadata: see ``consume``.
             headers_only: see ``consume``.
             working: ``concurrency``, ``max_deliver``, ``backoff``, ``dead_letter``, ``auto_extend``, ``on_error``,
-                ``pause_for``, ``batch_size``, ``batch_timeout``, ``rate``, ``byte_rate`` as for ``consume``.
+                ``pause_for``, ``batch_size``, ``batch_timeout``, ``rate``, ``byte_rate``, ``reschedule_after`` as for
+                ``consume``.
 
         Raises:
             What ``consume`` raises, and InvalidOption: somebody else listens to the durable.
@@ -220,6 +230,7 @@ class StreamConsumer(Broker):
             metadata=metadata,
             headers_only=headers_only,
         )
+        check_possible(consumer, options)
         found = stream or await self._streams.find_stream(consumer.filters[0])
         if found is None:
             raise NoStream(f"no stream captures {consumer.filters[0]!r}", subject=consumer.filters[0])
@@ -229,15 +240,22 @@ class StreamConsumer(Broker):
         self, handler: Callable[..., Any], consumer: ConsumerOptions, options: ConsumeOptions
     ) -> Consumption:
         """A running consumption; the one engine behind every verb that takes a handler."""
+        letters = self._letters(consumer, options)
+        open_consumer = None if consumer.acks else in_sequence(self._streams, self._codec)
+        settler_for = None
+        if options.reschedule_after is not None:
+            later = Later(self._streams, self._enqueuer)
+            open_consumer, settler_for = later.open, later.settler_for(options, letters, options.reschedule_after)
         consumption = Consumption(
             handler,
             consumer=consumer,
             options=options,
             backend=self._streams,
             codec=self._codec,
-            letters=self._letters(consumer, options),
+            letters=letters,
             forget=self._roster.drainables.discard,
-            open_consumer=None if consumer.acks else in_sequence(self._streams, self._codec),
+            open_consumer=open_consumer,
+            settler_for=settler_for,
         )
         await consumption.start()
         await self._lifetime.admit(consumption)

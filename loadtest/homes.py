@@ -148,7 +148,7 @@ class NodeHome:
         print(f"installing nats.js into {self.place}", flush=True)
         for name in ("package.json", "package-lock.json"):
             shutil.copy(self.source / name, self.place)
-        _step([*npm, "ci", "--no-audit", "--no-fund", "--loglevel", "error", "--prefix", str(self.place)])
+        _step([*npm, "ci", "--no-audit", "--no-fund", "--loglevel", "error", "--prefix", str(self.place.resolve())])
         (self.place / _STAMP).write_text(_digest(lock), encoding="utf-8")
 
     def versions(self, distributions: tuple[str, ...]) -> dict[str, str]:

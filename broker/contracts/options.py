@@ -62,6 +62,8 @@ class ConsumeOptions:
         rate: messages per second at most; after a quiet while those of 100 ms may come at once.
         byte_rate: bytes of bodies per second at most, likewise.
         max_bytes: bytes on their way to this process at most; a single larger message comes alone.
+        reschedule_after: seconds; what is to wait for so long or longer before its next attempt waits in a schedule and
+            takes no place among the unsettled ones. ``None``: everything keeps its place.
     """
 
     concurrency: int = 16
@@ -76,6 +78,7 @@ class ConsumeOptions:
     rate: float | None = None
     byte_rate: float | None = None
     max_bytes: int | None = None
+    reschedule_after: float | None = None
 
     def __post_init__(self) -> None:
         in_range("concurrency", self.concurrency, 1, 100_000, whole=True)
@@ -96,6 +99,8 @@ class ConsumeOptions:
                 in_range(option, getattr(self, option), 0.001, 1e12)
         if self.max_bytes is not None:
             in_range("max_bytes", self.max_bytes, 1, whole=True)
+        if self.reschedule_after is not None:
+            in_range("reschedule_after", self.reschedule_after, 0.1)
         decisions = set(self.on_error.values())
         if "dead_letter" in decisions and not self.dead_letter:
             raise InvalidOption("on_error: 'dead_letter' contradicts dead_letter=False", option="on_error")

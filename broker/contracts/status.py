@@ -57,6 +57,7 @@ class Stats:
         redelivered: of those, with an attempt above 1.
         acked: settled as done.
         naked: given back for another attempt.
+        rescheduled: of those, put into a schedule meanwhile (``reschedule_after``).
         terminated: settled as never to be tried again.
         dead_lettered: written to the dead letters.
         extended: times a message's ack wait was prolonged.
@@ -80,6 +81,7 @@ class Stats:
     redelivered: int = 0
     acked: int = 0
     naked: int = 0
+    rescheduled: int = 0
     terminated: int = 0
     dead_lettered: int = 0
     extended: int = 0

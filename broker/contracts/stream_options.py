@@ -92,7 +92,8 @@ class StreamOptions:
         atomic: batches may be stored all or nothing (``enqueue_atomic``). ``None``: yes, except for a mirror, with
             ``lanes`` and with ``persist_mode="async"``.
         schedules: messages may be stored for later (``schedule``); they wait under ``gamebroker.schedule.<name>.*``,
-            which the stream captures as well. Needs ``discard="old"``; cannot be switched off.
+            which the stream captures as well. Needs ``discard="old"``; ``retention="interest"`` would drop what waits,
+            since nobody asks for it yet. Cannot be switched off.
         counters: every message adds to a counter (``increment``), and nothing else is stored. Needs
             ``discard="old"``, ``retention="limits"`` and no ``allow_msg_ttl``. Never changes.
 
@@ -230,6 +231,7 @@ def _check_contradictions(options: StreamOptions) -> None:
         ("counters", options.mirror is not None, "mirror=None"),
         ("schedules", full == "new", 'discard="old"'),
         ("schedules", options.mirror is not None or bool(options.sources), "neither mirror nor sources"),
+        ("schedules", options.retention == "interest", 'retention "limits" or "workqueue"'),
         ("schedules", not options.allow_rollup, "allow_rollup=True"),
         ("allow_rollup", options.deny_purge, "deny_purge=False"),
         ("sealed", full != "new", 'discard="new"'),

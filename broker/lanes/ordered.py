@@ -344,8 +344,9 @@ def _check_possible(consumer: ConsumerOptions, options: ConsumeOptions) -> None:
     Raises:
         InvalidOption.
     """
+    said_once = ("batch_size", "rate", "byte_rate", "max_bytes", "reschedule_after")
     contradictions = {
-        **{option: getattr(options, option) is not None for option in ("batch_size", "rate", "byte_rate", "max_bytes")},
+        **{option: getattr(options, option) is not None for option in said_once},
         "on_error": "pause" in options.on_error.values(),
         "priority_group": consumer.claim is not None,
         "headers_only": consumer.headers_only,

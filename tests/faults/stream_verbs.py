@@ -115,6 +115,19 @@ async def consume_unnamed(stage):
 
 
 @verb
+async def consume_rescheduled(stage):
+    """A message fails once, waits in a schedule, and comes back."""
+
+    async def handle(msg):
+        if msg.attempt == 1:
+            await msg.nak(delay=0.1)
+        else:
+            stage.seen.append(msg.data)
+
+    await consumed(stage, handle, durable="rescheduled", reschedule_after=0.1, max_deliver=50)
+
+
+@verb
 async def work_in_order(stage):
     """A lane is taken, a message fails once and has its turn again, the lane is left."""
     stream = f"{stage.stream}-lanes"

@@ -81,6 +81,7 @@ def test_a_stream_option_out_of_range_is_named(option, value):
         ("counters", {"counters": True, "discard": "old", "schedules": True, "allow_msg_ttl": False}),
         ("counters", {"counters": True, "discard": "old", "retention": "workqueue"}),
         ("schedules", {"schedules": True, "discard": "old", "allow_rollup": False}),
+        ("schedules", {"schedules": True, "discard": "old", "retention": "interest"}),
         ("schedules", {"schedules": True, "discard": "old", "sources": [StreamSource("S2")]}),
         ("allow_rollup", {"allow_rollup": True, "deny_purge": True}),
         ("sealed", {"sealed": True, "discard": "old"}),

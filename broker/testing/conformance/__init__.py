@@ -38,6 +38,8 @@ from broker.testing.conformance.pulling import PullConformance
 from broker.testing.conformance.pushing import PushConformance
 from broker.testing.conformance.reading import ReadConformance
 from broker.testing.conformance.request_reply import RequestReplyConformance
+from broker.testing.conformance.rescheduling import RescheduleConformance
+from broker.testing.conformance.rescheduling_trouble import RescheduleTroubleConformance
 from broker.testing.conformance.scene import Conformance, Connect, Restart
 from broker.testing.conformance.scheduling import ScheduleConformance, TimeToLiveConformance
 from broker.testing.conformance.settlement import SettlementConformance
@@ -76,6 +78,8 @@ ALL = (
     PushConformance,
     ReadConformance,
     RequestReplyConformance,
+    RescheduleConformance,
+    RescheduleTroubleConformance,
     ScheduleConformance,
     SettlementConformance,
     StateConformance,
@@ -119,6 +123,8 @@ __all__ = [
     "PushConformance",
     "ReadConformance",
     "RequestReplyConformance",
+    "RescheduleConformance",
+    "RescheduleTroubleConformance",
     "Restart",
     "ScheduleConformance",
     "SettlementConformance",
