@@ -55,13 +55,13 @@ async def declare(node, secrets):
 
 
 @pytest_asyncio.fixture
-async def as_role(server, secrets):
-    """Connects as a role; closed after the test."""
-    opened = {}
+async def as_role(server, secrets, request):
+    """Connects as a role, by the link of a test that asks for links; closed after the test."""
+    opened, link = {}, request.getfixturevalue("link") if "link" in request.fixturenames else None
 
     async def connected(role):
         if role not in opened:
-            opened[role] = await secrets.connect(server, role)
+            opened[role] = await secrets.connect(server, role, link=link)
         return opened[role]
 
     yield connected
@@ -409,6 +409,7 @@ HOW = {
 } | {"declare": declare_all}
 
 
+@pytest.mark.usefixtures("link")
 @pytest.mark.parametrize("operation", NEEDED, ids=lambda each: f"{each.role}-{each.how}")
 async def test_what_a_role_needs_works_and_nobody_is_denied_anything(operation, as_role, admin):
     told = []
