@@ -1,7 +1,5 @@
 """gamebroker: fire-and-forget at 30 Hz and never lose a settlement, from one connection object, on real NATS."""
 
-import logging
-
 from broker.administration import ConsumerAdmin, StreamAdmin
 from broker.broker import Broker
 from broker.codecs import BytesCodec, JsonCodec, MsgpackCodec
@@ -83,8 +81,6 @@ from broker.stream_broker import StreamBroker
 from broker.subscriptions import Subscription
 
 __version__ = "0.1.0"
-
-logging.getLogger("broker").addHandler(logging.NullHandler())
 
 __all__ = [
     "AckUnknown",

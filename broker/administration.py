@@ -166,6 +166,44 @@ class StreamAdmin:
         async for stored in self._backend.get_last_many(resource_name(name, "stream"), patterns, up_to=up_to):
             yield self._read(stored)
 
+    async def get_many(
+        self,
+        name: str,
+        *,
+        start: int = 1,
+        limit: int = 100,
+        subject: str | None = None,
+        max_bytes: int | None = None,
+    ) -> AsyncIterator[StreamMessage]:
+        """The messages from a sequence on, in order, fetched page by page; none can be settled.
+
+        Args:
+            name: of the stream.
+            start: the first sequence that counts; what is not there (any more) is skipped.
+            limit: so many at most.
+            subject: only those of this subject or pattern.
+            max_bytes: of bodies together at most; a first message that is larger comes alone.
+
+        Raises:
+            StreamNotFound: there is none.
+            InvalidOption, InvalidSubject: at once; nothing was sent.
+        """
+        in_range("start", start, 1, whole=True)
+        in_range("limit", limit, 1, whole=True)
+        if max_bytes is not None:
+            in_range("max_bytes", max_bytes, 1, whole=True)
+        pattern, size = _pattern(subject), 0
+        run = self._backend.get_many(
+            resource_name(name, "stream"), start=start, subject=pattern, limit=limit, max_bytes=max_bytes
+        )
+        async for stored in run:
+            size += len(stored.data)
+            if max_bytes is not None and len(stored.data) < size > max_bytes:
+                return
+            yield self._read(stored)
+            if max_bytes is not None and size >= max_bytes:
+                return
+
     async def delete_message(self, name: str, sequence: int, *, no_erase: bool = True) -> bool:
         """Remove one message; whether there was one.
 
@@ -330,7 +368,9 @@ class ConsumerAdmin:
 
 def _declared(options: object) -> StreamOptions:
     if not isinstance(options, StreamOptions):
-        raise InvalidOption(f"a stream is declared with StreamOptions(...), not {options!r}", option="streams")
+        hint = "; several: declare(*streams)" if isinstance(options, list | tuple) else ""
+        told = f"a stream is declared with StreamOptions(...), not {type(options).__name__} {options!r:.60}{hint}"
+        raise InvalidOption(told, option="streams")
     return options
 
 

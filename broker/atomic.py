@@ -13,6 +13,7 @@ from broker.contracts.errors import (
     BrokerError,
     ConnectionLost,
     EnqueueUnknown,
+    FeatureDisabled,
     InvalidKey,
     InvalidOption,
     NoResponders,
@@ -109,8 +110,8 @@ class AtomicStoring(Attempts):
         """One for each record, in order; ``duplicate`` when all of them were stored before, by us or by others.
 
         Raises:
-            BatchRejected, SequenceConflict, NoStream, StreamFull, PayloadTooLarge, PermissionDenied, ApiError:
-                nothing of it was stored.
+            BatchRejected, SequenceConflict, NoStream, StreamFull, FeatureDisabled, PayloadTooLarge, PermissionDenied,
+                ApiError: nothing of it was stored.
             EnqueueUnknown: all of it may be stored.
             BrokerClosed, Unauthorized: before anything was sent.
         """
@@ -137,7 +138,10 @@ class AtomicStoring(Attempts):
     async def _weigh_batch(self, error: BrokerError) -> Sequence[Receipt] | None:
         """Receipts when the batch turns out to be stored, ``None`` to send it again; raises what it comes to else."""
         if isinstance(error, NoResponders | ConnectionLost | RequestTimeout):
+            self._home = None
             await self._weigh(error)
+            if self._home is not None:
+                await self._refuse_lanes(self._home)
         elif isinstance(error, BatchRejected) and error.reason == "incomplete":
             await self._check_one_stream()
         elif isinstance(error, BatchRejected) and error.reason == "duplicate":
@@ -213,6 +217,24 @@ class AtomicStoring(Attempts):
                 reason="streams",
                 index=index,
                 subject=subject,
+            )
+
+    async def _refuse_lanes(self, home: str) -> None:
+        """A stream with lanes files one message at a time: it captures the subject, and no batch ever reaches it."""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                lanes = (await self._backend.stream_info(home)).config.lanes
+        except (BrokerClosed, Unauthorized) as exc:
+            raise self._unknown() from exc
+        except (TimeoutError, BrokerError):
+            return
+        if lanes is not None:
+            raise FeatureDisabled(
+                f"stream {home!r} has lanes and takes no batch: enqueue its messages one by one, which keeps the order "
+                "of each ordering_key, or declare a stream without lanes for what must be stored together",
+                option="lanes",
+                subject=self._subject,
+                stream=home,
             )
 
     def _told(self, error: BrokerError) -> BrokerError:

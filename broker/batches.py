@@ -167,7 +167,7 @@ class BatchHands(HoldingHands):
             if index:
                 await self._settle(settler, message, error)
             else:
-                await self._settle_failed(settler, message, error)
+                await self._settle_failed(settler, message, error, more=len(batch) - 1)
 
     async def _give_back(self, batch: Batch) -> None:
         for message, settler in batch:

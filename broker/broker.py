@@ -43,7 +43,8 @@ class Broker:
 
     def __init__(self, backend: CoreBackend, *, codec: Codec | None = None) -> None:
         if isinstance(backend, str):
-            raise InvalidOption(f"{type(self).__name__} wants a backend: use Broker.connect(url)", option="backend")
+            kind = type(self).__name__
+            raise InvalidOption(f"{kind} wants a backend: use {kind}.connect(url)", option="backend")
         self._backend = backend
         self._name: str | None = None
         self._codec = checked_codec(codec)

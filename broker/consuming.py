@@ -43,6 +43,10 @@ log = logging.getLogger("broker.consuming")
 
 _FETCH: Final = 30.0  # seconds: only how often an idle loop turns
 _LAST_FLUSH: Final = 2.0
+_STOOD_STILL: Final = (
+    "the event loop stood still for %.1f s, longer than ack_wait=%g of %s: what was in hand may be handed out again, "
+    "and that counts as an attempt; a handler that blocks belongs in asyncio.to_thread"
+)
 
 
 class Consumption:
@@ -92,6 +96,11 @@ class Consumption:
     def in_hand(self) -> int:
         """Messages handed to handlers and not settled yet."""
         return len(self._hands.held)
+
+    @property
+    def parked_keys(self) -> int:
+        """With ``ordered=True``: ordering keys of which something waits, for a backoff or for a decision; else 0."""
+        return 0
 
     async def start(self) -> Self:
         """Open the consumer and begin."""
@@ -235,8 +244,12 @@ class Consumption:
 
     async def _extend_forever(self) -> None:
         """Keep what is in hand from being handed out again, however long its handler takes."""
+        ack_wait = self._supply.consumer.ack_wait
         while True:
-            await asyncio.sleep(self._supply.consumer.ack_wait / 3)
+            asleep = self._loop.time()
+            await asyncio.sleep(ack_wait / 3)
+            if (stood := self._loop.time() - asleep) > ack_wait:
+                log.warning(_STOOD_STILL, stood, ack_wait, self.consumer)
             held = [message.delivery for message in self._hands.held if not message.settled]
             if held:
                 self._backend.stats.extended += len(held)

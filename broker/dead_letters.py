@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from broker.contracts.checks import check_kind
 from broker.contracts.errors import ConfigDrift, InvalidOption, NoStream, PayloadTooLarge, StreamError, StreamNotFound
 from broker.contracts.headers import NO_HEADERS
 from broker.contracts.options import ConsumerOptions, StreamOptions, in_range
@@ -42,6 +44,12 @@ def dead_stream_options(replicas: int = 1) -> StreamOptions:
         replicas=replicas,
         description="messages that gave up, kept until replayed or discarded",
     )
+
+
+class _Which(Enum):
+    """What ``replay`` is about when no letter is named: ``None`` is what a ``get`` that found none returns."""
+
+    FILTERED = "all that match the filters"
 
 
 class DeadLetterWriter:
@@ -89,6 +97,17 @@ class DeadLetterWriter:
             record = record_of(delivery, reason, error, complete=False, lane_key=lane_key, turn=turn)
             sequence = await self._store(record, delivery.stream)
         self._backend.stats.dead_lettered += 1
+        waits = "" if lane_key is None else f"; its key {lane_key!r} waits until that is replayed or discarded"
+        log.warning(
+            "%r (%s sequence %d) gave up in %s, %s: dead letter %d%s",
+            delivery.subject,
+            delivery.stream,
+            delivery.sequence,
+            delivery.consumer,
+            reason or "no reason given",
+            sequence,
+            waits,
+        )
         return sequence
 
     async def _store(self, record: Record, source_stream: str) -> int:
@@ -151,7 +170,7 @@ class DeadLetters:
 
     async def replay(
         self,
-        letter: DeadLetter | int | None = None,
+        letter: DeadLetter | int | _Which = _Which.FILTERED,
         *,
         stream: str | None = None,
         consumer: str | None = None,
@@ -165,7 +184,7 @@ class DeadLetters:
         of that subject sees it again, not only the one that gave up.
 
         Args:
-            letter: this one only (or its sequence); otherwise all that match the filters, as in ``list``.
+            letter: this one only (or its sequence); left out, all that match the filters, as in ``list``.
             stream: see ``list``.
             consumer: see ``list``.
             subject: see ``list``.
@@ -173,13 +192,14 @@ class DeadLetters:
 
         Raises:
             NoStream, StreamFull: the original stream does not take it; the dead letter stays.
+            InvalidOption: at once; also for the ``None`` of a ``get`` that found none.
         """
         if rate is not None:
             in_range("rate", rate, 0.001)
-        if letter is not None:
+        if not isinstance(letter, _Which):
             if stream or consumer or subject:
                 raise InvalidOption("replay takes one letter or filters, not both", option="letter")
-            one = await self.get(letter if isinstance(letter, int) else letter.sequence)
+            one = await self.get(_sequence_of(letter))
             if one is None:
                 return 0
             await self._put_back(one)
@@ -194,7 +214,7 @@ class DeadLetters:
 
     async def discard(self, letter: DeadLetter | int, reason: str = "") -> bool:
         """Remove one for good; whether it was still there. The reason is logged."""
-        sequence = letter if isinstance(letter, int) else letter.sequence
+        sequence = _sequence_of(letter)
         in_range("sequence", sequence, 1, whole=True)
         try:
             gone = await self._backend.delete_message(DEAD_STREAM, sequence)
@@ -233,6 +253,11 @@ async def _make_sure(backend: StreamBackend, replicas: int) -> None:
         # Declared by an administrator, with limits of their own: theirs are right, as long as letters fit in.
         if "subjects" in drift.differences:
             raise
+
+
+def _sequence_of(letter: DeadLetter | int) -> int:
+    check_kind("letter", letter, (DeadLetter, int), "a dead letter or its sequence", shown=True)
+    return letter if isinstance(letter, int) else letter.sequence
 
 
 def _wanted(letter: DeadLetter, stream: str | None, consumer: str | None, subject: str | None) -> bool:

@@ -49,12 +49,14 @@ class Flight:
         self._window = window
         self._refill = max(1, window // _REFILL)
         self._clock = asyncio.get_running_loop().time
-        self._deadline = self._clock() + timeout
+        self._began = self._clock()
+        self._deadline = self._began + timeout
         self._records: deque[Record | None] = deque()
         self._answers: deque[asyncio.Future[Receipt]] = deque()
         self._receipts: list[Receipt | None] = []
         self._errors: dict[int, BrokerError] = {}
         self._patient: set[asyncio.Task[None]] = set()
+        self._resent: set[str] = set()
         self._lookups: dict[str, asyncio.Task[str | None]] = {}
 
     async def take(self, entries: Iterable[Entry]) -> None:
@@ -147,6 +149,8 @@ class Flight:
                 await self._fail(record, answer, exc)
                 continue
             receipts.append(receipt)
+            if self._resent and record is not None:
+                self._resent.discard(record.message_id)
             stats.enqueued += 1
             if receipt.duplicate:
                 stats.duplicates += 1
@@ -178,13 +182,16 @@ class Flight:
                 break
             if record is not None and answer.done() and isinstance(answer.exception(), ConnectionLost | RequestTimeout):
                 answers[index] = self._backend.append(record, timeout=min(ATTEMPT, left))
+                self._resent.add(record.message_id)
                 self._backend.stats.enqueue_retries += 1
                 size -= len(record.data)
         self._answers.clear()
         self._answers.extend(answers)
 
     async def _patiently(self, index: int, record: Record, answer: asyncio.Future[Receipt]) -> None:
-        storing = Storing(self._backend, record, self._deadline, self._find_stream)
+        resent = record.message_id in self._resent
+        self._resent.discard(record.message_id)
+        storing = Storing(self._backend, record, self._deadline, self._find_stream, since=self._began, resent=resent)
         try:
             self._receipts[index] = await storing.receipt(answer)
         except BrokerError as exc:

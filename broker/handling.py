@@ -121,7 +121,7 @@ class HandlerTask(asyncio.Task[None]):
     def cancel(self, msg: Any | None = None) -> bool:
         """See ``asyncio.Task``."""
         cancelled = super().cancel(msg)
-        if cancelled and asyncio.current_task() is self:
+        if cancelled and asyncio.current_task(self.get_loop()) is self:  # also asked when the loop has stopped
             by_themselves[self] = by_themselves.get(self, 0) + 1
         return cancelled
 

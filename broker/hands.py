@@ -64,12 +64,16 @@ class Hands(ABC):
         if message.attempt > self._options.max_deliver:
             raise AttemptsExhausted("every attempt was handed out and none came to an outcome")
 
-    async def _settle_failed(self, settler: ConsumeSettler, message: StreamMessage, error: BaseException) -> None:
+    async def _settle_failed(
+        self, settler: ConsumeSettler, message: StreamMessage, error: BaseException, *, more: int = 0
+    ) -> None:
+        """Told once; ``more`` is how many others of its batch the same error is about."""
+        what = where(message.delivery) + (f" and {more} more of its batch" if more else "")
         if settler.decision(error) == "drop":
             self._backend.stats.handler_errors += 1
-            log.info("dropping %s: %s: %s", where(message.delivery), type(error).__name__, text_of(error))
+            log.info("dropping %s: %s: %s", what, type(error).__name__, text_of(error))
         else:
-            report(self._backend.stats, where(message.delivery), error)
+            report(self._backend.stats, what, error)
         await self._settle(settler, message, error)
 
     async def _settle(self, settler: ConsumeSettler, message: StreamMessage, error: BaseException) -> None:

@@ -45,6 +45,7 @@ class Publishing:
             BatchRejected: nothing was stored; ``reason`` and ``index`` say why. ``"duplicate"`` when some keys were
                 stored before and others were not.
             SequenceConflict: an expectation did not hold; nothing was stored.
+            FeatureDisabled: the stream has lanes; nothing was stored.
             NoStream, StreamFull, PayloadTooLarge, PermissionDenied, ApiError: nothing was stored.
             EnqueueUnknown: no word in time; enqueue the same again with its ``idempotency_keys``.
             InvalidSubject, InvalidKey, InvalidHeader, InvalidOption, EncodeError: at once; nothing was sent.

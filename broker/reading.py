@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self
 
 from broker.contracts.errors import ApiError, ConnectionLost, ConsumerNotFound, RequestTimeout, Unsupported
-from broker.contracts.options import ConsumerOptions, check_start, in_range
+from broker.contracts.options import ConsumerOptions, check_start, check_time, in_range
 from broker.contracts.status import Status
 from broker.messages import Settler, StreamMessage
 
@@ -38,10 +38,10 @@ _NS_PER_SECOND: Final = 1_000_000_000
 def _check_until(until: object) -> None:
     if until is None or until == "end":
         return
-    if isinstance(until, datetime):
-        check_start(until)
-    else:
+    if isinstance(until, int):
         in_range("until", until, 0, whole=True)
+    else:
+        check_time("until", until, '"end", a sequence or a datetime')
 
 
 class NothingToSettle(Settler):
@@ -96,6 +96,7 @@ class Reader:
         self._suspect = False
         self._unwatch: Callable[[], None] | None = None
         self._end = until if isinstance(until, int) else None
+        self._before = options.start - 1 if isinstance(options.start, int) else 0
 
     async def __aenter__(self) -> Self:
         try:
@@ -263,7 +264,7 @@ class Reader:
         """Whether nothing that is still to come lies before the end."""
         if self._until is None:
             return False
-        if self._end is not None and self._last_sequence >= self._end:
+        if self._end is not None and max(self._last_sequence, self._before) >= self._end:
             return True
         if (self._behind and not self._idle) or await self._more_on_its_way():
             return False

@@ -133,5 +133,6 @@ class ConsumeSettler(PlainSettler):
 
 
 def where(delivery: Delivery) -> str:
-    """A delivery in a log line: subject, stream and sequence, attempt."""
-    return f"{delivery.subject!r} ({delivery.stream} sequence {delivery.sequence}, attempt {delivery.attempt})"
+    """A delivery in a log line: subject, stream and sequence, attempt and whose."""
+    what = f"{delivery.stream} sequence {delivery.sequence}, attempt {delivery.attempt} of {delivery.consumer}"
+    return f"{delivery.subject!r} ({what})"

@@ -7,6 +7,7 @@ import random
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
+from broker.contracts.envelopes import Receipt
 from broker.contracts.errors import (
     ApiError,
     BrokerClosed,
@@ -20,13 +21,14 @@ from broker.contracts.errors import (
     SequenceConflict,
     Unauthorized,
 )
+from broker.contracts.headers import MESSAGE_ID
 from broker.keys import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from broker.contracts.backend import StreamBackend
-    from broker.contracts.envelopes import Receipt, Record
+    from broker.contracts.envelopes import Record, StoredMessage
 
 ATTEMPT: Final = 3.0
 """Seconds one attempt waits for the server's word before the same id is sent again."""
@@ -60,7 +62,9 @@ class Attempts(ABC):
         self._clock = asyncio.get_running_loop().time
         self._pause = _PAUSE[0]
         self._may_be_stored = False
+        self._broke = False
         self._believe_at: float | None = None
+        self._home: str | None = None
 
     @abstractmethod
     def _unknown(self) -> EnqueueUnknown:
@@ -96,16 +100,13 @@ class Attempts(ABC):
             self._believe_at = self._believe_at or self._clock() + _UNSURE
             await self._refuse_uncaptured(self._believe_at)
         elif isinstance(error, ConnectionLost):
-            self._may_be_stored = True
+            self._may_be_stored = self._broke = True
             await self._reconnected()
         elif isinstance(error, RequestTimeout):
             self._may_be_stored = True
             # A core subscriber on the subject hides that no stream answered.
             await self._refuse_uncaptured(self._deadline)
         elif isinstance(error, BrokerClosed | Unauthorized):
-            raise self._unknown() from error
-        elif isinstance(error, SequenceConflict) and self._may_be_stored:
-            # The server looks at what is expected before it looks for repeats: our own earlier attempt may be it.
             raise self._unknown() from error
         elif not (isinstance(error, ApiError) and error.transient):
             raise error
@@ -116,6 +117,7 @@ class Attempts(ABC):
         try:
             async with asyncio.timeout_at(self._deadline):
                 captured = await self._find_stream(subject)
+                self._home = captured
         except PermissionDenied:
             captured = None if self._clock() >= believe_at else subject
         except (TimeoutError, NoResponders, ConnectionLost):  # RequestTimeout is a TimeoutError
@@ -147,6 +149,8 @@ class Storing(Attempts):
         record: what.
         deadline: by the event loop's clock.
         find_stream: see ``Attempts``.
+        since: when it was first sent, if that was before now; by the same clock.
+        resent: whether it was sent before, and nobody knows what became of that.
     """
 
     def __init__(
@@ -155,16 +159,22 @@ class Storing(Attempts):
         record: Record,
         deadline: float,
         find_stream: Callable[[str], Awaitable[str | None]] | None = None,
+        *,
+        since: float | None = None,
+        resent: bool = False,
     ) -> None:
         super().__init__(backend, record.subject, deadline, find_stream)
         self._record = record
+        self._since = self._clock() if since is None else since
+        self._may_be_stored = self._broke = resent
 
     async def receipt(self, answer: asyncio.Future[Receipt] | None = None) -> Receipt:
         """The server's word; ``answer`` is an attempt that is under way already.
 
         Raises:
             NoStream, StreamFull, SequenceConflict, PayloadTooLarge, PermissionDenied, ApiError: not stored.
-            EnqueueUnknown: no word until the deadline, or the broker was closed meanwhile.
+            EnqueueUnknown: no word until the deadline, or the broker was closed meanwhile; or an expectation did not
+                hold, and nobody can say whether because of an earlier attempt of ours.
             BrokerClosed, Unauthorized: before anything was sent.
         """
         stats = self._backend.stats
@@ -176,12 +186,90 @@ class Storing(Attempts):
                 receipt = await answer
             except BrokerError as exc:
                 answer, last = None, exc
-                await self._weigh(exc)
-            else:
-                stats.enqueued += 1
-                stats.duplicates += receipt.duplicate
-                return receipt
+                if not (isinstance(exc, SequenceConflict) and self._may_be_stored):
+                    await self._weigh(exc)
+                    await self._rest()
+                    continue
+                # The server looks at what is expected before it looks for repeats: our own earlier attempt may be it.
+                receipt = await self._resolved(exc)
+            stats.enqueued += 1
+            stats.duplicates += receipt.duplicate
+            return receipt
+
+    async def _resolved(self, conflict: SequenceConflict) -> Receipt:
+        """The receipt of our own earlier attempt, when that is what the expectation ran into.
+
+        Raises:
+            SequenceConflict: it was somebody else's message.
+            EnqueueUnknown: nobody can say, not in time or not any more.
+        """
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                receipt = await self._looked_up()
+                if receipt is not None:
+                    return receipt
+                stream = conflict.stream or await self._find_stream(self._subject)
+                known = stream is not None and not await self._may_be_forgotten(stream)
+                if stream is not None and not known:
+                    after = await self._in_our_place(stream)
+                    if after is not None and after.headers and after.headers.get(MESSAGE_ID) == self._record.message_id:
+                        return Receipt(stream, after.sequence, duplicate=True)
+                    known = after is not None
+        except (TimeoutError, BrokerError) as exc:
+            raise self._unknown() from exc
+        if known:
+            raise conflict
+        raise self._unknown() from conflict
+
+    async def _looked_up(self) -> Receipt | None:
+        """What the server remembers of our id, as soon as it can say."""
+        while True:
+            try:
+                return await self._backend.look_up(self._record, timeout=ATTEMPT)
+            except (NoResponders, RequestTimeout):
+                pass
+            except ConnectionLost:
+                self._broke = True
+                await self._reconnected()
+            except ApiError as exc:
+                if not exc.transient:
+                    raise
             await self._rest()
+
+    async def _may_be_forgotten(self, stream: str) -> bool:
+        """Whether a server that does not know the id may have stored it all the same.
+
+        It remembers ids for the stream's window; one that starts anew, those of messages that are still there.
+        """
+        if self._broke:
+            return True
+        window = (await self._backend.stream_info(stream)).config.duplicate_window
+        return self._clock() - self._since >= window
+
+    async def _in_our_place(self, stream: str) -> StoredMessage | None:
+        """The message that came right after what was expected to be the last; ``None`` when that cannot be told.
+
+        It can when what was expected is still there, for a stream with limits drops what is older first.
+        """
+        record, expect = self._record, self._record.expect
+        if expect is None:
+            return None
+        if expect.last_sequence is not None:
+            return await self._message(stream, expect.last_sequence + 1)
+        config = (await self._backend.stream_info(stream)).config
+        last = expect.last_subject_sequence
+        if not last or config.retention != "limits" or config.lanes is not None or record.ttl is not None:
+            return None
+        kept = await self._message(stream, last)
+        if kept is None or kept.subject != record.subject:
+            return None
+        run = self._backend.get_many(stream, start=last + 1, subject=record.subject, limit=1, max_bytes=None)
+        async for message in run:
+            return message
+        return None
+
+    async def _message(self, stream: str, sequence: int) -> StoredMessage | None:
+        return await self._backend.get_message(stream, sequence=sequence, last_of=None, fresh=True)
 
     def _unknown(self) -> EnqueueUnknown:
         subject, key = self._record.subject, key_of(self._record)

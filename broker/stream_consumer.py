@@ -233,7 +233,8 @@ class StreamConsumer(Broker):
         check_possible(consumer, options)
         found = stream or await self._streams.find_stream(consumer.filters[0])
         if found is None:
-            raise NoStream(f"no stream captures {consumer.filters[0]!r}", subject=consumer.filters[0])
+            first = consumer.filters[0]
+            raise NoStream(f"no stream captures {first!r}; declare one whose subjects match it", subject=first)
         return await self._work(handler, sending_from(found, consumer), options)
 
     async def _work(

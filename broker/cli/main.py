@@ -7,7 +7,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from broker import BrokerError, StreamBroker, StreamOptions, __version__
+from broker import BrokerError, ConnectError, StreamBroker, StreamOptions, __version__
 from broker.cli import doctor
 from broker.cli.connection import add_connection_options, connection
 
@@ -25,23 +25,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["server"]:
         from broker.server.__main__ import main as serve  # noqa: PLC0415 - only this verb starts a server
 
-        return serve(given[1:])
+        return serve(given[1:], prog="gamebroker server")
     options = _parser().parse_args(given)
     try:
         if hasattr(options, "alone"):  # a verb that connects by itself
             return int(options.alone(options))
         asyncio.run(_run(options))
-    except (BrokerError, OSError) as error:
-        say(f"gamebroker: {error}", to=sys.stderr)
-        return 1
     except (KeyboardInterrupt, BrokenPipeError):
         return 130
+    except (BrokerError, OSError) as error:
+        say(f"gamebroker: {error}", to=sys.stderr)
+        if isinstance(error, BrokerError) and (advice := _advice(error)):
+            say(advice, to=sys.stderr)
+        return 1
     return 0
 
 
 def say(line: str, *, to: TextIO | None = None) -> None:
     """One line out, at once, so that pipes see it."""
     print(line, file=to or sys.stdout, flush=True)
+
+
+def _advice(error: BrokerError) -> str:
+    if type(error) is ConnectError:
+        return "Start one with `gamebroker server --port 4222`, or name another with --url or NATS_URL."
+    return "" if error.advice in str(error) else error.advice
 
 
 async def _run(options: argparse.Namespace) -> None:
@@ -129,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, run: Verb, told: str, *positional: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=told, description=told)
+        sub.add_argument("--url", default=argparse.SUPPRESS, help="the server, also after the verb")
         for each in positional:
             sub.add_argument(each)
         sub.set_defaults(verb=run)

@@ -323,6 +323,15 @@ class StreamBackend(CoreBackend, Protocol):
         """The last message of each subject that the patterns cover, as of a sequence, a time or now, page by page."""
 
     @abstractmethod
+    def get_many(
+        self, stream: str, *, start: int, subject: str | None, limit: int, max_bytes: int | None
+    ) -> AsyncIterator[StoredMessage]:
+        """At most ``limit`` messages (of the pattern) from sequence ``start`` on, gaps skipped, page by page.
+
+        Whoever asks takes no more than ``max_bytes`` of bodies: there is no need to have many more on their way.
+        """
+
+    @abstractmethod
     async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
         """The value of the subject's counter, 0 when nothing was added yet; ``None`` when it is no counter.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
 
-from broker.contracts.checks import check_flags, check_words, in_range, one_of
+from broker.contracts.checks import check_flags, check_kind, check_words, in_range, one_of
 from broker.contracts.claims import check_group
 from broker.contracts.errors import InvalidOption
 from broker.contracts.features import items_of
@@ -201,8 +201,14 @@ def check_start(start: object) -> None:
     """Refuse what is no place to begin reading."""
     if isinstance(start, str):
         one_of("start", start, _START_WORDS)
-    elif isinstance(start, datetime):
-        if start.tzinfo is None:
-            raise InvalidOption(f"start={start!r}: the time needs a time zone", option="start")
-    else:
+    elif isinstance(start, int):
         in_range("start", start, 1, whole=True)
+    else:
+        check_time("start", start, "a word, a sequence or a datetime")
+
+
+def check_time(option: str, time: object, must: str) -> None:
+    """Refuse what is no moment; ``must`` says what else the option may be."""
+    check_kind(option, time, datetime, must, shown=True)
+    if isinstance(time, datetime) and time.tzinfo is None:
+        raise InvalidOption(f"{option}={time!r}: the time needs a time zone", option=option)

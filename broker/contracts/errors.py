@@ -246,13 +246,13 @@ class ConfigDrift(StreamError):
         differences: Mapping[str, tuple[object, object]],
         *,
         stream: str | None = None,
-        hint: str = "; ensure='update' changes what may be changed",
+        hint: str = "; ensure='update' changes what may be changed, 'bind' takes it as it is",
     ) -> None:
         told = "; ".join(
             f"{field}: asked {ours!r}, server has {theirs!r}" for field, (ours, theirs) in differences.items()
         )
-        kind = "stream" if stream in {None, name} else f"consumer of {stream}"
-        super().__init__(f"{kind} {name} differs from what was asked: {told}{hint}", stream=stream)
+        what = f"stream {name}" if stream in {None, name} else f"consumer {name} of stream {stream}"
+        super().__init__(f"{what} differs from what was asked: {told}{hint}", stream=stream)
         self.name = name
         self.differences = dict(differences)
 

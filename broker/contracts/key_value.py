@@ -73,8 +73,8 @@ class BucketOptions:
         max_value_size: bytes of one value (with its headers) at most.
         storage: ``"file"`` outlives the server's process, ``"memory"`` does not.
         replicas: copies in a cluster, 1 to 5.
-        marker_ttl: whole seconds for which the server keeps the word that a key has expired; a watcher that is away
-            for longer does not hear of it. No value's own time to live is shorter. ``None``: expiry is silent.
+        marker_ttl: whole seconds for which the server keeps the word that a key has expired; a watch whose line is down
+            for longer is told ``PURGE`` instead. No value's own time to live is shorter. ``None``: expiry is silent.
         description: free text.
     """
 

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from broker.contracts.checks import check_kind, in_range, one_of
-from broker.contracts.consumer_options import ConsumerOptions, Ensure, Replay, Start, check_ensure, check_start
+from broker.contracts.consumer_options import (
+    ConsumerOptions,
+    Ensure,
+    Replay,
+    Start,
+    check_ensure,
+    check_start,
+    check_time,
+)
 from broker.contracts.errors import InvalidOption, InvalidSubject
 from broker.contracts.failure import OnErrors, check_on_error
 from broker.contracts.stream_options import StreamOptions
@@ -33,6 +41,7 @@ __all__ = [
     "StreamOptions",
     "check_ensure",
     "check_start",
+    "check_time",
     "in_range",
     "one_of",
 ]

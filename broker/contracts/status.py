@@ -209,7 +209,7 @@ class StatusBoard:
                     changed.clear()
                     await changed.wait()
         except TimeoutError as exc:
-            raise ConnectionLost(f"still not connected after {timeout:g} s") from exc
+            raise ConnectionLost(f"still not connected after {timeout:.3g} s") from exc
         finally:
             stop()
         if self._status in _FINAL:

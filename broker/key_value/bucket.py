@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import random
+import time
 from typing import TYPE_CHECKING, Any, Final, final
 
 from broker.contracts.errors import (
@@ -69,7 +71,7 @@ class KeyValue:
         self._stream = stream_of(bucket)
         self._backend = backend
         self._codec = codec
-        self._writer = Writer(bucket, least_ttl, backend, enqueuer)
+        self._writer = Writer(bucket, least_ttl, enqueuer)
         self._buckets = buckets
         self._roster = roster
 
@@ -233,19 +235,30 @@ class KeyValue:
         Raises:
             InvalidKey, InvalidOption: on the first step; nothing was sent. The rest of what ``history`` raises.
         """
-        options = self._options(patterns_of(self._prefix, filters), "last_per_subject", headers_only=True)
-        following = Following(options, self._backend)
-        await following.open()
-        try:
-            while not following.ready.is_set():
-                delivery = await following.next()
-                if delivery is None:
-                    continue
-                entry = self._entry(delivery, delivery.subject)
-                if not entry.deleted:
-                    yield entry.key
-        finally:
-            await following.close()
+        async for entry in self._newest(filters):
+            if not entry.deleted:
+                yield entry.key
+
+    async def purge_deletes(self, *, older_than: float = 1800.0) -> int:
+        """Forget keys that were deleted: their last word goes, and what was left of their history; how many keys.
+
+        A key that gets a value meanwhile keeps it. To be repeated after an error.
+
+        Args:
+            older_than: seconds; younger words stay, for whoever reads or watches with a delay. 0 takes all of them.
+
+        Raises:
+            InvalidOption: at once; nothing was sent. The rest of what ``history`` raises.
+        """
+        in_range("older_than", older_than, 0)
+        until = time.time() - older_than if older_than else math.inf
+        old = [each async for each in self._newest(()) if each.deleted and each.created.timestamp() <= until]
+        count = 0
+        for entry in old:
+            subject = self._prefix + entry.key
+            gone = await self._backend.purge_stream(self._stream, subject=subject, up_to=entry.revision + 1, keep=None)
+            count += gone > 0
+        return count
 
     def watch(self, *filters: str, history: bool = False, updates_only: bool = False, deletes: bool = True) -> Watch:
         """The keys' values now, in the order of their revisions, then every revision to come. See ``Watch``.
@@ -280,6 +293,19 @@ class KeyValue:
             BucketNotFound: there is none.
         """
         return await self._buckets.info(self.bucket)
+
+    async def _newest(self, filters: Sequence[str]) -> AsyncIterator[KeyEntry]:
+        """The newest revision of each key, without its value."""
+        options = self._options(patterns_of(self._prefix, filters), "last_per_subject", headers_only=True)
+        following = Following(options, self._backend)
+        await following.open()
+        try:
+            while not following.ready.is_set():
+                delivery = await following.next()
+                if delivery is not None:
+                    yield self._entry(delivery, delivery.subject)
+        finally:
+            await following.close()
 
     async def _read(self, key: str, revision: int | None = None, *, fresh: bool = False) -> KeyEntry | None:
         subject = subject_of(self._prefix, key)

@@ -49,13 +49,18 @@ class Following:
     Args:
         options: filters and where to start; no acks.
         backend: where from.
+        tell_gaps: whether ``missing_from`` is set, by whoever takes it back.
 
     Attributes:
         ready: set once everything that was stored when it was opened has been returned by ``next``.
+        missing_from: the first revision it has not seen, once it went on after a break and some of those that follow
+            are not kept any more. ``next`` returns ``None`` until whoever asked for it has set it back to ``None``.
     """
 
-    def __init__(self, options: ConsumerOptions, backend: StreamBackend) -> None:
+    def __init__(self, options: ConsumerOptions, backend: StreamBackend, *, tell_gaps: bool = False) -> None:
         self.ready = asyncio.Event()
+        self.missing_from: int | None = None
+        self._tell_gaps = tell_gaps
         self._options = options
         self._backend = backend
         self._source: DeliverySource | None = None
@@ -65,6 +70,7 @@ class Following:
         self._count = 0
         self._floor = 0
         self._expected = 0
+        self._newest = 0
         self._doubts = 0
         self._suspect = False
         self._ended = False
@@ -101,7 +107,7 @@ class Following:
         self._unwatch = self._backend.board.watch(self._on_status)
 
     async def next(self) -> Delivery | None:
-        """The next revision; ``None`` when ``ready`` was set without one, or after ``close``.
+        """The next revision; ``None`` when ``ready`` was set without one, with ``missing_from``, or after ``close``.
 
         Cancelling loses nothing.
 
@@ -110,7 +116,7 @@ class Following:
             PermissionDenied, ApiError, BrokerClosed, Unauthorized.
         """
         was_ready = self.ready.is_set()
-        while not self._ended and self.ready.is_set() == was_ready:
+        while not self._ended and self.ready.is_set() == was_ready and self.missing_from is None:
             if self._suspect:
                 await self._restart()
             elif not self._unread:
@@ -138,10 +144,10 @@ class Following:
         self._count = 0
         info = await self._backend.consumer_info(source.stream, source.consumer)
         self._floor, self._expected = info.delivered_sequence, info.pending
-        made = (await self._backend.stream_info(source.stream)).created
-        if self._made is not None and made != self._made:
+        stream = await self._backend.stream_info(source.stream)
+        if self._made is not None and stream.created != self._made:
             raise self._gone("it was deleted and made again")
-        self._made = made
+        self._made, self._newest = stream.created, stream.state.last_sequence
         if not info.pending:
             self.ready.set()
 
@@ -242,6 +248,13 @@ class Following:
                     await asyncio.sleep(_PAUSE)
         finally:
             self._suspect = self._suspect or not done
+        self._note_gap()
+
+    def _note_gap(self) -> None:
+        """Whether some of the revisions after the last one seen are gone: nothing is missing when all of them wait."""
+        all_wait = self.ready.is_set() and self._expected >= self._newest - self._last
+        if self._tell_gaps and self._last and self._newest > self._last and not all_wait:
+            self.missing_from = self._last + 1
 
     async def _reopened(self, options: ConsumerOptions) -> bool:
         """Whether that worked; ``False``: not just now."""

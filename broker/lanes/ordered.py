@@ -118,7 +118,7 @@ class OrderedConsumption(Consumption):
         stream = self._consumer.stream or await self._backend.find_stream(self._consumer.filters[0])
         if stream is None:
             subject = self._consumer.filters[0]
-            raise NoStream(f"no stream captures {subject!r}", subject=subject)
+            raise NoStream(f"no stream captures {subject!r}; declare one whose subjects match it", subject=subject)
         self.stream = stream
         info = await self._backend.stream_info(stream)
         if not info.lane_counts:

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m broker.server") -> int:
     """Returns the exit code: 0 after a signal, 1 when a server could not be started or ended by itself."""
-    parser = argparse.ArgumentParser(prog="python -m broker.server", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=prog, description="A server, or a cluster, in the foreground until SIGINT or SIGTERM; prints its URL."
+    )
     parser.add_argument("--store", metavar="DIR", help="keep what is stored here; without, it is gone at the end")
     parser.add_argument("--port", type=int, metavar="N", help="for clients; a cluster takes N, N+1 ...; default: free")
     parser.add_argument("--cluster", type=int, metavar="N", help="start a cluster of N nodes")

@@ -104,6 +104,14 @@ class TracedStreams(TracedCore, StreamBackend):
         async for stored in self._streams.get_last_many(stream, subjects, up_to=up_to):
             yield replace(stored, headers=arrived(stored.headers))
 
+    async def get_many(
+        self, stream: str, *, start: int, subject: str | None, limit: int, max_bytes: int | None
+    ) -> AsyncIterator[StoredMessage]:
+        """A run of messages."""
+        run = self._streams.get_many(stream, start=start, subject=subject, limit=limit, max_bytes=max_bytes)
+        async for stored in run:
+            yield replace(stored, headers=arrived(stored.headers))
+
     async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
         """The value of a counter."""
         return await self._streams.counter(stream, subject, sequence=sequence)

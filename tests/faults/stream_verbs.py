@@ -77,6 +77,10 @@ async def streams(stage):
     receipt = await stage.sb.enqueue(f"{name}.a", b"x")
     assert await admin.get_message(name, receipt.sequence) is not None
     assert await admin.get_last(name, f"{name}.a") is not None
+    async with aclosing(admin.get_many(name)) as run:
+        assert [each.sequence async for each in run] == [receipt.sequence]
+    async with aclosing(admin.get_last_many(name, [f"{name}.>"])) as last:
+        assert [each.sequence async for each in last] == [receipt.sequence]
     assert await admin.delete_message(name, receipt.sequence)
     await admin.purge(name)
     await admin.delete(name)
@@ -247,6 +251,21 @@ async def key_value_watch(stage):
     assert len(await kv.history("a")) >= 1
     async with aclosing(kv.keys()) as keys:
         assert [key async for key in keys] == ["a"]
+
+
+@verb
+async def key_value_absence(stage):
+    kv = await stage.sb.key_value(stage.stream)
+    await kv.put("b", b"1")
+    async with kv.watch("b") as watch:
+        assert (await anext(watch)).key == "b"
+        async with aclosing(stage.sb.consumers.names(f"KV_{stage.stream}")) as names:
+            made = [name async for name in names]
+        for name in made:
+            await stage.sb.consumers.delete(f"KV_{stage.stream}", name)
+        await kv.delete("b")
+        await kv.purge_deletes(older_than=0)
+        assert (await anext(watch)).deleted
 
 
 # -- settling

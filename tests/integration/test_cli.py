@@ -65,6 +65,22 @@ async def test_what_is_wrong_is_one_sentence_and_exit_code_one(nats_server):
     assert "Traceback" not in err
 
 
+async def test_what_the_server_advises_is_a_second_line(nats_server, stream_broker):
+    await stream_broker.declare(StreamOptions("S", ["s.>"]))
+    code, _, err = await gamebroker(nats_server.url, "declare", "OTHER", "s.a")
+    assert code == 1
+    assert "subjects overlap" in err.splitlines()[0]
+    assert "streams.find(subject)" in err.splitlines()[1]
+    assert "stream 'NOPE'" in (await gamebroker(nats_server.url, "consumers", "NOPE"))[2]
+
+
+async def test_without_a_server_it_says_how_to_start_one(nats_server):
+    code, _, err = await gamebroker("nats://127.0.0.1:1", "streams")
+    assert code == 1
+    assert "gamebroker server --port 4222" in err
+    assert (await gamebroker("nats://127.0.0.1:1", "streams", "--url", nats_server.url))[0] == 0
+
+
 async def test_a_request_prints_its_reply(nats_server, broker):
     await broker.respond("echo", lambda msg: msg.data)
     assert await gamebroker(nats_server.url, "request", "echo", "hello") == (0, "hello\n", "")

@@ -253,6 +253,34 @@ async def test_it_goes_on_at_once_after_a_broken_line_with_all_that_happened(sb,
         assert seen == list(range(31))
 
 
+async def test_whoever_was_away_for_longer_than_the_markers_lived_is_told_what_expired(sb, nats_server, link):
+    kv = await sb.key_value("b", marker_ttl=1)
+    await kv.put("lease.a", 1, ttl=2)
+    await kv.put("lease.b", 1)
+    await kv.put("room", 1)
+    async with behind_a_door(nats_server, link) as (far, door):
+        watching = await far.key_value("b", ensure="bind")
+        async with watching.watch() as watch:
+            assert {(await anext(watch)).key for _ in range(3)} == {"lease.a", "lease.b", "room"}
+            waiting = asyncio.ensure_future(anext(watch))
+            await asyncio.sleep(0)
+            door.shut()
+            await eventually(lambda: far.status == "reconnecting", within=15)
+            await kv.purge("lease.b", ttl=1)
+            for key in ("lease.a", "lease.b"):  # neither the value nor the word that it is gone
+                await eventually(lambda key=key: _operations(kv, key, []), within=15)
+            await kv.put("room", 2)
+            door.open = True
+            told = [await asyncio.wait_for(waiting, 30)]
+            told += [await asyncio.wait_for(anext(watch), 30) for _ in range(2)]
+            assert {(each.key, each.operation) for each in told[:2]} == {
+                ("lease.a", Operation.PURGE),
+                ("lease.b", Operation.PURGE),
+            }
+            assert (told[2].key, told[2].json()) == ("room", 2)
+            assert [each.revision for each in told] == sorted(each.revision for each in told)
+
+
 async def test_a_bucket_made_anew_while_the_line_was_down_ends_the_watch(sb, nats_server, link):
     kv = await sb.key_value("b")
     for _ in range(5):

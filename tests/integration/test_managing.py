@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from broker import (
+    ApiError,
     ConfigDrift,
     ConnectionLost,
     ConsumerOptions,
@@ -120,6 +121,56 @@ async def test_a_connection_that_breaks_while_reading_is_told_at_once(sb, server
     assert monotonic() - began < 15
     await server.start()
     assert await count(sb.streams.get_last_many("S", ["s.1"])) == 1
+
+
+async def test_large_messages_of_a_run_come_in_pages_by_bytes(sb):
+    await sb.declare(StreamOptions("S", ["s.>"]))
+    await sb.enqueue_many((Entry("s.a", bytes(500_000)) for _ in range(30)), window=8)
+    assert [len(each.data) async for each in sb.streams.get_many("S")] == [500_000] * 30
+    assert len([each async for each in sb.streams.get_many("S", max_bytes=5_100_000)]) == 10
+
+
+async def test_a_connection_that_breaks_in_a_run_is_told_at_once(sb, server):
+    await sb.declare(StreamOptions("S", ["s.>"]))
+    await sb.enqueue_many(Entry("s.a", number) for number in range(600))
+    reading = sb.streams.get_many("S", limit=600)
+    assert (await anext(reading)).sequence == 1
+    await server.freeze()
+    rest = asyncio.ensure_future(count(reading))
+    await asyncio.sleep(0.1)
+    began = monotonic()
+    await server.kill()
+    with pytest.raises(ConnectionLost):
+        await rest
+    assert monotonic() - began < 15
+    await server.start()
+    assert await count(sb.streams.get_many("S", start=500, limit=600)) == 101
+
+
+async def test_a_run_goes_on_through_the_api_when_direct_access_ends_half_way(sb):
+    options = StreamOptions("S", ["s.>"])
+    await sb.declare(options)
+    await sb.enqueue_many(Entry("s.a", number) for number in range(300))
+    seen = []
+    async for message in sb.streams.get_many("S", limit=290):
+        seen.append(message.json())
+        if len(seen) == 1:
+            await sb.streams.update(replace(options, allow_direct=False))
+    assert seen == list(range(290))
+
+
+async def test_a_stream_without_lanes_costs_one_question_where_no_stream_has_any(sb):
+    asked = []
+    api = sb._streams._admin._api
+    call, api.call = api.call, lambda *args, **kwargs: asked.append(args[0]) or call(*args, **kwargs)
+    await sb.declare(StreamOptions("S", ["s.1", "s.2", "s.3.>"]))
+    assert asked == ["STREAM.NAMES", "STREAM.CREATE.S"]
+    asked.clear()
+    await sb.key_value("rooms")
+    assert asked == ["STREAM.CREATE.KV_rooms"]
+    await sb.declare(StreamOptions("L", ["l.1"], lanes=2))
+    with pytest.raises(ApiError, match="lanes"):
+        await sb.declare(StreamOptions("T", ["t.1", "l.*"]))
 
 
 async def test_earlier_states_need_direct_access(sb):
@@ -306,6 +357,7 @@ async def test_a_role_that_may_not_read_directly_reads_through_the_api(link):
                 assert (await reader.streams.get_message("S", 1)).json() == 1
                 assert (await reader.streams.get_last("S", "s.*")).json() == 1
                 assert [each.json() async for each in reader.streams.get_last_many("S", ["s.*"])] == [1]
+                assert [each.json() async for each in reader.streams.get_many("S")] == [1]
         async with StreamBroker.connect(server.url, user="nobody", password="secret-of-nobody", link=link) as nobody:
             await nobody.declare(StreamOptions("S", ["s.>"], max_msgs=5), ensure="bind")
             assert (await nobody.enqueue("s.a", 2)).sequence == 2

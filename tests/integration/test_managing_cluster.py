@@ -35,6 +35,11 @@ async def test_a_replicated_stream_is_placed_read_anywhere_and_scaled(link):
                     assert message.json() == number
         last = {each.subject async for each in sb.streams.get_last_many("S", ["s.>"])}
         assert len(last) == 40
+        for node in cluster.url.split(","):
+            async with StreamBroker.connect(node, link=link) as near:
+                newest = (await sb.enqueue("s.0", "newest")).sequence
+                run = [each.sequence async for each in near.streams.get_many("S", limit=1000)]
+                assert run == list(range(1, newest + 1))
         consumer = ConsumerOptions(durable="c", stream="S", replicas=1)
         assert (await sb.consumers.create(consumer)).config.replicas == 1
         with pytest.raises(ConfigDrift) as drift:

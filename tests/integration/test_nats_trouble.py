@@ -70,6 +70,27 @@ class TestTrouble:
         assert numbers(await fetching) == [0]
         await source.close()
 
+    @pytest.mark.parametrize("deleted", [False, True])
+    async def test_a_pull_that_ends_without_a_word_is_noticed_before_silence_is(self, backend, deleted):
+        """As when this process was late at every look: what it missed proves nothing, but the pull's time is up."""
+        await backend.open_consumer(WORKER)
+        presence = Managed(backend._admin, "ORDERS", "worker", polls=True, floor=0, ours=False)
+        source = NatsSource(backend._session, presence, ack_wait=5, rhythm=Rhythm(expires=0.4, heartbeat=0.1))
+        source._missed = 1_000_000
+        fetching = asyncio.ensure_future(source.fetch(10, timeout=15))
+        await eventually(lambda: waiting(backend))
+        backend._session.link.send_stream(b"UNSUB %d\r\n" % source._intake._sid)
+        if deleted:
+            await backend.delete_consumer("ORDERS", "worker")
+            with pytest.raises(ConsumerNotFound):
+                await fetching
+        else:
+            await asyncio.sleep(1)
+            await fill(backend, 1)
+            assert source._intake.owed
+        await source.close()
+        await asyncio.wait([fetching])
+
     async def test_silence_of_a_deleted_consumer_is_told(self, backend):
         await backend.open_consumer(WORKER)
         presence = Managed(backend._admin, "ORDERS", "worker", polls=True, floor=0, ours=False)

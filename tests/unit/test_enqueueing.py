@@ -150,19 +150,6 @@ async def test_a_core_subscriber_does_not_hide_that_there_is_no_stream(monkeypat
             await asyncio.wait_for(sb.enqueue("dashboard.a", {}), 2)
 
 
-async def test_a_conflict_after_an_attempt_of_unknown_outcome_may_be_our_own_message():
-    sb, _ = await broker_on("stored but silent")
-    async with sb:
-        with pytest.raises(EnqueueUnknown):
-            await sb.enqueue("s.a", {}, expect=Expect(last_sequence=0))
-        assert (await sb.streams.info("S")).messages == 1
-    sb, _ = await broker_on("stored but silent")
-    async with sb:
-        with pytest.raises(EnqueueManyError) as caught:
-            await sb.enqueue_many([Entry("s.a", {}, expect=Expect(last_sequence=0))])
-        assert isinstance(caught.value.errors[0], EnqueueUnknown)
-
-
 async def test_a_conflict_with_somebody_else_is_a_conflict():
     sb, _ = await broker_on()
     async with sb:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import pytest_asyncio
 
-from broker import Operation, RequestTimeout, SequenceConflict, StreamBroker, WriteUnknown
+from broker import ConnectionLost, Operation, RequestTimeout, SequenceConflict, StreamBroker, WriteUnknown
 from broker.backends.memory.backend import MemoryBackend
 from broker.backends.memory.clock import ManualClock
 from broker.backends.memory.hub import MemoryHub
@@ -13,11 +13,14 @@ from broker.testing.waiting import eventually
 
 
 class Forgetful(MemoryBackend):
-    """Loses answers: ``lost`` of appends that were stored, ``dropped`` of appends that never arrived."""
+    """Loses answers: ``lost`` of appends that were stored, ``dropped`` of appends that never arrived.
+
+    A server that ``began_anew`` does not remember the ids of what is gone.
+    """
 
     lost = 0
     dropped = 0
-    meanwhile = None
+    began_anew = False
 
     def append(self, record, *, timeout):
         future = asyncio.get_running_loop().create_future()
@@ -34,7 +37,10 @@ class Forgetful(MemoryBackend):
     def _lose(self, done, future):
         if done is not None:
             done.exception()
-        future.set_exception(RequestTimeout("lost on its way"))
+        future.set_exception((ConnectionLost if self.began_anew else RequestTimeout)("lost on its way"))
+
+    async def look_up(self, record, *, timeout):
+        return None if self.began_anew else await super().look_up(record, timeout=timeout)
 
 
 @pytest.fixture
@@ -157,10 +163,17 @@ async def test_somebody_else_s_write_is_told_from_ours(kv, backend):
     assert [entry.value for entry in await kv.history("a")] == [b"1", b"theirs"]
 
 
+async def test_a_lost_answer_is_found_when_somebody_else_s_write_dropped_the_history(kv, backend):
+    first = await kv.put("a", b"1")
+    assert await with_somebody_in_between(kv, backend, first, arrived=True, ttl=60) == first + 1
+    assert [entry.value for entry in await kv.history("a")] == [b"theirs"]
+
+
 async def test_what_nobody_can_know_any_more_is_unknown(kv, backend):
     first = await kv.put("a", b"1")
+    backend.began_anew = True
     with pytest.raises(WriteUnknown) as caught:
-        await with_somebody_in_between(kv, backend, first, arrived=True, ttl=60)  # which drops the history
+        await with_somebody_in_between(kv, backend, first, arrived=True, ttl=60)
     assert (caught.value.key, caught.value.revision) == ("a", first)
 
 
@@ -171,3 +184,81 @@ async def test_modify_does_not_repeat_what_may_be_in(kv, backend):
         await kv.modify("count", lambda entry: entry.json() + 1, timeout=0.3)
     backend.lost = 0
     assert (await kv.get("count")).json() == 2
+
+
+async def test_only_words_that_are_old_enough_are_dropped(kv, clock, monkeypatch):
+    for key in ("old", "young"):
+        await kv.put(key, 1)
+        await kv.delete(key)
+        clock.advance(60)
+    (*_, deleted) = await kv.history("old")
+    for age, count in ((59, 0), (61, 1), (61, 0), (121, 1)):
+        monkeypatch.setattr("time.time", lambda age=age: deleted.created.timestamp() + age)
+        assert await kv.purge_deletes(older_than=60) == count
+    assert [await operations(kv, key) for key in ("old", "young")] == [[], []]
+
+
+class Overlooked(Forgetful):
+    """Loses its consumers and, so often, who is asked what is stored."""
+
+    silent = 0
+    opened = 0
+
+    async def open_consumer(self, options):
+        self.opened += 1
+        if self.silent and options.start == "last_per_subject":
+            self.silent -= 1
+            raise RequestTimeout("lost on its way")
+        return await super().open_consumer(options)
+
+
+async def test_a_watch_that_comes_back_asks_until_it_knows_what_went(clock):
+    backend = Overlooked(MemoryHub(clock=clock))
+    async with StreamBroker(backend) as sb:
+        kv = await sb.key_value("bucket", marker_ttl=2)
+        await kv.put("a", b"1")
+        async with kv.watch() as watch:
+            assert (await anext(watch)).key == "a"
+            for name in [each async for each in sb.consumers.names("KV_bucket")]:
+                await sb.consumers.delete("KV_bucket", name)
+            await kv.delete("a")
+            assert await kv.purge_deletes(older_than=0) == 1
+            backend.silent = 2
+            entry = await asyncio.wait_for(anext(watch), 10)
+            assert (entry.key, entry.operation, backend.silent) == ("a", Operation.PURGE, 0)
+
+
+async def test_a_watch_that_missed_nothing_asks_nothing(clock):
+    backend = Overlooked(MemoryHub(clock=clock))
+    async with StreamBroker(backend) as sb:
+        kv = await sb.key_value("bucket", marker_ttl=2)
+        await kv.put("a", b"1")
+        async with kv.watch() as watch:
+            assert (await anext(watch)).key == "a"
+            for number in range(3):
+                for name in [each async for each in sb.consumers.names("KV_bucket")]:
+                    await sb.consumers.delete("KV_bucket", name)
+                await kv.put("b", number)
+                await kv.delete("a")
+                told = [await asyncio.wait_for(anext(watch), 10) for _ in range(2)]
+                assert [each.key for each in told] == ["b", "a"]
+            assert backend.opened == 4
+
+
+async def test_a_watch_that_is_closed_while_it_asks_what_went_ends(clock):
+    backend = Overlooked(MemoryHub(clock=clock))
+    async with StreamBroker(backend) as sb:
+        kv = await sb.key_value("bucket", marker_ttl=2)
+        await kv.put("a", b"1")
+        watch = kv.watch()
+        assert (await anext(watch)).key == "a"
+        for name in [each async for each in sb.consumers.names("KV_bucket")]:
+            await sb.consumers.delete("KV_bucket", name)
+        await kv.delete("a")
+        assert await kv.purge_deletes(older_than=0) == 1
+        backend.silent = 1_000_000
+        waiting = asyncio.ensure_future(anext(watch))
+        await eventually(lambda: backend.silent < 1_000_000)
+        await watch.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await asyncio.wait_for(waiting, 10)

@@ -168,6 +168,13 @@ def test_limits_of_a_foreign_server_are_none():
     assert (options.max_msgs, options.max_bytes, options.max_age) == (None, None, None)
 
 
+def test_a_consumer_that_says_nothing_of_a_queue_is_taken_by_its_name():
+    made = convert.consumer_config(ConsumerOptions(durable="w", filters=("a",)), "w")
+    assert convert.consumer_drift(ConsumerOptions(durable="w", queue="w", filters=("a",)), made) == {}
+    asked = ConsumerOptions(durable="w", queue="q", filters=("a",))
+    assert convert.consumer_drift(asked, made) == {"queue": ("q", None)}
+
+
 def test_foreign_settings_are_drift():
     options = ConsumerOptions(durable="d", filters=["a"], stream="S")
     config = convert.consumer_config(options, "d")

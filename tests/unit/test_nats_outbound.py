@@ -215,7 +215,15 @@ class TestPulls:
         pulls = Pulls()
         pulls.open(10, 100.0)
         pulls.open(4, 200.0)
-        pulls.overdue(150.0)
+        assert pulls.overdue(150.0)
+        assert pulls.owed == 4
+
+    def test_a_pull_that_was_filled_is_over_and_nothing_is_missing(self):
+        pulls = Pulls()
+        pulls.open(1, 100.0)
+        pulls.open(4, 200.0)
+        pulls.delivered()
+        assert not pulls.overdue(150.0)
         assert pulls.owed == 4
 
     @given(st.lists(st.integers(1, 50), min_size=1, max_size=10), st.data())

@@ -81,7 +81,7 @@ def check_features(options: StreamOptions, record: Record) -> None:
     ):
         if lacks:
             raise FeatureDisabled(
-                f"stream {options.name!r}: StreamOptions.{option} stands in the way",
+                f"stream {options.name!r} is declared with {option}={getattr(options, option)}: not for this message",
                 option=option,
                 subject=record.subject,
                 stream=options.name,

@@ -168,6 +168,14 @@ class MemoryBackend(MemoryCore, StreamBackend):
         for message in found.last_of_each(subjects, up_to):
             yield message
 
+    async def get_many(
+        self, stream: str, *, start: int, subject: str | None, limit: int, max_bytes: int | None
+    ) -> AsyncIterator[StoredMessage]:
+        """At most ``limit`` messages (of the pattern) from a sequence on."""
+        del max_bytes  # nothing is on its way here
+        for message in (await self._find(stream)).run(start, subject, limit):
+            yield message
+
     async def delete_message(self, stream: str, sequence: int, *, erase: bool = False) -> bool:  # noqa: ARG002 - memory keeps no bytes to overwrite
         """Whether there was one."""
         return (await self._find(stream)).delete(sequence)
@@ -240,7 +248,10 @@ class MemoryBackend(MemoryCore, StreamBackend):
             return self._hub.streams.find(options.stream)
         stream = self._hub.streams.overlapping(options.filters[0])
         if stream is None:
-            raise NoStream(f"no stream captures {options.filters[0]!r}", subject=options.filters[0])
+            raise NoStream(
+                f"no stream captures {options.filters[0]!r}; declare one whose subjects match it",
+                subject=options.filters[0],
+            )
         return stream
 
 

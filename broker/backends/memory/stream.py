@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from broker.backends.memory.admission import (
@@ -28,7 +29,7 @@ from broker.contracts.admin import StreamInfo, StreamState
 from broker.contracts.envelopes import Counted, Receipt, Record, StoredMessage
 from broker.contracts.errors import ApiError, ConsumerNotFound, PayloadTooLarge, StreamFull
 from broker.contracts.headers import Headers
-from broker.contracts.lanes import place_of
+from broker.contracts.lanes import AGAIN, place_of
 from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
@@ -195,7 +196,16 @@ class MemoryStream:
         if sequence is None:
             sequence = self.log.last_of(self._filing.pattern(last_of or ">"))
         found = self.log.get(sequence)
-        return None if found is None else self._as_stored(found)
+        if found is None or (last_of is None and found.subject.startswith(AGAIN)):
+            return None
+        return self._as_stored(found)
+
+    def run(self, start: int, subject: str | None, limit: int) -> list[StoredMessage]:
+        """At most so many messages (of the pattern) from a sequence on."""
+        self.expire()
+        pattern = self._filing.pattern(subject or ">")
+        found = (message for message in self.log.since(start) if matches(pattern, message.subject))
+        return [self._as_stored(message) for message in islice(found, limit)]
 
     def last_of_each(self, patterns: Sequence[str], up_to: int | datetime | None) -> Iterator[StoredMessage]:
         """The newest message of each subject that the patterns cover, as of then; with lanes, of each key."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from broker.backends.nats import convert, errors, stream_config
 from broker.backends.nats.api import TIMEOUT
 from broker.backends.nats.frames import WireHeaders
-from broker.backends.nats.lanes import keyed_pattern, may_be_filed
+from broker.backends.nats.lanes import counts_of, keyed_pattern, may_be_filed, shows
 from broker.contracts.drift import FIXED_HINT, fixed_in_stream
 from broker.contracts.envelopes import StoredMessage
 from broker.contracts.errors import (
@@ -19,7 +19,7 @@ from broker.contracts.errors import (
     PermissionDenied,
     StreamNotFound,
 )
-from broker.contracts.lanes import place_of, stored_patterns
+from broker.contracts.lanes import KEYED, place_of, stored_patterns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -81,18 +81,23 @@ class Admin:
             raise InvalidOption(told, option="sealed") from None
 
     async def _refuse_both_forms(self, options: StreamOptions) -> None:
-        """The server sees no overlap between one stream with lanes and one without: messages would go to either."""
-        for subject in options.subjects:
-            if not may_be_filed(subject):
-                continue
-            other_form = subject if options.lanes is not None else keyed_pattern(subject)
-            try:
-                taken = [name for name in await self._names(other_form) if name != options.name]
-            except PermissionDenied:
+        """The server sees no overlap between one stream with lanes and one without: messages would go to either.
+
+        Asked each time a stream may be made, for another process may have declared the other one a moment ago; but as
+        long as no stream at all has lanes, one question is enough.
+        """
+        subjects = [each for each in options.subjects if may_be_filed(each)]
+        try:
+            if subjects and options.lanes is None and not await self._names(f"{KEYED}>"):
                 return
-            if taken:
-                words = f"subjects overlap with an existing stream ({taken[0]}), of which one has lanes"
-                raise ApiError(words, code=400, err_code=errors.STREAM_SUBJECT_OVERLAP, stream=options.name)
+            for subject in subjects:
+                other_form = subject if options.lanes is not None else keyed_pattern(subject)
+                taken = [name for name in await self._names(other_form) if name != options.name]
+                if taken:
+                    words = f"subjects overlap with an existing stream ({taken[0]}), of which one has lanes"
+                    raise ApiError(words, code=400, err_code=errors.STREAM_SUBJECT_OVERLAP, stream=options.name)
+        except PermissionDenied:
+            return
 
     async def update_stream(self, options: StreamOptions) -> StreamInfo:
         """Change it; what ``StreamOptions`` does not speak of stays as it is."""
@@ -155,6 +160,8 @@ class Admin:
         """Remove messages; how many were removed."""
         wanted = {"filter": subject, "seq": up_to, "keep": keep}
         request = {key: value for key, value in wanted.items() if value is not None}
+        if subject is not None and subject.startswith("*") and counts_of((await self.raw_stream(name))["config"]):
+            request["filter"] = stored_patterns((subject,))[0]  # stars would take what it is filed under for subjects
         answer = await self._api.call(f"STREAM.PURGE.{name}", request, stream=name)
         if not answer.get("purged") and subject is not None and may_be_filed(subject):
             request["filter"] = stored_patterns((subject,))[0]
@@ -163,25 +170,36 @@ class Admin:
 
     async def get_message(self, stream: str, *, sequence: int | None, last_of: str | None) -> StoredMessage | None:
         """One stored message, from the leader."""
-        request = {"seq": sequence} if sequence is not None else {"last_by_subj": last_of}
+        asked = () if last_of is None else (last_of,)
+        message = await self._raw_message(
+            stream, {"seq": sequence} if sequence is not None else {"last_by_subj": last_of}
+        )
+        if message is not None and shows(asked, message["subject"]):
+            return _stored(message, stream)
+        if last_of is None or not may_be_filed(last_of):
+            return None
+        return await self.get_message(stream, sequence=None, last_of=stored_patterns((last_of,))[0])
+
+    async def next_message(self, stream: str, start: int, pattern: str, asked: str) -> tuple[int, StoredMessage | None]:
+        """The first message of the pattern from a sequence on, from the leader: its sequence, 0 when there is none.
+
+        The message itself is left out when somebody who asked for ``asked`` is not shown it.
+        """
+        message = await self._raw_message(stream, {"seq": start, "next_by_subj": pattern})
+        if message is None:
+            return 0, None
+        return message["seq"], _stored(message, stream) if shows((asked,), message["subject"]) else None
+
+    async def _raw_message(self, stream: str, request: dict[str, Any]) -> dict[str, Any] | None:
+        """The leader's own description of a message; ``None`` when it has no such message."""
         try:
             answer = await self._api.call(f"STREAM.MSG.GET.{stream}", request, stream=stream)
         except ApiError as exc:
             if exc.err_code != errors.NO_MESSAGE_FOUND:
                 raise
-            if last_of is None or not may_be_filed(last_of):
-                return None
-            return await self.get_message(stream, sequence=None, last_of=stored_patterns((last_of,))[0])
-        message = answer["message"]
-        headers = message.get("hdrs")
-        return StoredMessage(
-            subject=place_of(message["subject"]).subject,
-            data=base64.b64decode(message.get("data") or b""),
-            headers=WireHeaders(base64.b64decode(headers)) if headers else None,
-            stream=stream,
-            sequence=message["seq"],
-            timestamp_ns=convert.timestamp_ns(message["time"]),
-        )
+            return None
+        message: dict[str, Any] = answer["message"]
+        return message
 
     async def delete_message(self, stream: str, sequence: int, *, erase: bool = False) -> bool:
         """Whether there was one."""
@@ -191,7 +209,7 @@ class Admin:
         except ApiError as exc:
             if exc.err_code == errors.STREAM_MESSAGE_DELETE_FAILED:
                 # The number stands for every failure, and the words for "no such message" differ by storage.
-                if await self.get_message(stream, sequence=sequence, last_of=None) is None:
+                if await self._raw_message(stream, {"seq": sequence}) is None:
                     return False
             elif exc.err_code in {errors.NO_MESSAGE_FOUND, errors.SEQUENCE_NOT_FOUND}:
                 return False
@@ -208,12 +226,12 @@ class Admin:
 
     async def list_consumers(self, stream: str) -> AsyncIterator[ConsumerInfo]:
         """Every consumer of the stream."""
-        async for item in self._api.pages(f"CONSUMER.LIST.{stream}", "consumers"):
+        async for item in self._api.pages(f"CONSUMER.LIST.{stream}", "consumers", stream=stream):
             yield convert.consumer_info(item)
 
     async def list_consumer_names(self, stream: str) -> AsyncIterator[str]:
         """Their names alone."""
-        async for name in self._api.pages(f"CONSUMER.NAMES.{stream}", "consumers"):
+        async for name in self._api.pages(f"CONSUMER.NAMES.{stream}", "consumers", stream=stream):
             yield str(name)
 
     async def pause_consumer(self, stream: str, name: str, until: datetime | None) -> bool:
@@ -238,3 +256,15 @@ class Admin:
         answer = await self._api.call(f"CONSUMER.DELETE.{stream}.{name}", stream=stream, timeout=timeout)
         if not answer.get("success"):
             raise ConsumerNotFound(f"no consumer {name!r} on {stream!r}", stream=stream)
+
+
+def _stored(message: dict[str, Any], stream: str) -> StoredMessage:
+    headers = message.get("hdrs")
+    return StoredMessage(
+        subject=place_of(message["subject"]).subject,
+        data=base64.b64decode(message.get("data") or b""),
+        headers=WireHeaders(base64.b64decode(headers)) if headers else None,
+        stream=stream,
+        sequence=message["seq"],
+        timestamp_ns=convert.timestamp_ns(message["time"]),
+    )

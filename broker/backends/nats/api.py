@@ -65,11 +65,13 @@ class Api:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def pages(self, verb: str, key: str, request: dict[str, Any] | None = None) -> AsyncIterator[Any]:
+    async def pages(
+        self, verb: str, key: str, request: dict[str, Any] | None = None, *, stream: str | None = None
+    ) -> AsyncIterator[Any]:
         """Every item of a paged list."""
         offset = 0
         while True:
-            answer = await self.call(verb, {**(request or {}), "offset": offset})
+            answer = await self.call(verb, {**(request or {}), "offset": offset}, stream=stream)
             items = answer.get(key) or []
             for item in items:
                 yield item

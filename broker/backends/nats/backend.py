@@ -137,6 +137,12 @@ class NatsBackend(NatsCore, StreamBackend):
         """See ``StreamBackend``."""
         return self._direct.get_last_many(stream, subjects, up_to)
 
+    def get_many(
+        self, stream: str, *, start: int, subject: str | None, limit: int, max_bytes: int | None
+    ) -> AsyncIterator[StoredMessage]:
+        """See ``StreamBackend``."""
+        return self._direct.get_many(stream, start=start, subject=subject, limit=limit, max_bytes=max_bytes)
+
     async def counter(self, stream: str, subject: str, *, sequence: int | None = None) -> int | None:
         """See ``StreamBackend``."""
         return await counter_value(self._admin, stream, subject, sequence)

@@ -143,7 +143,7 @@ class Consumers:
     async def _captured_by(self, subject: str) -> str:
         stream = await self._admin.find_stream(subject)
         if stream is None:
-            raise NoStream(f"no stream captures {subject!r}", subject=subject)
+            raise NoStream(f"no stream captures {subject!r}; declare one whose subjects match it", subject=subject)
         return stream
 
     async def _check_filters(self, stream: str, options: ConsumerOptions) -> tuple[str, tuple[str, ...]]:

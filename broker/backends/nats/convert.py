@@ -215,6 +215,8 @@ def _start_of(config: dict[str, Any]) -> Start:
 def consumer_drift(options: ConsumerOptions, config: dict[str, Any]) -> Differences:
     """Field by field, what we ask and what the server has; where it starts is not compared."""
     differences = consumer_differences(options, consumer_options(config, options.stream or "S"))
+    if options.queue == options.durable and differences.get("queue") == (options.queue, None):
+        del differences["queue"]  # made by another client: it says nothing of a queue, and we mean its name only
     if "acks" in differences:
         differences["acks"] = (options.acks, config.get("ack_policy"))
     if options.acks and config.get("ack_policy") == "explicit" and config.get("max_ack_pending", 0) <= 0:

@@ -53,13 +53,14 @@ def from_api(
         about = f"stream {stream!r}: " if stream else ""
         refused = _typed(known, f"{about}{words} (err_code {number})", subject, stream)
     refused.code, refused.err_code, refused.advice = status, number, known.advice
+    if known.advice:
+        refused.add_note(known.advice)
     return refused
 
 
 def _typed(known: Refusal, told: str, subject: str | None, stream: str | None) -> BrokerError:
     if known.kind is FeatureDisabled:
-        told = f"{told}: StreamOptions.{known.about} stands in the way"
-        return FeatureDisabled(told, option=known.about, subject=subject, stream=stream)
+        return FeatureDisabled(f"{told}: {known.advice}", option=known.about, subject=subject, stream=stream)
     if known.kind is BatchRejected:
         return BatchRejected(told, reason=known.about, subject=subject, stream=stream)
     return known.kind(told, subject=subject, stream=stream)

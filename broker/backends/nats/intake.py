@@ -174,9 +174,9 @@ class Intake:
             self._again = self._loop.call_later(self._pause, self.ask_again)
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
-    def overdue(self, now: float) -> None:
-        """Pulls whose time is up are over."""
-        self._pulls.overdue(now)
+    def overdue(self, now: float) -> bool:
+        """Pulls whose time is up are over; whether somebody waits for one whose end nobody told."""
+        return self._pulls.overdue(now) and self.waited_for
 
     # -- the inbox ----------------------------------------------------------------------------------------------------
 

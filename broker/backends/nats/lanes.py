@@ -8,12 +8,14 @@ from broker.contracts.lanes import (
     AGAIN,
     KEYED,
     OURS,
+    STORED,
     key_token,
     keyed_subject,
     no_key_token,
     place_of,
     stored_patterns,
 )
+from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +71,19 @@ def may_be_filed(subject: str) -> bool:
 def in_every_form(patterns: Sequence[str]) -> list[str]:
     """The patterns, and what they are in a stream with lanes."""
     return [*patterns, *(stored_patterns((each,))[0] for each in patterns if may_be_filed(each))]
+
+
+def shows(asked: Sequence[str], stored: str) -> bool:
+    """Whether somebody who asks for these patterns (none: by number) is shown what is stored under that subject.
+
+    Of a stream with lanes only what was sent to a subject they cover, and no group's own copy of it. Whoever asks for a
+    subject of the library's own is shown what is there.
+    """
+    if not stored.startswith(STORED):
+        return True
+    if not asked:
+        return not stored.startswith(AGAIN)
+    return any(each.startswith(OURS) or matches(stored_patterns((each,))[0], stored) for each in asked)
 
 
 def plain_filters(filters: tuple[str, ...]) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ class Bound(Presence):
                 answer = await self._core.call(subject, _MALFORMED, None, _PROBE_TIMEOUT)
             except NoResponders:
                 if clock() >= deadline:
-                    told = f"nobody answers for consumer {self.consumer!r} on {self.stream!r}"
+                    told = f"no consumer {self.consumer!r} on stream {self.stream!r} answers; ensure='bind' makes none"
                     raise ConsumerNotFound(told, stream=self.stream) from None
                 await asyncio.sleep(_BETWEEN_PROBES)
                 continue

@@ -38,11 +38,15 @@ class Pulls:
         self.owed = max(self.owed - (asked if missing is None else min(missing, asked)), 0)
         return until > 0
 
-    def overdue(self, now: float) -> None:
-        """Pulls whose time is up are over, told or not: no more can be owed than the others asked for."""
+    def overdue(self, now: float) -> bool:
+        """Pulls whose time is up are over, told or not: no more can be owed than the others asked for.
+
+        Whether one of them ended without a word, and without all its messages.
+        """
         for token in [token for token, (_, until) in self._asked.items() if until < now]:
             del self._asked[token]
-        self.owed = min(self.owed, sum(asked for asked, _ in self._asked.values()))
+        owed, self.owed = self.owed, min(self.owed, sum(asked for asked, _ in self._asked.values()))
+        return self.owed < owed
 
     def void(self) -> None:
         """Nothing is owed any more."""

@@ -148,7 +148,8 @@ class NatsSource(DeliverySource, Listener):
             self._silent = 0
             return
         intake = self._intake
-        intake.overdue(now)
+        if intake.overdue(now):
+            self._examine()
         self._watch_silence(late=late)
         if self._presence.polls and (self._moved or intake.received != self._polled_at):
             self._moved = False

@@ -25,8 +25,10 @@ from broker.testing.conformance.enqueueing import EnqueueConformance, EnqueueMan
 from broker.testing.conformance.events import EventConformance
 from broker.testing.conformance.failing import FailureConformance
 from broker.testing.conformance.filtering import FilterConformance
+from broker.testing.conformance.forgetting import ForgetConformance
 from broker.testing.conformance.key_value import KeyValueConformance
 from broker.testing.conformance.lane_failures import LaneFailuresConformance
+from broker.testing.conformance.lane_reading import LaneReadsConformance
 from broker.testing.conformance.lanes import LanesConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
 from broker.testing.conformance.managing import ManagedStreamConformance
@@ -40,6 +42,7 @@ from broker.testing.conformance.reading import ReadConformance
 from broker.testing.conformance.request_reply import RequestReplyConformance
 from broker.testing.conformance.rescheduling import RescheduleConformance
 from broker.testing.conformance.rescheduling_trouble import RescheduleTroubleConformance
+from broker.testing.conformance.runs import RunConformance
 from broker.testing.conformance.scene import Conformance, Connect, Restart
 from broker.testing.conformance.scheduling import ScheduleConformance, TimeToLiveConformance
 from broker.testing.conformance.settlement import SettlementConformance
@@ -65,8 +68,10 @@ ALL = (
     EventConformance,
     FailureConformance,
     FilterConformance,
+    ForgetConformance,
     KeyValueConformance,
     LaneFailuresConformance,
+    LaneReadsConformance,
     LanesConformance,
     LifecycleConformance,
     ManagedConsumerConformance,
@@ -80,6 +85,7 @@ ALL = (
     RequestReplyConformance,
     RescheduleConformance,
     RescheduleTroubleConformance,
+    RunConformance,
     ScheduleConformance,
     SettlementConformance,
     StateConformance,
@@ -110,8 +116,10 @@ __all__ = [
     "EventConformance",
     "FailureConformance",
     "FilterConformance",
+    "ForgetConformance",
     "KeyValueConformance",
     "LaneFailuresConformance",
+    "LaneReadsConformance",
     "LanesConformance",
     "LifecycleConformance",
     "ManagedConsumerConformance",
@@ -126,6 +134,7 @@ __all__ = [
     "RescheduleConformance",
     "RescheduleTroubleConformance",
     "Restart",
+    "RunConformance",
     "ScheduleConformance",
     "SettlementConformance",
     "StateConformance",

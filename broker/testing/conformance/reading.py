@@ -92,6 +92,13 @@ class ReadConformance(Conformance):
             async with asyncio.timeout(5):
                 assert await listed(messages) == []
 
+    async def test_from_behind_the_last_one_wanted_stops_at_once(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await self._ten(sb)
+        async with sb.read(f"{name}.>", start=16, until=15) as messages:
+            async with asyncio.timeout(5):
+                assert await listed(messages) == []
+
     async def test_until_a_time_stops_before_what_came_later(self, connect: Connect) -> None:
         sb = await connect()
         name = await self._ten(sb)
