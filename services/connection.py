@@ -86,7 +86,7 @@ def connection(options: argparse.Namespace) -> Connection:
         "user": user,
         "password": password,
         "creds": options.creds,
-        "tls": None if options.ca is None else ssl.create_default_context(cafile=options.ca),
+        "tls": None if options.ca is None else _vouched_for_by(options.ca),
         "inbox_prefix": options.inbox_prefix,
     }
 
@@ -103,3 +103,8 @@ def keyed_connection(options: argparse.Namespace) -> KeyedConnection:
 def _path(variable: str) -> Path | None:
     found = os.environ.get(variable)
     return Path(found) if found else None
+
+
+def _vouched_for_by(authority: Path) -> ssl.SSLContext:
+    with authority.open("rb"):  # ssl does not name a file that is not there
+        return ssl.create_default_context(cafile=authority)

@@ -47,7 +47,12 @@ def connection(options: argparse.Namespace) -> dict[str, Any]:
         "user": options.user,
         "password": password,
         "creds": options.creds,
-        "tls": None if options.ca is None else ssl.create_default_context(cafile=options.ca),
+        "tls": None if options.ca is None else _vouched_for_by(Path(options.ca)),
         "tls_first": options.tls_first,
         "inbox_prefix": options.inbox_prefix,
     }
+
+
+def _vouched_for_by(authority: Path) -> ssl.SSLContext:
+    with authority.open("rb"):  # ssl does not name a file that is not there
+        return ssl.create_default_context(cafile=authority)

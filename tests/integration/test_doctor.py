@@ -280,3 +280,44 @@ async def test_it_speaks_in_lines_too(nats_server):
     lines = out.splitlines()
     assert all(line.split()[0] in {"ok", "warning", "problem", "unknown"} for line in lines[:-1])
     assert lines[-1].startswith("0 problems, ")
+
+
+# -- the other verbs connect with the same options
+
+
+async def gamebroker(*arguments, env):
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "broker.cli.main", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=env,
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_every_verb_works_under_a_role(secrets, tmp_path):
+    async with shipped(secrets) as server:
+        admin = secrets.environment("admin", NATS_URL=server.url)
+        code, out, err = await gamebroker("streams", env=admin)
+        assert (code, err) == (0, "")
+        assert [line.split()[0] for line in out.splitlines()][-1] == "SETTLEMENTS"
+        given = tmp_path / "password"
+        given.write_text(admin.pop("NATS_PASSWORD") + "\n")
+        assert (await gamebroker("--password-file", str(given), "consumers", "MAIL", env=admin))[0] == 0
+        code, _, err = await gamebroker("streams", env=secrets.environment("room", NATS_URL=server.url))
+        assert code == 1
+        assert "not permitted to publish on '$JS.API.STREAM.LIST'" in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("option", ["--password-file", "--ca"])
+async def test_a_file_that_is_not_there_is_one_sentence(tmp_path, option):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NATS_")}
+    missing = str(tmp_path / "missing")
+    for verb in ("streams", "doctor"):
+        code, _, err = await gamebroker("--user", "ann", option, missing, verb, env=environment)
+        assert code == {"streams": 1, "doctor": 2}[verb]
+        assert len(err.splitlines()) == 1
+        assert "No such file" in err
+        assert missing in err
