@@ -115,7 +115,9 @@ async def test_a_worker_that_only_binds_ends_when_nobody_declared_its_consumer(c
     worker = children.start("settler", "services.settlement", "--ledger", str(tmp_path / "l.db"), env=environment)
     assert await worker.ended(30) == 1
     said = worker.log.read_text()
-    assert "ConsumerNotFound: nobody answers for consumer 'settle-worker' on 'SETTLEMENTS'" in said
+    assert said.startswith("ConsumerNotFound: ")
+    assert "'settle-worker'" in said
+    assert "'SETTLEMENTS'" in said
     assert "Traceback" not in said
 
 
