@@ -79,6 +79,7 @@ from broker.state.publisher import StatePublisher
 from broker.state.reader import StateReader, StateView
 from broker.stream_broker import StreamBroker
 from broker.subscriptions import Subscription
+from broker.sweeping import Swept
 
 __version__ = "0.1.0"
 
@@ -174,6 +175,7 @@ __all__ = [
     "Subject",
     "SubjectTransform",
     "Subscription",
+    "Swept",
     "Unauthorized",
     "Unsupported",
     "Watch",

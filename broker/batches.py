@@ -133,10 +133,11 @@ class BatchHands(HoldingHands):
             except STOPS:
                 raise
             except BaseException as exc:  # noqa: BLE001 - it becomes the outcome of what is not settled
-                batch = [each for each in batch if not each.message.settled]
-                if not (batch and recess is not None and recess.called_for(batch[0].message, exc)):
-                    await self._fail(batch, exc)
+                left = [each for each in batch if not each.message.settled]
+                if not (left and recess is not None and recess.called_for(left[0].message, exc)):
+                    await self._fail(left or batch[:1], exc)
                     return
+                batch = left
                 self._backend.stats.handler_errors += 1
             else:
                 await self._ack(batch)

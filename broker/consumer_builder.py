@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from broker.contracts.checks import check_kind
 from broker.contracts.errors import InvalidOption
 from broker.contracts.options import ConsumeOptions, ConsumerOptions, check_ensure, in_range
 from broker.contracts.subjects import overlap, subscribe_pattern
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 PUSHED = "gamebroker.push"
 """What named push consumers send to begins so: ``gamebroker.push.<stream>.<consumer>``."""
+_LONGEST_GROUP = 240
+"""Bytes: with a generation and a lane behind it, it is still a consumer's name."""
 Subjects = str | Sequence[str]
 """One subject or pattern, or several that do not overlap."""
 
@@ -66,6 +69,18 @@ def in_order(name: str | None, **options: Any) -> ConsumeOptions:
     return ConsumeOptions(concurrency=1, max_deliver=1, dead_letter=False, auto_extend=False, **options)
 
 
+def check_group_name(name: str | None) -> None:
+    """Refuse a name that leaves no room for a lane's behind it.
+
+    Raises:
+        InvalidOption.
+    """
+    size = len((name or "").encode())
+    if size > _LONGEST_GROUP:
+        told = f"queue= is {size} bytes: must be 1 to {_LONGEST_GROUP} with ordered=True, lanes are named after it"
+        raise InvalidOption(told, option="queue")
+
+
 def push_consumer(
     subject: Subjects, inbox: str, *, queue: str | None, flow_control: bool, idle_heartbeat: float, **settings: Any
 ) -> ConsumerOptions:
@@ -77,6 +92,10 @@ def push_consumer(
         InvalidSubject, InvalidOption.
     """
     in_range("idle_heartbeat", idle_heartbeat, 0.1)
+    check_kind("flow_control", flow_control, bool, "True or False", shown=True)
+    if not flow_control and not settings["acks"]:
+        told = "flow_control=False contradicts ordered=True: nothing else bounds how much is sent ahead"
+        raise InvalidOption(told, option="flow_control")
     if settings["ensure"] == "bind":
         told = "ensure='bind' is not for push consumers: where one sends is found out by asking"
         raise InvalidOption(told, option="ensure")

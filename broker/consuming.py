@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("broker.consuming")
 
 _FETCH: Final = 30.0  # seconds: only how often an idle loop turns
-_LAST_FLUSH: Final = 2.0
+_LAST_FLUSH: Final = (0.1, 2.0)
+"""Seconds that ending waits for what was sent to reach the server: at least, also when time is up, and at most."""
 _STOOD_STILL: Final = (
     "the event loop stood still for %.1f s, longer than ack_wait=%g of %s: what was in hand may be handed out again, "
     "and that counts as an attempt; a handler that blocks belongs in asyncio.to_thread"
@@ -89,6 +90,7 @@ class Consumption:
         self._runner: asyncio.Task[None] | None = None
         self._extender: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._askers: set[asyncio.Task[Any] | None] = set()
         self.stream = ""
         self.consumer = ""
 
@@ -114,19 +116,26 @@ class Consumption:
         return self
 
     async def wait(self) -> None:
-        """Until it is drained.
+        """Until it is drained, its handlers included.
 
         Raises:
             ConsumerGone: it was deleted and may only be bound to.
             StreamNotFound, NoStream, PermissionDenied, ConfigDrift: going on became impossible.
             BrokerClosed, Unauthorized: the connection is gone for good.
         """
+        self._askers.add(asyncio.current_task())
         if self._runner is not None:
             await asyncio.wait([self._runner])
-            self._runner.result()
+            if not self._runner.cancelled():
+                self._runner.result()
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
 
     async def pause(self) -> None:
-        """Stop asking for messages and give back what was not started; handlers that run go on."""
+        """Stop asking for messages and give back what was not started; handlers that run go on.
+
+        Its place is kept until ``resume``, also without a name.
+        """
         if self._running.is_set():
             self._running.clear()
             self._announcer.tell(ConsumerEventKind.PAUSED)
@@ -150,11 +159,12 @@ class Consumption:
         """Stop asking, give back what was not started, let handlers finish and settle; idempotent.
 
         Handlers still running after ``timeout`` seconds are cancelled and their messages given back; ``caller``, a
-        handler that waits for this, is left alone. Once begun it goes on by itself, also when cancelled.
+        handler that waits for this, is left alone, as every other one that does. Once begun it goes on by itself, also
+        when cancelled.
         """
         self._supply.stop()
-        this = {caller, asyncio.current_task()}
-        self._ending = self._loop.create_task(self._end(timeout, this), name=f"drain {self.consumer}")
+        self._askers |= {caller, asyncio.current_task()}
+        self._ending = self._loop.create_task(self._end(timeout, self._askers), name=f"drain {self.consumer}")
         await asyncio.shield(self._ending)
 
     async def _end(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
@@ -167,7 +177,9 @@ class Consumption:
         if self._extender is not None:
             self._extender.cancel()
         with suppress(BrokerError):
-            await self._backend.flush(timeout=_LAST_FLUSH)
+            shortest, longest = _LAST_FLUSH
+            left = max(shortest, deadline - self._loop.time())
+            await self._backend.flush(timeout=min(left, longest))
 
     # -- the loop
 
@@ -222,13 +234,13 @@ class Consumption:
 
     async def _sit_out_pause(self) -> None:
         supply = self._supply
-        await supply.source.close()
+        await supply.pause()
         await self._hands.give_back_waiting()
         await supply.waits.wait(self._running.wait())
         if not supply.stopping and self._running.is_set():
-            await self._reopen(None)
+            await supply.resume()
 
-    async def _reopen(self, error: ConsumerNotFound | None) -> None:
+    async def _reopen(self, error: ConsumerNotFound) -> None:
         supply = self._supply
         await supply.reopen(error)
         self.stream, self.consumer = supply.source.stream, supply.source.consumer
@@ -247,7 +259,7 @@ class Consumption:
         ack_wait = self._supply.consumer.ack_wait
         while True:
             asleep = self._loop.time()
-            await asyncio.sleep(ack_wait / 3)
+            await self._supply.until_extending()
             if (stood := self._loop.time() - asleep) > ack_wait:
                 log.warning(_STOOD_STILL, stood, ack_wait, self.consumer)
             held = [message.delivery for message in self._hands.held if not message.settled]

@@ -8,24 +8,40 @@ from __future__ import annotations
 import asyncio
 import logging
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.checks import check_kind
-from broker.contracts.errors import ConfigDrift, InvalidOption, NoStream, PayloadTooLarge, StreamError, StreamNotFound
-from broker.contracts.headers import NO_HEADERS
+from broker.contracts.envelopes import readdressed, refilled
+from broker.contracts.errors import (
+    ConfigDrift,
+    InvalidOption,
+    InvalidSubject,
+    NoStream,
+    PayloadTooLarge,
+    PermissionDenied,
+    StreamError,
+    StreamNotFound,
+    Unsupported,
+)
+from broker.contracts.headers import LEFT_OUT, NO_HEADERS
 from broker.contracts.options import ConsumerOptions, StreamOptions, in_range
-from broker.contracts.subjects import matches, subscribe_pattern
-from broker.lanes.records import revived_record
-from broker.letters import PREFIX, DeadLetter, letter_of, record_of, revived
+from broker.contracts.subjects import matches, resource_name, subscribe_pattern
+from broker.lanes.records import revived_record, when_made
+from broker.letters import PREFIX, DeadLetter, letter_of, record_of, revived, subject_of
 from broker.reading import Reader
+from broker.sweeping import sweep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     from broker.contracts.backend import StreamBackend
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Delivery, Record
     from broker.enqueueing import Enqueuer
+    from broker.letters import FromLane
+    from broker.sweeping import Swept
 
 log = logging.getLogger("broker.dead_letters")
 
@@ -76,28 +92,30 @@ class DeadLetterWriter:
         *,
         reason: str,
         error: BaseException | None,
-        lane_key: str | None = None,
-        turn: int = 0,
+        lane: FromLane | None = None,
+        last_seen: datetime | None = None,
     ) -> int:
-        """Store it; its number among the dead letters. The same delivery written twice is stored once.
+        """Store it; its number among the dead letters. The same delivery written twice is there once.
 
-        ``lane_key`` says that later messages of that key wait for what becomes of it, ``turn`` tells apart that the
-        same message gave up, was replayed and gave up again.
+        The body that a consumer leaves out (``headers_only``) is read from the stream; where it is gone from there,
+        the letter says that it is not complete.
+
+        ``last_seen`` is when it gave up, now by default.
 
         Raises:
             StreamError, ConnectError, PayloadTooLarge: it is not certain to be kept; do not terminate the message.
         """
+        whole = await self._whole(delivery)
+        record = partial(record_of, reason=reason, error=error, lane=lane, last_seen=last_seen)
         try:
-            record = record_of(delivery, reason, error, complete=True, lane_key=lane_key, turn=turn)
-            sequence = await self._store(record, delivery.stream)
+            sequence = await self._store(record(whole or delivery, complete=whole is not None), delivery.stream)
         except PayloadTooLarge:
             # Our headers made it too large. A reference is enough where the original stays.
             if (await self._backend.stream_info(delivery.stream)).config.retention != "limits":
                 raise
-            record = record_of(delivery, reason, error, complete=False, lane_key=lane_key, turn=turn)
-            sequence = await self._store(record, delivery.stream)
+            sequence = await self._store(record(refilled(delivery, b"", None), complete=False), delivery.stream)
         self._backend.stats.dead_lettered += 1
-        waits = "" if lane_key is None else f"; its key {lane_key!r} waits until that is replayed or discarded"
+        waits = "" if lane is None else f"; its key {lane.key!r} waits until that is replayed or discarded"
         log.warning(
             "%r (%s sequence %d) gave up in %s, %s: dead letter %d%s",
             delivery.subject,
@@ -110,15 +128,24 @@ class DeadLetterWriter:
         )
         return sequence
 
+    async def _whole(self, delivery: Delivery) -> Delivery | None:
+        """The delivery with its body; ``None`` when it came without, and the original is gone."""
+        if delivery.data or delivery.headers is None or delivery.headers.get(LEFT_OUT, "0") == "0":
+            return delivery
+        original = await self._backend.get_message(delivery.stream, sequence=delivery.sequence, last_of=None)
+        if original is None or original.timestamp_ns != delivery.timestamp_ns:
+            return None
+        return refilled(delivery, original.data, delivery.headers)
+
     async def _store(self, record: Record, source_stream: str) -> int:
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
         try:
-            receipt = await self._enqueuer.store(record, deadline=deadline)
+            receipt = await self._enqueuer.keep(record, deadline=deadline)
         except NoStream:
             if not self._create:
                 raise
             await self.prepare(source_stream)
-            receipt = await self._enqueuer.store(record, deadline=deadline)
+            receipt = await self._enqueuer.keep(record, deadline=deadline)
         return receipt.sequence
 
 
@@ -192,6 +219,7 @@ class DeadLetters:
 
         Raises:
             NoStream, StreamFull: the original stream does not take it; the dead letter stays.
+            Unsupported: the stream's ``subject_transform`` does not tell what it was sent to; the dead letter stays.
             InvalidOption: at once; also for the ``None`` of a ``get`` that found none.
         """
         if rate is not None:
@@ -212,6 +240,41 @@ class DeadLetters:
             count += 1
         return count
 
+    async def sweep(self, stream: str, consumer: str | None = None) -> Swept:
+        """Write dead letters for what the server itself gave up on; call it again and again, now and then.
+
+        Consumers of ours never have the server give up. Those that others made may (``max_deliver``); what they gave
+        up on is handed out no more and shows nowhere. The first sweep has the server's notices kept from then on, in
+        the stream ``GAMEBROKER_GIVEN_UP``; each letter is confirmed before its original is settled, so a sweep that
+        is cut short is simply done again. Nothing is taken from workers.
+
+        Args:
+            stream: whose consumers are swept.
+            consumer: this one only.
+
+        Raises:
+            StreamNotFound, ConsumerNotFound: there is none.
+            ConfigDrift, ApiError: notices cannot be kept.
+            PermissionDenied: by subject; what was swept before stays swept.
+            ConnectionLost, RequestTimeout, EnqueueUnknown: nobody answered for 15 s: likewise. Sweep again.
+        """
+        resource_name(stream, "stream")
+        if consumer is not None:
+            resource_name(consumer, "consumer")
+        letters = DeadLetterWriter(self._backend, self._enqueuer, create=True)
+        return await sweep(self._backend, letters, self._written, stream, consumer)
+
+    async def _written(self, stream: str, consumer: str) -> AsyncIterator[DeadLetter]:
+        """The letters of one consumer, without their bodies."""
+        subject = subject_of(stream, consumer)
+        options = ConsumerOptions(filters=(subject,), stream=DEAD_STREAM, acks=False, headers_only=True)
+        try:
+            async with Reader(options, "end", backend=self._backend, codec=self._codec) as stored:
+                async for message in stored:
+                    yield letter_of(message.delivery)
+        except (NoStream, StreamNotFound):
+            return
+
     async def discard(self, letter: DeadLetter | int, reason: str = "") -> bool:
         """Remove one for good; whether it was still there. The reason is logged."""
         sequence = _sequence_of(letter)
@@ -226,17 +289,47 @@ class DeadLetters:
 
     async def _put_back(self, letter: DeadLetter) -> None:
         original = None
+        held_up = letter.lane_key is not None and await self._is_of_this_stream(letter)
         if not letter.complete:
             original = await self._backend.get_message(letter.stream, sequence=letter.stream_sequence, last_of=None)
-            if original is None:
+            if original is None or (letter.lane_key is not None and not held_up):
                 raise StreamError(f"the original of dead letter {letter.sequence} is gone", stream=letter.stream)
         record = revived(letter, original)
-        if letter.lane_key is not None:
+        if held_up:
             # Its group alone tries it again, before what waits behind it.
-            record = revived_record(letter, letter.lane_key, record.data, record.headers or NO_HEADERS)
+            record = revived_record(letter, record.data, record.headers or NO_HEADERS)
+        else:
+            record = await self._addressed(letter, record)
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
         await self._enqueuer.store(record, deadline=deadline)
         await self._backend.delete_message(DEAD_STREAM, letter.sequence)
+
+    async def _addressed(self, letter: DeadLetter, record: Record) -> Record:
+        """The record on a subject under which its stream stores it as it was: that may rewrite what it is sent."""
+        try:
+            config = (await self._backend.stream_info(letter.stream)).config
+        except (StreamNotFound, PermissionDenied, InvalidSubject):  # another stream may take it, or says why not
+            return record
+        transform = config.subject_transform
+        if transform is None or not transform.makes(letter.subject):
+            return record
+        captured = any(matches(each, letter.subject) for each in config.subjects)
+        if captured and not matches(transform.source, letter.subject):
+            return record
+        origin = transform.origin(letter.subject)
+        if origin is None:
+            raise Unsupported(
+                f"dead letter {letter.sequence} cannot be replayed: the transform of stream {letter.stream!r} does not "
+                f"tell what {letter.subject!r} was sent to; enqueue its data where it belongs, then discard it"
+            )
+        return readdressed(record, origin)
+
+    async def _is_of_this_stream(self, letter: DeadLetter) -> bool:
+        """Whether the stream was not deleted since, and perhaps made again."""
+        try:
+            return when_made(await self._backend.stream_info(letter.stream)) == letter.stream_made
+        except StreamNotFound:
+            return False
 
     async def _read(self, sequence: int) -> DeadLetter | None:
         try:

@@ -7,8 +7,8 @@ import os
 from typing import TYPE_CHECKING
 
 from broker.atomic import AtomicStoring, batch_of
-from broker.contracts.envelopes import Expect, Record
-from broker.contracts.errors import InvalidOption
+from broker.contracts.envelopes import Expect, Record, renamed
+from broker.contracts.errors import InvalidOption, PermissionDenied
 from broker.contracts.headers import KEY, ORDERING_KEY, Headers
 from broker.contracts.options import in_range
 from broker.contracts.subjects import publish_subject
@@ -81,6 +81,25 @@ class Enqueuer:
     async def store(self, record: Record, *, deadline: float) -> Receipt:
         """See one record through (see ``Storing``)."""
         return await Storing(self._backend, record, deadline).receipt()
+
+    async def keep(self, record: Record, *, deadline: float) -> Receipt:
+        """The same, so that it is there afterwards, also when its id was stored before and that message removed since.
+
+        The next id follows from the one that is gone: whoever does this again finds what was stored by this one.
+        """
+        identity = record.message_id
+        while True:
+            receipt = await self.store(record, deadline=deadline)
+            if not receipt.duplicate or await self._is_kept(receipt):
+                return receipt
+            record = renamed(record, f"{identity}:after:{receipt.sequence}")
+
+    async def _is_kept(self, receipt: Receipt) -> bool:
+        stream, sequence = receipt.stream, receipt.sequence
+        try:
+            return await self._backend.get_message(stream, sequence=sequence, last_of=None, fresh=True) is not None
+        except PermissionDenied:
+            return False  # kept twice rather than not at all
 
     async def enqueue_atomic(self, entries: Sequence[Entry], timeout: float) -> list[Receipt]:
         """Store all or nothing."""

@@ -6,29 +6,30 @@ import asyncio
 from collections import deque
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.contracts.envelopes import Entry, Receipt, Record
 from broker.contracts.errors import (
     BrokerError,
-    ConnectionLost,
     EnqueueManyError,
     EnqueueUnknown,
     InvalidOption,
     NoResponders,
-    RequestTimeout,
 )
 from broker.keys import key_of
 from broker.storing import ATTEMPT, Storing
+from broker.tailback import Tailback, Waiting, not_heard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from broker.contracts.backend import StreamBackend
 
-_BURST: Final = 256
+_BURST: Final = 128
 _BURST_BYTES: Final = 256 << 10
-"""Records and bytes of body sent before we look up: at the clock, at congestion, and give the event loop its turn."""
+"""Records and bytes of body sent before we look up: at the clock, at congestion, and give the event loop its turn. The
+server works on these while we make the next; smaller ones are faster on an idle machine and slower on a busy one."""
 _REFILL: Final = 8
 """A full window waits until one part in so many of it is free: fewer wake-ups, and frames go out together."""
 
@@ -55,7 +56,11 @@ class Flight:
         self._answers: deque[asyncio.Future[Receipt]] = deque()
         self._receipts: list[Receipt | None] = []
         self._errors: dict[int, BrokerError] = {}
+        self._late: dict[int, Receipt] = {}
+        self._tailbacks: dict[str, Tailback] = {}
         self._patient: set[asyncio.Task[None]] = set()
+        self._aside = _refused(_Aside())
+        _heed(self._aside)
         self._resent: set[str] = set()
         self._lookups: dict[str, asyncio.Task[str | None]] = {}
 
@@ -63,10 +68,10 @@ class Flight:
         """Send each entry as soon as the window has room; returns when it is known what became of all of them."""
         remaining = iter(entries)
         while self._send(remaining):
-            if len(self._answers) + len(self._patient) >= self._window:
-                await self._land(self._refill)
-            else:
+            if self._room() > 0:
                 await asyncio.sleep(0)
+            while self._room() <= 0:
+                await self._land(self._refill)
             await self._writable()
         while self._answers:
             await self._land(1)
@@ -79,6 +84,8 @@ class Flight:
         Raises:
             EnqueueManyError: there is not one for each.
         """
+        for index, receipt in self._late.items():
+            self._receipts[index] = receipt
         if self._errors:
             stored = {index: receipt for index, receipt in enumerate(self._receipts) if receipt is not None}
             raise EnqueueManyError(stored, self._errors)
@@ -86,7 +93,7 @@ class Flight:
 
     async def abandon(self) -> None:
         """Forget what is in flight (the caller was cancelled or gave up)."""
-        for answer in self._answers:
+        for answer in chain(self._answers, *(each.answers() for each in self._tailbacks.values())):
             if not answer.cancel():
                 _heed(answer)
         self._answers.clear()
@@ -103,7 +110,7 @@ class Flight:
         records, answers = self._records.append, self._answers.append
         left = self._deadline - self._clock()
         attempt = min(ATTEMPT, left)
-        room = min(self._window - len(self._answers) - len(self._patient), _BURST)
+        room = min(self._room(), _BURST)
         size = _BURST_BYTES
         for entry in entries:
             try:
@@ -113,8 +120,12 @@ class Flight:
                 check_open()
                 if left <= 0:
                     raise _unsent(made)
-                answers(append(made, timeout=attempt))
-                records(made)
+                if self._tailbacks and self._held_back(made):
+                    answers(self._aside)
+                    records(None)
+                else:
+                    answers(append(made, timeout=attempt))
+                    records(made)
                 size -= len(made.data)
             except BrokerError as exc:
                 answers(_refused(exc))
@@ -139,8 +150,9 @@ class Flight:
         if not answers:
             await asyncio.wait(self._patient, return_when=asyncio.FIRST_COMPLETED)
             return
-        with suppress(BrokerError):  # told in its turn, below
-            await answers[min(count, len(answers)) - 1]
+        for place in (min(count, len(answers)) - 1, 0):
+            with suppress(BrokerError):  # told in its turn, below
+                await answers[place]
         while answers and answers[0].done():
             answer, record = answers.popleft(), records.popleft()
             try:
@@ -158,44 +170,98 @@ class Flight:
     async def _fail(self, record: Record | None, answer: asyncio.Future[Receipt], error: BrokerError) -> None:
         """The patient way decides: it retries the same id or finds the right error.
 
-        What nobody answered to is asked for beside the others: its stream may be missing, and theirs not. After a
-        break or a silence one goes ahead, and the others follow in their order when it has arrived.
+        After a break or a silence one goes ahead, and the others follow in their order when it has arrived. So it is
+        with what nobody answered to, but beside the rest and for each ordering key (or subject) on its own: their
+        stream may be missing or without a leader, and the others' not.
         """
         index = len(self._receipts)
         self._receipts.append(None)
+        if isinstance(error, _Aside):
+            return
         if record is None:
             self._errors[index] = error
         elif isinstance(error, NoResponders):
-            task = asyncio.get_running_loop().create_task(self._patiently(index, record, answer))
-            self._patient.add(task)
-            task.add_done_callback(self._patient.discard)
+            self._step_aside(index, record, answer)
         else:
             await self._patiently(index, record, answer)
-            if self._receipts[index] is not None:
+            if index in self._late:
                 self._follow()
 
+    def _step_aside(self, index: int, record: Record, answer: asyncio.Future[Receipt]) -> None:
+        """Make way for the others: what nobody answered to, and all that must not be stored before it."""
+        flying = list(zip(self._records, self._answers, strict=True))
+        stuck = {_line(each) for each, its in flying if each is not None and not_heard(its, NoResponders)}
+        for line in {_line(record), *stuck}:
+            self._tailbacks[line] = Tailback(self._patiently, self._follow_in, self._errors.__setitem__)
+        self._tailbacks[_line(record)].join(Waiting(index, record, answer))
+        self._records.clear()
+        self._answers.clear()
+        for place, (each, its) in enumerate(flying, index + 1):
+            tailback = None if each is None else self._tailbacks.get(_line(each))
+            if each is not None and tailback is not None:
+                tailback.join(Waiting(place, each, its))
+            self._records.append(each if tailback is None else None)
+            self._answers.append(its if tailback is None else self._aside)
+        for line in {_line(record), *stuck}:
+            task = asyncio.get_running_loop().create_task(self._clear(line))
+            self._patient.add(task)
+            task.add_done_callback(self._patient.discard)
+
+    async def _clear(self, line: str) -> None:
+        await self._tailbacks[line].clear()
+        del self._tailbacks[line]
+
+    def _held_back(self, record: Record) -> bool:
+        """Whether it has to wait: others of its key, before it, do."""
+        tailback = self._tailbacks.get(_line(record))
+        if tailback is None:
+            return False
+        tailback.join(Waiting(len(self._receipts) + len(self._answers), record, None))
+        return True
+
+    def _room(self) -> int:
+        """How many more may be taken."""
+        return self._window - len(self._answers) - sum(map(len, self._tailbacks.values()))
+
     def _follow(self) -> None:
-        """Send again what broke or was silent with the one that has arrived now, as much as goes in one burst."""
-        answers, left, size = list(self._answers), self._deadline - self._clock(), _BURST_BYTES
-        for index, (record, answer) in enumerate(zip(self._records, answers, strict=True)):
+        """Send again what was not heard of with the one that has arrived now."""
+        flying = list(zip(self._records, self._answers, strict=True))
+        lost = deque(
+            Waiting(place, each, its) for place, (each, its) in enumerate(flying) if each is not None and not_heard(its)
+        )
+        self._follow_in(lost)
+        resent = {each.index: each.answer for each in lost}
+        self._answers.clear()
+        self._answers.extend(resent.get(place) or its for place, (_, its) in enumerate(flying))
+
+    def _follow_in(self, waiting: deque[Waiting]) -> None:
+        """Send (again) what has no answer, in order, as much as goes in one burst."""
+        left, size = self._deadline - self._clock(), _BURST_BYTES
+        for each in waiting:
             if left <= 0 or size <= 0:
                 break
-            if record is not None and answer.done() and isinstance(answer.exception(), ConnectionLost | RequestTimeout):
-                answers[index] = self._backend.append(record, timeout=min(ATTEMPT, left))
-                self._resent.add(record.message_id)
+            if each.answer is not None:
+                if not not_heard(each.answer):
+                    continue
+                if not not_heard(each.answer, NoResponders):
+                    self._resent.add(each.record.message_id)
                 self._backend.stats.enqueue_retries += 1
-                size -= len(record.data)
-        self._answers.clear()
-        self._answers.extend(answers)
+            each.answer = self._backend.append(each.record, timeout=min(ATTEMPT, left))
+            size -= len(each.record.data)
 
-    async def _patiently(self, index: int, record: Record, answer: asyncio.Future[Receipt]) -> None:
+    async def _patiently(
+        self, index: int, record: Record, answer: asyncio.Future[Receipt] | None
+    ) -> BrokerError | None:
+        """See one through; the error it came to, when all that nobody answered to on its subject come to the same."""
         resent = record.message_id in self._resent
         self._resent.discard(record.message_id)
         storing = Storing(self._backend, record, self._deadline, self._find_stream, since=self._began, resent=resent)
         try:
-            self._receipts[index] = await storing.receipt(answer)
+            self._late[index] = await storing.receipt(answer)
         except BrokerError as exc:
             self._errors[index] = exc
+            return exc if storing.stranded and not isinstance(exc, EnqueueUnknown) else None
+        return None
 
     async def _find_stream(self, subject: str) -> str | None:
         """Asked once for all that wait for the same answer."""
@@ -210,6 +276,15 @@ class Flight:
     def _looked_up(self, subject: str, lookup: asyncio.Task[str | None]) -> None:
         del self._lookups[subject]
         _heed(lookup)
+
+
+class _Aside(BrokerError):
+    """Stands in the window for a record that has stepped aside."""
+
+
+def _line(record: Record) -> str:
+    """What keeps its order: the messages of one ordering key, or else of one subject."""
+    return record.ordering_key or record.subject
 
 
 def _heed(future: asyncio.Future[Any]) -> None:

@@ -89,13 +89,15 @@ class HoldingHands(Hands):
 
     def __init__(self, handler: Callable[..., Any], *, supply: Supply, options: ConsumeOptions, codec: Codec) -> None:
         super().__init__(handler, supply=supply, options=options, codec=codec)
-        self._held: dict[tuple[int, int], StreamMessage] = {}
+        self._held: set[StreamMessage] = set()
+        self._newest: dict[tuple[int, int], tuple[StreamMessage, float]] = {}
+        self._clock = asyncio.get_running_loop().time
         self._freed = asyncio.Event()
 
     @property
     def held(self) -> Collection[StreamMessage]:
         """See ``Hands``."""
-        return self._held.values()
+        return self._held
 
     async def until_room(self) -> None:
         """See ``Hands``."""
@@ -106,16 +108,23 @@ class HoldingHands(Hands):
         """A message to handle; ``None`` when its handler still runs.
 
         That one came again because we were stalled past the ack wait: one handler is enough, and settles the newest.
+        One that its handler gave back by itself and works on is another attempt, beside it as at any other worker.
         """
-        held = self._held.get((delivery.sequence, delivery.timestamp_ns))
-        if held is not None:
+        place = delivery.sequence, delivery.timestamp_ns
+        held, taken_at = self._newest.get(place, (None, 0.0))
+        if held is not None and not held.parted:
+            self._supply.came_again(taken_at)
             held.renew(delivery, self._supply.settler)
             return None
         message = StreamMessage(delivery, self._codec, self._backend, settler=self._supply.settler)
-        self._held[delivery.sequence, delivery.timestamp_ns] = message
+        self._newest[place] = message, self._clock()
+        self._held.add(message)
         self._backend.stats.redelivered += message.attempt > 1
         return message
 
     def _let_go(self, message: StreamMessage) -> None:
-        self._held.pop((message.sequence, message.delivery.timestamp_ns), None)
+        self._held.discard(message)
+        place = message.sequence, message.delivery.timestamp_ns
+        if self._newest.get(place, (None, 0.0))[0] is message:
+            del self._newest[place]
         self._freed.set()

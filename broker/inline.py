@@ -102,16 +102,6 @@ class InlineHands(Hands):
             await self._settle_failed(supply.settler, message, error)
         return error
 
-    def _attempt(self, message: StreamMessage) -> BaseException | None:
-        """The same attempt once more."""
-        try:
-            refuse_coroutine(call(self._handler, message, self._backend.around))
-        except EXITS:
-            raise
-        except BaseException as exc:  # noqa: BLE001 - it becomes the message's outcome
-            return exc
-        return None
-
     async def _sit_out(
         self, recess: Recess, message: StreamMessage, error: BaseException | None, rest: Sequence[Delivery]
     ) -> BaseException | None:
@@ -125,7 +115,7 @@ class InlineHands(Hands):
             if supply.stopping:
                 await supply.leave(message)
                 return None
-            error = self._attempt(message)
+            error = self._call(message, 1)  # the same attempt once more: counted and allowed before
             if by_themselves:
                 own = await forgiven()
                 error = error or own

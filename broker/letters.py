@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.contracts.envelopes import Delivery, Record, StoredMessage
+from broker.contracts.errors import InvalidKey
 from broker.contracts.headers import KEY, ORDERING_KEY, Headers
+from broker.contracts.lanes import key_of_token
 from broker.contracts.subjects import MAX_SUBJECT_BYTES
 from broker.handling import one_line, text_of
+from broker.keys import check_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +32,7 @@ _FIRST: Final = "Gamebroker-Dead-First-Seen"
 _LAST: Final = "Gamebroker-Dead-Last-Seen"
 _OMITTED: Final = "Gamebroker-Dead-Body"
 _LANE_KEY: Final = "Gamebroker-Dead-Lane-Key"
+_STREAM_MADE: Final = "Gamebroker-Dead-Stream-Made"
 _LONGEST_TEXT: Final = 512
 _NS_PER_SECOND: Final = 1_000_000_000
 
@@ -41,17 +45,21 @@ class DeadLetter:
         sequence: its number among the dead letters: what ``get``, ``replay`` and ``discard`` go by.
         stream: where it came from, with ``consumer``, ``subject`` and ``stream_sequence``.
         attempts: how often it was handed out.
-        reason: ``"max_deliver"``, or what ``term`` was told.
+        reason: ``"max_deliver"``, or what ``term`` was told; ``"max_deliver (server)"`` when the server itself gave up
+            and a sweep found it.
         error: text of the last error (512 bytes at most), ``""`` when there was none.
         error_type: its class.
         first_seen: when the original was stored.
         last_seen: when it gave up.
         idempotency_key: the sender's own key, kept through replay.
         ordering_key: likewise.
-        complete: ``False`` for a message so near the server's size limit that only a reference to it could be kept;
-            body and headers are then read from ``stream`` at ``stream_sequence`` on replay.
+        complete: ``False`` when only a reference could be kept, for a message so near the server's size limit, or one
+            that came without its body and was removed meanwhile; it is then read from ``stream`` at
+            ``stream_sequence`` on replay.
         lane_key: of an ordered consumer's letter: what its key is stored by. Later messages of that key wait until the
             letter is replayed or discarded.
+        stream_made: of such a letter: when its stream was made, microseconds since the epoch. In a later stream of that
+            name nothing waits for it.
     """
 
     sequence: int
@@ -71,6 +79,26 @@ class DeadLetter:
     ordering_key: str | None = None
     complete: bool = True
     lane_key: str | None = None
+    stream_made: int = 0
+
+
+class FromLane(NamedTuple):
+    """What the dead letter of an ordered consumer says besides.
+
+    Attributes:
+        key: later messages of that key wait for what becomes of it.
+        stream_made: see ``DeadLetter``.
+        turn: tells apart that the same message gave up, was replayed and gave up again.
+    """
+
+    key: str
+    stream_made: int
+    turn: int = 0
+
+
+def moment_of(timestamp_ns: int) -> datetime:
+    """A time as letters tell it."""
+    return datetime.fromtimestamp(timestamp_ns / _NS_PER_SECOND, UTC)
 
 
 def subject_of(stream: str, consumer: str) -> str:
@@ -87,13 +115,16 @@ def record_of(
     error: BaseException | None,
     *,
     complete: bool,
-    lane_key: str | None = None,
-    turn: int = 0,
+    lane: FromLane | None = None,
+    last_seen: datetime | None = None,
 ) -> Record:
-    """The dead letter of a delivery, whole or as a reference to the original."""
+    """The dead letter of a delivery, whole or (its body left out) as a reference to the original."""
     kept: list[tuple[str, str]] = []
-    if complete and delivery.headers is not None:
+    if delivery.headers is not None:
         kept = [pair for pair in delivery.headers.pairs if _survives(pair[0])]
+    key = _ordering_key(delivery)
+    if key is not None and not any(name == ORDERING_KEY for name, _ in kept):
+        kept.append((ORDERING_KEY, key))
     told = [
         (_SUBJECT, delivery.subject),
         (_STREAM, delivery.stream),
@@ -103,17 +134,17 @@ def record_of(
         (_REASON, _one_line(reason)),
         (_ERROR, _one_line(text_of(error)) if error else ""),
         (_ERROR_TYPE, type(error).__name__ if error else ""),
-        (_FIRST, datetime.fromtimestamp(delivery.timestamp_ns / _NS_PER_SECOND, UTC).isoformat()),
-        (_LAST, datetime.now(UTC).isoformat()),
+        (_FIRST, moment_of(delivery.timestamp_ns).isoformat()),
+        (_LAST, (last_seen or datetime.now(UTC)).isoformat()),
     ]
     if not complete:
         told.append((_OMITTED, "omitted"))
-    if lane_key is not None:
-        told.append((_LANE_KEY, lane_key))
+    if lane is not None:
+        told += [(_LANE_KEY, lane.key), (_STREAM_MADE, str(lane.stream_made))]
     # The store time tells apart a stream that was deleted and made again under the same name.
     identity = f"dead:{delivery.stream}:{delivery.consumer}:{delivery.sequence}:{delivery.timestamp_ns}"
-    if turn:
-        identity = f"{identity}:{turn}"
+    if lane is not None and lane.turn:
+        identity = f"{identity}:{lane.turn}"
     data = delivery.data if complete else b""
     return Record(subject_of(delivery.stream, delivery.consumer), data, Headers([*kept, *told]), identity)
 
@@ -121,7 +152,7 @@ def record_of(
 def letter_of(stored: StoredMessage | Delivery) -> DeadLetter:
     """The dead letter in a stored message; what somebody else wrote there is shown as far as it makes sense."""
     headers = stored.headers or Headers()
-    stored_at = datetime.fromtimestamp(stored.timestamp_ns / _NS_PER_SECOND, UTC)
+    stored_at = moment_of(stored.timestamp_ns)
     return DeadLetter(
         sequence=stored.sequence,
         stream=headers.get(_STREAM, ""),
@@ -140,6 +171,7 @@ def letter_of(stored: StoredMessage | Delivery) -> DeadLetter:
         ordering_key=headers.get(ORDERING_KEY),
         complete=_OMITTED not in headers,
         lane_key=headers.get(_LANE_KEY),
+        stream_made=_number(headers.get(_STREAM_MADE)),
     )
 
 
@@ -160,6 +192,16 @@ def _own(letter: DeadLetter) -> Iterator[tuple[str, str]]:
         yield KEY, letter.idempotency_key
     if letter.ordering_key is not None:
         yield ORDERING_KEY, letter.ordering_key
+
+
+def _ordering_key(delivery: Delivery) -> str | None:
+    """The message's key, from its lane when its sender is another client and wrote no header of ours."""
+    told = delivery.headers.get(ORDERING_KEY) if delivery.headers is not None else None
+    key = key_of_token(delivery.lane_key) if told is None and delivery.lane_key is not None else told
+    try:
+        return None if key is None else check_key(key, "ordering_key")
+    except InvalidKey:  # nothing that we could write down
+        return None
 
 
 def _survives(name: str) -> bool:

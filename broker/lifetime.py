@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Final
 
-from broker.contracts.errors import BrokerClosed, BrokerError, Unsupported
+from broker.contracts.errors import BrokerClosed, BrokerError
 from broker.contracts.status import Status
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("broker")
 
-_LAST_FLUSH: Final = 2.0
-"""Seconds that closing waits for what was sent to reach the server."""
+_LAST_FLUSH: Final = (0.1, 2.0)
+"""Seconds that closing waits for what was sent to reach the server: at least, also when a drain has used up its time,
+and at most."""
 
 
 class Lifetime:
@@ -27,9 +29,9 @@ class Lifetime:
         self._backend = backend
         self._roster = roster
         self._draining = False
-        self._drained: asyncio.Future[None] | None = None
+        self._finishing = 0
         self._closing: asyncio.Task[None] | None = None
-        self._loop = asyncio.get_running_loop()
+        backend.board.live_in(asyncio.get_running_loop())
 
     @property
     def status(self) -> Status:
@@ -49,17 +51,8 @@ class Lifetime:
             raise BrokerClosed
 
     def check_loop(self) -> None:
-        """Refuse another loop: the connection lives in one, and a future awaited in another never comes.
-
-        Raises:
-            Unsupported: this is not the loop it began in, or a thread without one.
-        """
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if running is not self._loop:
-            raise Unsupported("this broker was connected in another event loop; connect one in the loop that uses it")
+        """See ``StatusBoard``."""
+        self._backend.board.check_loop()
 
     async def admit(self, newcomer: Drainable) -> None:
         """Let it work until the end; one that was still opening when the end began is brought to its own.
@@ -76,22 +69,23 @@ class Lifetime:
 
     async def drain(self, timeout: float) -> None:
         """As ``Broker.drain`` promises it."""
-        if self._drained is not None:
-            await asyncio.wait({self._drained}, timeout=timeout)
-        if self._draining or self.status in {Status.CLOSED, Status.UNAUTHORIZED}:
-            await self.aclose()
-            return
-        self._draining = True
-        self._drained = asyncio.get_running_loop().create_future()
-        self._backend.board.announce(Status.DRAINING)
+        self.check_loop()
+        if not self._finishing:
+            if self._draining or self.status in {Status.CLOSED, Status.UNAUTHORIZED}:
+                await self.aclose()
+                return
+            self._draining = True
+            self._backend.board.announce(Status.DRAINING)
+        deadline = asyncio.get_running_loop().time() + timeout
+        self._finishing += 1  # who comes while others wait joins them, so that none waits for another
         try:
             async with asyncio.timeout(timeout):
                 await self._roster.finish(timeout)
         except TimeoutError:
             log.warning("drain: not finished after %g s; cancelling what still runs", timeout)
         finally:
-            self._drained.set_result(None)
-            await self.aclose()
+            self._finishing -= 1
+            await self._end_by(deadline)
 
     async def aclose(self) -> None:
         """As ``Broker.aclose`` promises it.
@@ -99,17 +93,23 @@ class Lifetime:
         Closed once, for everybody who asks: whoever is cancelled while waiting for it is let go at once, and the
         closing goes on to its end by itself.
         """
+        self.check_loop()
+        await self._end_by(inf)
+
+    async def _end_by(self, deadline: float) -> None:
         self._draining = True
         if self._closing is None or self._closing.cancelled():
-            closing = self._close(asyncio.current_task())
+            closing = self._close(asyncio.current_task(), deadline)
             self._closing = asyncio.get_running_loop().create_task(closing, name="close broker")
         await asyncio.shield(self._closing)
 
-    async def _close(self, caller: asyncio.Task[object] | None) -> None:
+    async def _close(self, caller: asyncio.Task[object] | None, deadline: float) -> None:
         try:
             await self._roster.abandon(caller)
             if self._backend.board.status is Status.CONNECTED:
+                shortest, longest = _LAST_FLUSH
+                left = max(shortest, deadline - asyncio.get_running_loop().time())
                 with suppress(BrokerError):
-                    await self._backend.flush(timeout=_LAST_FLUSH)
+                    await self._backend.flush(timeout=min(left, longest))
         finally:
             await self._backend.close()

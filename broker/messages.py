@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast, final
 from msgspec import Struct
 
 from broker.codecs.json_codec import JsonCodec
+from broker.contracts.checks import check_text
 from broker.contracts.errors import AlreadySettled, InvalidSubject, PayloadTooLarge
 from broker.contracts.headers import KEY, NO_HEADERS, ORDERING_KEY, Headers, HeadersLike
 from broker.contracts.lanes import key_of_token
@@ -137,10 +138,14 @@ class StreamMessage(Message, eq=False, kw_only=True):
 
     Inside ``consume`` a handler that returns settles it as done and one that raises gives it back, so most handlers
     call none of these.
+
+    Attributes:
+        parted: whether the handler settled it and the word is out: what comes of it now is another delivery.
     """
 
     settler: Settler
     _outcome: str | None = None
+    parted: bool = False
 
     @property
     def delivery(self) -> Delivery:
@@ -229,7 +234,9 @@ class StreamMessage(Message, eq=False, kw_only=True):
 
         Raises:
             AlreadySettled: it was settled before.
+            InvalidOption: a reason that is no text.
         """
+        check_text("reason", reason)
         await self._settle("term", lambda: self.settler.term(self.delivery, reason=reason))
 
     async def in_progress(self) -> None:
@@ -263,6 +270,7 @@ class StreamMessage(Message, eq=False, kw_only=True):
         except BaseException:
             self._outcome = None
             raise
+        self.parted = True
 
     def _twice(self, outcome: str) -> AlreadySettled:
         return AlreadySettled(

@@ -67,6 +67,7 @@ class Puller:
             ConsumerGone: the consumer was deleted.
             InvalidOption: a limit below 1.
         """
+        self._backend.board.check_loop()
         in_range("limit", limit, 1, whole=True)
         in_range("timeout", timeout, 0)
         loop = asyncio.get_running_loop()
@@ -149,6 +150,7 @@ class Puller:
         return self
 
     async def __anext__(self) -> StreamMessage:
+        self._backend.board.check_loop()
         if not self._kept:
             self._fit_ahead()
         while not self._kept:

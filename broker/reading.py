@@ -8,8 +8,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self
 
+from broker.contracts.checks import check_moment
 from broker.contracts.errors import ApiError, ConnectionLost, ConsumerNotFound, RequestTimeout, Unsupported
-from broker.contracts.options import ConsumerOptions, check_start, check_time, in_range
+from broker.contracts.options import ConsumerOptions, check_start, in_range
 from broker.contracts.status import Status
 from broker.messages import Settler, StreamMessage
 
@@ -41,7 +42,7 @@ def _check_until(until: object) -> None:
     if isinstance(until, int):
         in_range("until", until, 0, whole=True)
     else:
-        check_time("until", until, '"end", a sequence or a datetime')
+        check_moment("until", until, '"end", a sequence or a datetime')
 
 
 class NothingToSettle(Settler):
@@ -119,12 +120,22 @@ class Reader:
             await self._source.close()
 
     async def _open(self, options: ConsumerOptions) -> None:
-        source = self._source = await self._backend.open_consumer(options)
+        try:
+            source = self._source = await self._backend.open_consumer(options)
+        except ApiError as exc:
+            if await self._is_work_queue(options):
+                told = "a work queue cannot be read beside its workers; use pull, or streams.get_many"
+                raise Unsupported(told, subject=options.filters[0], stream=options.stream) from exc
+            raise
         if self._observe is not None:
             source.watch(self._observe)
         if self._until is not None:
             info = await self._backend.consumer_info(source.stream, source.consumer)
             self._floor = info.delivered_sequence
+
+    async def _is_work_queue(self, options: ConsumerOptions) -> bool:
+        stream = options.stream or await self._backend.find_stream(options.filters[0])
+        return stream is not None and (await self._backend.stream_info(stream)).config.retention == "workqueue"
 
     async def _pinned(self, options: ConsumerOptions) -> ConsumerOptions:
         """The same start as a sequence where the word means another message a moment later: a restart needs it."""
@@ -147,6 +158,7 @@ class Reader:
         return self
 
     async def __anext__(self) -> StreamMessage:
+        self._backend.board.check_loop()
         return StreamMessage(await self._next(), self._codec, self._backend, settler=NOT_ON_LOAN)
 
     async def take(self, limit: int) -> list[Delivery]:

@@ -10,6 +10,7 @@ from broker.contracts.errors import BrokerError, EncodeError, NoResponders, Payl
 from broker.contracts.headers import ERROR, SERVICE_ERROR, SERVICE_ERROR_CODE, Headers, error_kind
 from broker.handling import EXITS, STOPS, HandlerTask, call, one_line, refuse_coroutine, report, run, text_of
 from broker.messages import encode_body
+from broker.slots import ended, finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,8 +27,6 @@ _FAILED: Final = "500"
 """The number other clients' services know for an exception."""
 _LONGEST_TEXT: Final = 1024
 """Bytes of what an exception says."""
-_LAST_WORDS: Final = 1.0
-"""Seconds a cancelled responder has to clean up before it is left behind."""
 
 
 def checked_reply(envelope: E, subject: str) -> E:
@@ -74,6 +73,7 @@ class Responder:
         self._codec = codec
         self._backend = backend
         self._running: set[asyncio.Task[None]] = set()
+        self._askers: set[asyncio.Task[Any] | None] = set()
         self.subscription: Subscription | None = None
 
     @property
@@ -101,17 +101,14 @@ class Responder:
             self._reply(message, result)
 
     async def finish(self, caller: asyncio.Task[Any] | None) -> None:
-        """Wait for the requests that are being answered, but by ``caller``, who is waiting for this."""
-        while others := self._running - {caller}:
-            await asyncio.wait(others)
+        """Wait for the requests that are being answered, but by ``caller`` and whoever else waits for this."""
+        self._askers.add(caller)
+        await ended(self._running, None, self._askers)
 
     async def cancel(self, caller: asyncio.Task[Any] | None) -> None:
-        """Abandon the requests that are being answered, but by ``caller``, in bounded time."""
-        others = self._running - {caller}
-        for task in others:
-            task.cancel()
-        if others:
-            await asyncio.wait(others, timeout=_LAST_WORDS)
+        """Abandon the requests that are being answered, but by those who wait for this, in bounded time."""
+        self._askers.add(caller)
+        await finish(self._running, 0, self._askers)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

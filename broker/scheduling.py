@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from broker.contracts.checks import check_moment
 from broker.contracts.envelopes import Entry, scheduling
 from broker.contracts.errors import EnqueueUnknown, FeatureDisabled, InvalidOption, NoStream
 from broker.contracts.options import in_range
@@ -113,11 +114,8 @@ def _check_every(every: float) -> None:
         raise InvalidOption(f"every={every!r}: must be whole milliseconds", option="every")
 
 
-def _nanoseconds(at: Any) -> int:
-    if not isinstance(at, datetime):
-        raise InvalidOption(f"at={at!r}: must be a datetime", option="at")
-    if at.tzinfo is None:
-        raise InvalidOption(f"at={at!r}: the time needs a time zone", option="at")
+def _nanoseconds(at: datetime) -> int:
+    check_moment("at", at, since=_EPOCH.year)
     since = at - _EPOCH
     return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * _MICROSECOND
 

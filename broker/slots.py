@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.handling import HandlerTask
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 LAST_WORDS: Final = 1.0
 """Seconds a cancelled handler has to clean up before it is left behind."""
+_LOOK: Final = 0.05
+"""Seconds between two looks at who has come to wait for the same end."""
 _BRISK: Final = 0.002
 """Seconds a handler may take on average for anything to be fetched ahead of free slots."""
 _AHEAD: Final = 0.010
@@ -28,13 +31,23 @@ _MEMORY: Final = 0.8
 
 async def finish(tasks: set[asyncio.Task[None]], timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
     """Let tasks come to an end, but ``this``; cancel those that have not after ``timeout`` seconds."""
-    if (waited := tasks - this) and timeout > 0:
-        await asyncio.wait(waited, timeout=timeout)
+    await ended(tasks, timeout, this)
     rest = tasks - this
     for task in rest:
         task.cancel()
     if rest:
         await asyncio.wait(rest, timeout=LAST_WORDS)
+
+
+async def ended(tasks: set[asyncio.Task[None]], timeout: float | None, this: set[asyncio.Task[Any] | None]) -> None:
+    """Wait for tasks, but ``this``, at most ``timeout`` seconds; both may change meanwhile.
+
+    ``this`` are those who wait for the same end: one that comes to be among them is not waited for any more.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = inf if timeout is None else clock() + timeout
+    while (waited := {task for task in tasks - this if not task.done()}) and (left := deadline - clock()) > 0:
+        await asyncio.wait(waited, timeout=min(left, _LOOK))
 
 
 class Slots:

@@ -46,6 +46,9 @@ class Attempts(ABC):
         subject: what it is stored under, for asking whether a stream captures it.
         deadline: by the event loop's clock.
         find_stream: which stream captures a subject, when many ask at once; the backend by default.
+
+    Attributes:
+        stranded: it ended because nobody answers on its subject, and would so for every other record there.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Attempts(ABC):
         self._broke = False
         self._believe_at: float | None = None
         self._home: str | None = None
+        self.stranded = False
 
     @abstractmethod
     def _unknown(self) -> EnqueueUnknown:
@@ -75,8 +79,9 @@ class Attempts(ABC):
 
         Raises:
             EnqueueUnknown: none, or the broker was closed after an attempt that may have arrived.
-            BrokerClosed, Unauthorized: before anything was sent.
+            BrokerClosed, Unauthorized, Unsupported (another event loop): before anything was sent.
         """
+        self._backend.board.check_loop()
         left = self._deadline - self._clock()
         if left <= 0:
             raise self._unknown() from last
@@ -98,7 +103,9 @@ class Attempts(ABC):
         """Return when the same id may be sent again; raise what the attempt comes to otherwise."""
         if isinstance(error, NoResponders):
             self._believe_at = self._believe_at or self._clock() + _UNSURE
+            self.stranded = True
             await self._refuse_uncaptured(self._believe_at)
+            self.stranded = False
         elif isinstance(error, ConnectionLost):
             self._may_be_stored = self._broke = True
             await self._reconnected()

@@ -33,7 +33,7 @@ class StreamBroker(StreamConsumer, Publishing):
     Attributes:
         streams: create, change, look at, read and purge streams.
         consumers: create, change, look at, pause, set back and delete consumers.
-        dead_letters: what gave up: list, replay, discard.
+        dead_letters: what gave up: list, replay, discard, sweep.
         buckets: look at, list and delete buckets of keys.
     """
 
@@ -44,9 +44,9 @@ class StreamBroker(StreamConsumer, Publishing):
         codec: Codec | None = None,
         id_secret: str | bytes | None = None,
     ) -> None:
-        super().__init__(backend, codec=codec)
-        if not hasattr(backend, "append"):
+        if not isinstance(backend, str) and not hasattr(backend, "append"):
             raise Unsupported("this backend has no streams; use Broker")
+        super().__init__(backend, codec=codec)
         self._streams = cast("StreamBackend", backend)
         secret = b"" if id_secret is None else derived_secret(id_secret)
         self._enqueuer = Enqueuer(self._streams, self._codec, secret)

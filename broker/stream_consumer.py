@@ -8,6 +8,7 @@ from broker.broker import Broker
 from broker.consumer_builder import (
     Subjects,
     Working,
+    check_group_name,
     how_to_work,
     in_order,
     patterns,
@@ -16,6 +17,7 @@ from broker.consumer_builder import (
     worker,
 )
 from broker.consuming import Consumption
+from broker.contracts.checks import check_kind
 from broker.contracts.claims import claim_of
 from broker.contracts.errors import NoStream
 from broker.contracts.options import ConsumeOptions, ConsumerOptions, Ensure, Replay, Start, in_range
@@ -86,7 +88,8 @@ class StreamConsumer(Broker):
             durable: the stored position. Either alone is enough; with neither, an unnamed position is forgotten
                 after the worker is gone.
             max_ack_pending: unsettled messages in the whole group at most.
-            ack_wait: seconds until an unsettled message is handed out again; extended while a handler runs.
+            ack_wait: seconds until an unsettled message is handed out again; extended while a handler runs. With
+                ``ensure="bind"`` the consumer's own: extended too late, a message runs twice.
             concurrency: ``async def`` handlers at once in this process.
             max_deliver: attempts before a message is dead-lettered.
             backoff: seconds before each further attempt; the last one repeats.
@@ -125,11 +128,13 @@ class StreamConsumer(Broker):
             ConfigDrift: the consumer exists with other settings; it names each field.
             FeatureDisabled: ``reschedule_after``, and ``GAMEBROKER_LATER`` was declared without schedules.
             ConsumerNotFound: bind only, and it does not exist.
-            InvalidSubject, InvalidOption: at once; also ``ordered`` without a name, or on a stream without lanes.
+            InvalidSubject, InvalidOption: at once; also ``ordered`` without a name, with one over 240 bytes, or on a
+                stream without lanes.
             ConnectionLost, BrokerClosed, PermissionDenied, ApiError.
         """
         self._lifetime.check_open()
         check_handler(handler)
+        check_kind("ordered", ordered, bool, "True or False", shown=True)
         options = how_to_work(
             max_ack_pending,
             concurrency=concurrency,
@@ -192,7 +197,7 @@ class StreamConsumer(Broker):
             handler: see ``consume``.
             queue: the workers who share it; each message goes to one of them, busy or not.
             durable: the stored position; without ``queue`` one worker at a time may listen to it.
-            flow_control: the server goes on when we say how far we are; a group has none.
+            flow_control: the server goes on when we say how far we are; a group has none. ``ordered`` needs it.
             idle_heartbeat: seconds between the server's signs of life; a group gets none and is looked after instead.
             ordered: one at a time, in order and without gaps, and nothing is settled: a gap is mended by starting again
                 after the last message, a handler that fails is reported and the next message follows. For unnamed
@@ -213,6 +218,7 @@ class StreamConsumer(Broker):
         """
         self._lifetime.check_open()
         check_handler(handler)
+        check_kind("ordered", ordered, bool, "True or False", shown=True)
         options = in_order(queue or durable, **working) if ordered else how_to_work(max_ack_pending, **working)
         consumer = push_consumer(
             subject,
@@ -266,6 +272,7 @@ class StreamConsumer(Broker):
         self, handler: Callable[..., Any], consumer: ConsumerOptions, options: ConsumeOptions
     ) -> Consumption:
         """The same, with every ordering key in its order."""
+        check_group_name(consumer.durable)
         consumption = OrderedConsumption(
             handler,
             consumer=consumer,
@@ -377,6 +384,7 @@ class StreamConsumer(Broker):
         Raises:
             InvalidSubject, InvalidOption: at once.
             NoStream: on entering, when no stream captures the subject.
+            Unsupported: on entering, when the stream is a work queue: what its workers take cannot be read beside them.
         """
         options = ConsumerOptions(filters=patterns(subject), stream=stream, acks=False, start=start, replay=speed)
         return Reader(options, until, backend=self._streams, codec=self._codec)

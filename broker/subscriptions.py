@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from broker.contracts.options import Overflow, in_range, one_of
 from broker.contracts.status import Status
 from broker.handling import EXITS, STOPS, HandlerTask, call, is_async, refuse_coroutine, report, run
 from broker.messages import Message
+from broker.slots import ended, finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,10 +117,6 @@ def make_backlog(overflow: Overflow, limit: int, stats: Stats) -> QueueBacklog |
     return QueueBacklog(limit, stats, keep_newest=overflow == "drop_oldest")
 
 
-_LAST_WORDS: Final = 1.0
-"""Seconds a cancelled handler has to clean up before it is left behind."""
-
-
 def _nothing() -> None:
     """Nothing to stop yet."""
 
@@ -156,6 +153,7 @@ class Subscription:
         self._arrived = asyncio.Event()
         self._ended = False
         self._pump: asyncio.Task[None] | None = None
+        self._askers: set[asyncio.Task[Any] | None] = set()
         self._pump_due = False
         self._unwatch: Callable[[], None] = _nothing
         self._inline = handler is not None and not is_async(handler)
@@ -194,6 +192,7 @@ class Subscription:
 
         ``caller`` is a handler that waits for this, so it is not waited for.
         """
+        self._backend.board.check_loop()
         await self._stop_interest()
         self._backlog.clear()
         self._end()
@@ -207,6 +206,7 @@ class Subscription:
 
         ``caller`` is a handler that waits for this, so it is not waited for.
         """
+        self._backend.board.check_loop()
         await self._stop_interest()
         self._end()
         if self._pump is None:
@@ -287,11 +287,9 @@ class Subscription:
 
     async def _stop_pump(self, caller: asyncio.Task[Any] | None, *, cancel: bool) -> None:
         pump = self._pump
-        if pump is None or pump in {caller, asyncio.current_task()}:
-            return
-        if cancel:
-            pump.cancel()
-        await asyncio.wait([pump], timeout=_LAST_WORDS if cancel else None)
+        if pump is not None and pump is not asyncio.current_task():
+            self._askers.add(caller)
+            await (finish({pump}, 0, self._askers) if cancel else ended({pump}, None, self._askers))
 
     def __aiter__(self) -> Self:
         if self._handler is not None:
@@ -299,6 +297,7 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Message:
+        self._backend.board.check_loop()
         if await self._wait():
             return Message(self._backlog.pop(), self._codec, self._backend)
         raise StopAsyncIteration

@@ -35,6 +35,10 @@ REOPEN_PAUSE: Final = (0.1, 2.0)
 """Seconds between attempts to open again: the first, and the longest."""
 
 
+_SHORTEST: Final = 0.2
+"""Seconds between two extensions at least, whatever a consumer seems to want."""
+
+
 class Supply:
     """A consumer's source and who settles what came from it.
 
@@ -66,6 +70,10 @@ class Supply:
         self.stopping = False
         pauses = "pause" in options.on_error.values()
         self.recess = Recess(options, announcer, self.waits) if pauses else None
+        self._extend_every = consumer.ack_wait / 3
+        self._extended_at = 0.0
+        self._sooner = asyncio.Event()
+        self._stays = consumer.unnamed and consumer.acks
         self._letters = letters
         self._settler_for = settler_for or (lambda each: ConsumeSettler(each, backend.stats, options, letters))
         self._open_consumer = open_consumer or backend.open_consumer
@@ -105,6 +113,47 @@ class Supply:
             )
         if await self._open_in_time(again) and error is not None:
             self._announcer.tell(ConsumerEventKind.CONSUMER_RECREATED, f"from sequence {resume}" if resume else "")
+
+    async def pause(self) -> None:
+        """Ask for nothing meanwhile; what was not fetched is for the others.
+
+        One of our own would be removed with its source, and with it its position and, where the stream keeps only what
+        somebody is interested in, what is stored meanwhile. It stays, and has no others.
+        """
+        await (self.source.rest() if self._stays else self.source.close())
+
+    async def resume(self) -> None:
+        """Go on after ``pause``."""
+        if not self._stays:
+            await self.reopen(None)
+
+    async def until_extending(self) -> None:
+        """Wait until it is time to extend what is in hand."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._extend_every):
+                await self._sooner.wait()
+        self._sooner.clear()
+        self._extended_at = asyncio.get_running_loop().time()
+
+    def came_again(self, taken_at: float) -> None:
+        """What was taken then, and is in hand, was handed out again: its ack wait is over by now.
+
+        A consumer that is only bound to does not tell how long it is. Shorter than we were told, it is extended sooner.
+        """
+        after = asyncio.get_running_loop().time() - max(taken_at, self._extended_at)
+        every = max(after / 2, _SHORTEST)
+        if self.consumer.ensure != "bind" or after >= self.consumer.ack_wait or every >= self._extend_every:
+            return
+        log.warning(
+            "%s handed a message out again after %.3g s: its ack wait is shorter than ack_wait=%g says; extending every"
+            " %.3g s",
+            self.source.consumer,
+            after,
+            self.consumer.ack_wait,
+            every,
+        )
+        self._extend_every = every
+        self._sooner.set()
 
     def stop(self) -> None:
         """No more is asked for; whoever waits stops waiting."""

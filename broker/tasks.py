@@ -61,7 +61,8 @@ class TaskHands(HoldingHands):
             await run(self._handler, message, self._backend.around)
             if message.mark_settled("ack"):
                 self._backend.stats.acked += 1
-                await settler.source.ack((message.delivery,))
+                with suppress(BrokerError):  # unsettled means redelivered; the handler has not failed
+                    await settler.source.ack((message.delivery,))
         except asyncio.CancelledError:
             with suppress(BrokerError):
                 await settler.give_back(message)

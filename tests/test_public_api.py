@@ -91,7 +91,7 @@ ATTRIBUTES = {
     "StreamAdmin": ["create", "update", "ensure", "info", "list", "names", "purge", "delete", "get_message", "get_last",
                     "delete_message"],
     "ConsumerAdmin": ["info", "list", "names", "delete"],
-    "DeadLetters": ["list", "replay"],
+    "DeadLetters": ["list", "replay", "sweep"],
     "KeyValue": ["keys", "watch"],
     "KeyEntry": ["key", "value", "revision", "operation", "created", "json", "decode"],
     "Watch": ["ready", "__aiter__", "__anext__"],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from broker import BrokerError, ConnectError, StreamBroker, StreamOptions, __version__
+from broker import BrokerError, ConnectError, ConnectionLost, NoResponders, StreamBroker, StreamOptions, __version__
 from broker.cli import doctor
 from broker.cli.connection import add_connection_options, connection
 
@@ -119,6 +120,21 @@ async def _discard_dead(sb: StreamBroker, options: argparse.Namespace) -> None:
     say("discarded" if gone else "not there")
 
 
+async def _sweep_dead(sb: StreamBroker, options: argparse.Namespace) -> None:
+    while True:
+        try:
+            swept = await sb.dead_letters.sweep(options.stream, options.consumer)
+        except (ConnectionLost, NoResponders, TimeoutError) as error:
+            if options.every is None:
+                raise
+            say(f"gamebroker: {error}", to=sys.stderr)
+        else:
+            say(f"written={swept.written} gone={swept.gone} undecided={swept.undecided} unknown={swept.unknown}")
+        if options.every is None:
+            return
+        await asyncio.sleep(options.every)
+
+
 def _told(letter: DeadLetter) -> str:
     error = f" {letter.error_type}: {letter.error}" if letter.error_type else ""
     return (
@@ -166,7 +182,17 @@ def _parser() -> argparse.ArgumentParser:
     discard = verb("discard", _discard_dead, "remove one dead letter for good")
     discard.add_argument("sequence", type=int)
     discard.add_argument("reason")
+    sweep = verb("sweep", _sweep_dead, "write dead letters for what the server itself gave up on", "stream")
+    sweep.add_argument("consumer", nargs="?", help="this one only")
+    sweep.add_argument("--every", type=_seconds, help="again and again, so many seconds apart")
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise ValueError(text)
+    return seconds
 
 
 if __name__ == "__main__":

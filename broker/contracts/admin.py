@@ -93,6 +93,8 @@ class ConsumerInfo:
         ack_floor: every stream sequence up to here is settled.
         paused_until: until when it hands out nothing; ``None`` when it is not paused.
         pinned: priority group -> the id of the worker that has it alone (``pinned_client``).
+        max_deliver: how often the server hands a message out before it gives up on it by itself; ``None``, as ours
+            are: without end.
     """
 
     stream: str
@@ -107,3 +109,4 @@ class ConsumerInfo:
     created: datetime | None = None
     paused_until: datetime | None = None
     pinned: Mapping[str, str] = field(default_factory=dict)
+    max_deliver: int | None = None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.envelopes import Delivery, Envelope, Receipt, Record, StoredMessage
     from broker.contracts.events import Observe
+    from broker.contracts.exhausted import Exhausted
     from broker.contracts.headers import Headers
     from broker.contracts.options import ConsumerOptions, StreamOptions
     from broker.contracts.status import Stats, StatusBoard
@@ -204,6 +205,10 @@ class DeliverySource(Protocol):
         """Tell it what happens to the consumer beyond what ``fetch`` raises; one that has nothing to tell need not."""
         del observe
 
+    async def rest(self) -> None:
+        """Keep the consumer, but ask for nothing until the next ``fetch``; asked only where it has no name."""
+        await self.close()
+
     @abstractmethod
     async def close(self) -> None:
         """Give back what was not fetched and stop asking; what was fetched can still be settled afterwards.
@@ -218,6 +223,9 @@ class StreamBackend(CoreBackend, Protocol):
     Every call may raise ``ConnectionLost``, ``BrokerClosed``, ``Unauthorized``, ``PermissionDenied``,
     ``RequestTimeout`` and ``ApiError``; each docstring names only what is particular.
     """
+
+    exhausted: Exhausted | None = None
+    """What its consumers give up on by themselves; ``None`` where none ever does."""
 
     @abstractmethod
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final, cast
 
 from broker.contracts.errors import InvalidOption
 
@@ -19,7 +20,7 @@ MAX_METADATA: Final = 128 << 10
 
 def one_of(option: str, value: object, allowed: Sequence[str] | frozenset[str]) -> None:
     """Refuse a word that is not one of the allowed ones."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise InvalidOption(f"{option}={value!r}: must be one of {', '.join(sorted(allowed))}", option=option)
 
 
@@ -47,6 +48,37 @@ def check_kind(option: str, value: object, kind: type | tuple[type, ...], must: 
     if not isinstance(value, kind):
         told = f"{option}={value!r}" if shown else option
         raise InvalidOption(f"{told}: must be {must}", option=option)
+
+
+def check_text(option: str, value: object) -> None:
+    """Refuse what is no text that can be sent."""
+    if not isinstance(value, str) or not _encodable(value):
+        raise InvalidOption(f"{option}={value!r}: must be text that UTF-8 can write", option=option)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_moment(option: str, value: object, must: str = "a datetime", *, since: int = 1) -> None:
+    """Refuse what is no time with a zone, or is not within the years ``since`` to 9999 (UTC).
+
+    ``must`` says what else the option may be.
+    """
+    check_kind(option, value, datetime, must, shown=True)
+    moment = cast("datetime", value)
+    if moment.tzinfo is None or moment.utcoffset() is None:
+        raise InvalidOption(f"{option}={value!r}: the time needs a time zone", option=option)
+    try:
+        year = moment.astimezone(UTC).year
+    except OverflowError:
+        year = 0
+    if year < since:
+        raise InvalidOption(f"{option}={value!r}: must be from the year {since} to 9999 (UTC)", option=option)
 
 
 def check_flags(owner: object, options: Sequence[str]) -> None:

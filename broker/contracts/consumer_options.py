@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
 
-from broker.contracts.checks import check_flags, check_kind, check_words, in_range, one_of
-from broker.contracts.claims import check_group
+from broker.contracts.checks import check_flags, check_kind, check_moment, check_words, in_range, one_of
+from broker.contracts.claims import Claim, check_group
 from broker.contracts.errors import InvalidOption
 from broker.contracts.features import items_of
 from broker.contracts.subjects import publish_subject, resource_name, subscribe_pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from broker.contracts.claims import Claim
     from broker.contracts.lanes import Lane
 
 Ensure = Literal["verify", "update", "bind"]
@@ -112,10 +112,14 @@ class ConsumerOptions:
         for name, what in ((self.durable, "durable"), (self.queue, "queue"), (self.stream, "stream")):
             if name is not None:
                 resource_name(name, what)
+        if isinstance(self.filters, str | bytes) or not isinstance(self.filters, Sequence):
+            raise InvalidOption(f"filters={self.filters!r}: must be a list of patterns", option="filters")
         object.__setattr__(self, "filters", tuple(subscribe_pattern(each) for each in self.filters))
         in_range("max_ack_pending", self.max_ack_pending, 1, 1_000_000, whole=True)
         in_range("ack_wait", self.ack_wait, 0.05)
         check_flags(self, ("acks", "memory", "headers_only", "flow_control"))
+        if self.claim is not None:
+            check_kind("claim", self.claim, Claim, "a Claim", shown=True)
         check_ensure(self.ensure)
         check_start(self.start)
         one_of("replay", self.replay, ("instant", "original"))
@@ -130,11 +134,16 @@ class ConsumerOptions:
             raise InvalidOption("ensure='bind' needs durable= or queue=: there is nothing to bind to", option="durable")
 
     @property
+    def unnamed(self) -> bool:
+        """Whether it is one worker's own: nobody else could find it."""
+        return self.durable is None and self.queue is None
+
+    @property
     def threshold(self) -> float | None:
         """Seconds without a worker after which the server removes it; ``None``: never."""
         if self.inactive_threshold is not None:
             return self.inactive_threshold
-        return UNNAMED_THRESHOLD if self.durable is None and self.queue is None else None
+        return UNNAMED_THRESHOLD if self.unnamed else None
 
     @property
     def leaves_groups(self) -> bool:
@@ -158,7 +167,7 @@ class ConsumerOptions:
             self._check_policy()
             return
         for option in ("priority_groups", "priority_timeout"):
-            if getattr(self, option):
+            if getattr(self, option) not in ((), None):
                 raise InvalidOption(f"{option} needs priority_policy", option=option)
 
     def _check_policy(self) -> None:
@@ -178,7 +187,7 @@ class ConsumerOptions:
     def _check_push(self) -> None:
         if self.deliver_subject is None:
             for option in ("deliver_group", "flow_control", "idle_heartbeat", "rate_limit"):
-                if getattr(self, option):
+                if getattr(self, option) not in (None, False):
                     raise InvalidOption(f"{option} is for push consumers: it needs deliver_subject", option=option)
             return
         publish_subject(self.deliver_subject)
@@ -204,11 +213,4 @@ def check_start(start: object) -> None:
     elif isinstance(start, int):
         in_range("start", start, 1, whole=True)
     else:
-        check_time("start", start, "a word, a sequence or a datetime")
-
-
-def check_time(option: str, time: object, must: str) -> None:
-    """Refuse what is no moment; ``must`` says what else the option may be."""
-    check_kind(option, time, datetime, must, shown=True)
-    if isinstance(time, datetime) and time.tzinfo is None:
-        raise InvalidOption(f"{option}={time!r}: the time needs a time zone", option=option)
+        check_moment("start", start, "a word, a sequence or a datetime")

@@ -123,10 +123,11 @@ class Expect:
             resource_name(self.stream, "stream")
         if self.subject_filter is not None:
             subscribe_pattern(self.subject_filter)
-        if self.last_msg_id is not None and not (
-            isinstance(self.last_msg_id, str) and self.last_msg_id.isascii() and self.last_msg_id.isprintable()
-        ):
-            raise InvalidOption(f"last_msg_id={self.last_msg_id!r}: must be printable ASCII", option="last_msg_id")
+            if self.last_subject_sequence is None:
+                raise InvalidOption("subject_filter= needs last_subject_sequence=", option="subject_filter")
+        given = self.last_msg_id
+        if given is not None and not (isinstance(given, str) and given and given.isascii() and given.isprintable()):
+            raise InvalidOption(f"last_msg_id={given!r}: must be printable ASCII, not empty", option="last_msg_id")
 
 
 class Entry(NamedTuple):
@@ -196,6 +197,11 @@ def renamed(record: Record, message_id: str) -> Record:
 def readdressed(record: Record, subject: str) -> Record:
     """The same message on another subject."""
     return replace(record, subject=subject)
+
+
+def refilled(delivery: Delivery, data: bytes, headers: Headers | None) -> Delivery:
+    """The same delivery with another body and headers."""
+    return replace(delivery, data=data, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from broker.contracts.checks import check_flags, check_kind, in_range
 from broker.contracts.errors import InvalidOption, InvalidSubject
-from broker.contracts.subjects import MAX_SUBJECT_BYTES, overlap, publish_subject, resource_name, subscribe_pattern
+from broker.contracts.subjects import (
+    MAX_SUBJECT_BYTES,
+    matches,
+    overlap,
+    publish_subject,
+    resource_name,
+    subscribe_pattern,
+)
 
 T = TypeVar("T")
+
+_WILDCARD: Final = re.compile(r"\{\{\s*wildcard\s*\(\s*(\d+)\s*\)\s*\}\}|\$(\d+)", re.IGNORECASE)
+_FUNCTION: Final = re.compile(r"\{\{.*\}\}|\$\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +44,28 @@ class SubjectTransform:
     def __post_init__(self) -> None:
         subscribe_pattern(self.source)
         _check_destination(self.destination)
+
+    def makes(self, subject: str) -> bool:
+        """Whether the subject looks like one that was rewritten."""
+        return matches(".".join("*" if _FUNCTION.fullmatch(word) else word for word in self._words), subject)
+
+    def origin(self, subject: str) -> str | None:
+        """What a subject was before it was rewritten; ``None`` when that cannot be told."""
+        tokens, caught = subject.split("."), dict[int, str]()
+        for word, token in zip(self._words, tokens, strict=False):
+            found = _WILDCARD.fullmatch(word)
+            if found is not None and caught.setdefault(int(found[1] or found[2]), token) != token:
+                return None
+        rest = tokens[len(self._words) - 1 :] if self._words[-1] == ">" else []
+        before, wild = list[str](), 0
+        for word in self.source.split("."):
+            wild += word == "*"
+            before += [caught.get(wild, "")] if word == "*" else rest or [""] if word == ">" else [word]
+        return None if "" in before else ".".join(before)
+
+    @property
+    def _words(self) -> list[str]:
+        return self.destination.split(".")
 
 
 @dataclass(frozen=True, slots=True)

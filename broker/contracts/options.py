@@ -11,16 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from broker.contracts.checks import check_kind, in_range, one_of
-from broker.contracts.consumer_options import (
-    ConsumerOptions,
-    Ensure,
-    Replay,
-    Start,
-    check_ensure,
-    check_start,
-    check_time,
-)
+from broker.contracts.checks import check_flags, check_kind, in_range, one_of
+from broker.contracts.consumer_options import ConsumerOptions, Ensure, Replay, Start, check_ensure, check_start
 from broker.contracts.errors import InvalidOption, InvalidSubject
 from broker.contracts.failure import OnErrors, check_on_error
 from broker.contracts.stream_options import StreamOptions
@@ -41,7 +33,6 @@ __all__ = [
     "StreamOptions",
     "check_ensure",
     "check_start",
-    "check_time",
     "in_range",
     "one_of",
 ]
@@ -92,7 +83,8 @@ class ConsumeOptions:
     def __post_init__(self) -> None:
         in_range("concurrency", self.concurrency, 1, 100_000, whole=True)
         in_range("max_deliver", self.max_deliver, 1, whole=True)
-        if isinstance(self.backoff, str) or not isinstance(self.backoff, Sequence):
+        check_flags(self, ("dead_letter", "auto_extend"))
+        if isinstance(self.backoff, str | bytes | bytearray) or not isinstance(self.backoff, Sequence):
             raise InvalidOption(f"backoff={self.backoff!r}: must be a sequence of seconds", option="backoff")
         for seconds in self.backoff:
             in_range("backoff", seconds, 0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from broker.contracts.errors import BrokerClosed, ConnectionLost, Unauthorized
+from broker.contracts.errors import BrokerClosed, ConnectionLost, Unauthorized, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -136,6 +136,7 @@ class StatusBoard:
         self._status = Status.CONNECTED
         self._watchers: Watchers[Status] = Watchers("status")
         self.denials: Watchers[PermissionDenied] = Watchers("denial")
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def status(self) -> Status:
@@ -179,6 +180,23 @@ class StatusBoard:
                         return
         finally:
             stop()
+
+    def live_in(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Say which event loop the connection is used in."""
+        self._loop = loop
+
+    def check_loop(self) -> None:
+        """Refuse another loop: the connection lives in one, and a future awaited in another never comes.
+
+        Raises:
+            Unsupported: this is not the loop it lives in, or a thread without one.
+        """
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if self._loop is not None and running is not self._loop:
+            raise Unsupported("this broker was connected in another event loop; connect one in the loop that uses it")
 
     def check_open(self) -> None:
         """Refuse work on a connection that will not come back.

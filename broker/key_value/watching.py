@@ -52,6 +52,7 @@ class Watch:
         self._skip = skip
         self._deletes = deletes
         self._codec = codec
+        self._board = backend.board
         self._register = register
         self._forget = forget
         self._opened = False
@@ -70,6 +71,7 @@ class Watch:
         await self.aclose()
 
     async def __aenter__(self) -> Self:
+        self._board.check_loop()
         if not self._opened and not self._closed:
             await self._following.open()
             self._opened = True

@@ -12,21 +12,29 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from broker.announcing import Announcer
 from broker.consuming import Consumption
-from broker.contracts.errors import BrokerClosed, BrokerError, PermissionDenied, Unauthorized
+from broker.contracts.errors import (
+    BrokerClosed,
+    BrokerError,
+    PayloadTooLarge,
+    PermissionDenied,
+    StreamFull,
+    Unauthorized,
+)
 from broker.lanes.parking import Parking, Verdict
-from broker.lanes.records import turn_of
+from broker.lanes.records import turn_of, when_made
 from broker.lanes.settling import LaneSettler
-from broker.lanes.source import LaneSource
+from broker.lanes.source import LaneSource, Past
 from broker.settling import where
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.contracts.admin import StreamInfo
     from broker.contracts.backend import DeliverySource, StreamBackend
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Delivery
     from broker.contracts.lanes import Lane
-    from broker.contracts.options import ConsumeOptions, ConsumerOptions
+    from broker.contracts.options import ConsumeOptions, ConsumerOptions, Start
     from broker.dead_letters import DeadLetterWriter
     from broker.lanes.parked import Parked
     from broker.lanes.parking import Waiting
@@ -57,6 +65,7 @@ class Duty:
         parked: where its messages wait for their turn.
         announcer: told what happens to any of them.
         ended: called when a lane ended by itself.
+        askers: who waits for the worker's end: no lane waits for them.
     """
 
     handler: Callable[[StreamMessage], Any]
@@ -69,6 +78,7 @@ class Duty:
     letters: DeadLetterWriter | None
     announcer: Announcer
     ended: Callable[[], None]
+    askers: set[asyncio.Task[Any] | None]
 
 
 class LaneConsumption(Consumption):
@@ -92,6 +102,9 @@ class LaneConsumption(Consumption):
         self.parking = Parking()
         self._duty = duty
         self._lanes = lanes
+        self._askers = duty.askers
+        self._past = Past()
+        self._parked = duty.parked
         self._book = asyncio.Lock()
         self._stir = asyncio.Event()
         self._tender: asyncio.Task[None] | None = None
@@ -108,6 +121,11 @@ class LaneConsumption(Consumption):
     def queue(self) -> str:
         """The group it works for."""
         return self._duty.queue
+
+    @property
+    def stream_made(self) -> int:
+        """When the stream was made whose lane it is."""
+        return self._parked.made
 
     @property
     def lapsed(self) -> bool:
@@ -130,13 +148,60 @@ class LaneConsumption(Consumption):
         await super()._end(timeout, this)
 
     async def _open_lane(self, consumer: ConsumerOptions) -> LaneSource:
-        self._lane_source = LaneSource(await self._backend.open_consumer(consumer), consumer.ack_wait)
+        """Behind what was settled here; a stream that was deleted and made again begins anew."""
+        stream = await self._look_at_stream()
+        while True:
+            source = await self._backend.open_consumer(replace(consumer, start=self._begin(consumer, stream)))
+            try:
+                before, stream = stream, await self._look_at_stream()
+                if before.created == stream.created:
+                    await self._belong_to(stream)
+                    break
+            except BaseException:
+                await source.close()
+                raise
+            await source.close()
+        self._lane_source = LaneSource(source, consumer.ack_wait, self._past, self._recall)
         return self._lane_source
 
+    async def _look_at_stream(self) -> StreamInfo:
+        return await self._backend.stream_info(self._supply.consumer.stream or "")
+
+    def _begin(self, consumer: ConsumerOptions, stream: StreamInfo) -> Start:
+        """Where a consumer begins that has to be made."""
+        if when_made(stream) != self._past.made or not self._past.floor or stream.config.retention == "workqueue":
+            return self._supply.consumer.start
+        return max(self._past.floor + 1, consumer.start if isinstance(consumer.start, int) else 0)
+
+    async def _belong_to(self, stream: StreamInfo) -> None:
+        """What is known of a former stream of that name says nothing about this one."""
+        made = when_made(stream)
+        if made != self._past.made:
+            async with self._book:
+                self._past, self._parked = Past(made), self._duty.parked.of(stream)
+                self.parking.replace(())
+
     def _settler_for(self, source: DeliverySource) -> LaneSettler:
-        return LaneSettler(source, self._backend.stats, self._options, self._duty.letters, self)
+        self._settler = LaneSettler(source, self._backend.stats, self._options, self._duty.letters, self)
+        return self._settler
 
     # -- one message
+
+    async def _recall(self, copied: Delivery) -> Delivery | None:
+        """The message that a next attempt is one at; ``None`` when there is nothing to try any more."""
+        while True:
+            try:
+                async with self._book:
+                    whole = await self._parked.recall(copied)
+                    waiting = self.parking.of_turn(copied.lane_key or "", turn_of(copied) or 0)
+                    if whole is None and waiting is not None:
+                        self._now(waiting, await self._parked.find(waiting.key, waiting.order))
+                    return whole
+            except (BrokerClosed, Unauthorized, PermissionDenied):
+                raise
+            except BrokerError as exc:
+                log.warning("what waits in lane %s of %s cannot be read now: %s", self.lane, self.stream, exc)
+                await asyncio.sleep(_PAUSE)
 
     async def _take_turn(self, message: StreamMessage) -> None:
         """What the lane does with a message; a handler's exception passes through and becomes its outcome."""
@@ -161,7 +226,7 @@ class LaneConsumption(Consumption):
             waiting = self.parking.find(key, order)
             if turn is not None and waiting is None:
                 # Done with, as far as we know. A second look costs little, and a wrong drop would cost the message.
-                waiting = await self._duty.parked.find(key, order)
+                waiting = await self._parked.find(key, order)
                 if waiting is not None:
                     self.parking.park(waiting)
             verdict = self.parking.judge(key, order, turn)
@@ -188,11 +253,11 @@ class LaneConsumption(Consumption):
         source = self._lane_source
         source.missed = False
         try:
-            found = await self._duty.parked.load()
+            found = await self._parked.load(self.lane.number, self._lanes)
         except BaseException:
             source.missed = True
             raise
-        self.parking.replace(each for each in found if each.lane(self._lanes) == self.lane.number)
+        self.parking.replace(found)
         self._stir.set()
 
     async def _park_behind(self, message: StreamMessage) -> None:
@@ -212,7 +277,7 @@ class LaneConsumption(Consumption):
         """
         async with self._book:
             try:
-                waiting = await self._duty.parked.park(delivery, attempts=attempts, due=due, letter=letter)
+                waiting = await self._parked.park(delivery, attempts=attempts, due=due, letter=letter)
             except BaseException:
                 self._lane_source.missed = True
                 raise
@@ -228,7 +293,7 @@ class LaneConsumption(Consumption):
                 if waiting is None:
                     return
                 try:
-                    await self._duty.parked.release(waiting)
+                    await self._parked.release(waiting)
                 except BrokerError:
                     if not left:
                         raise
@@ -273,17 +338,26 @@ class LaneConsumption(Consumption):
 
     async def _send_due(self) -> None:
         for waiting in self.parking.due(time.time()):
-            async with self._book:
-                if self._is_current(waiting) and not waiting.sent:
-                    waiting.sent = await self._duty.parked.send(waiting, self.lane, self.consumer)
-                    if not waiting.sent:  # somebody removed it
-                        self._now(waiting, await self._duty.parked.find(waiting.key, waiting.order))
+            try:
+                await self._send(waiting)
+            except (StreamFull, PayloadTooLarge) as exc:
+                log.warning("the next attempt at %s of %s finds no room: %s", waiting.order, self.stream, exc)
+                delivery = await self._parked.as_delivery(waiting)
+                if delivery is not None:
+                    await self._settler.refused(delivery, exc)
+
+    async def _send(self, waiting: Waiting) -> None:
+        async with self._book:
+            if self._is_current(waiting) and not waiting.sent:
+                waiting.sent = await self._parked.send(waiting, self.lane, self.consumer)
+                if not waiting.sent:  # somebody removed it
+                    self._now(waiting, await self._parked.find(waiting.key, waiting.order))
 
     async def _ask_about_dead(self) -> None:
         for waiting in self.parking.dead()[:_POLLED]:
             async with self._book:
                 if self._is_current(waiting):
-                    self._now(waiting, await self._duty.parked.decided(waiting))
+                    self._now(waiting, await self._parked.decided(waiting))
 
     def _is_current(self, waiting: Waiting) -> bool:
         return self.parking.find(waiting.key, waiting.order) is waiting

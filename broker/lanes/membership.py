@@ -55,6 +55,7 @@ class Membership:
         self._seen: dict[str, float] = {}
         self._interest: Interest | None = None
         self._beating: asyncio.Task[None] | None = None
+        self._stay = 0
 
     @property
     def workers(self) -> frozenset[str]:
@@ -62,25 +63,36 @@ class Membership:
         return frozenset((*self._seen, self.me))
 
     async def join(self) -> None:
-        """Say hello and listen for a moment who answers. A role that may not is alone, as far as it knows."""
+        """Say hello and listen for a moment who answers. A role that may not is alone, as far as it knows.
+
+        Nothing comes of it when ``leave`` is called meanwhile.
+        """
+        self._stay += 1
+        stay, interest = self._stay, None
         self._seen.clear()
         try:
-            self._interest = await self._backend.subscribe(self._subject, self._hear, queue=None)
+            interest = await self._backend.subscribe(self._subject, self._hear, queue=None)
         except PermissionDenied as exc:
             log.warning("working without knowing of others in %s: %s", self._subject, exc)
+        if stay != self._stay:
+            if interest is not None:
+                await interest.stop()
+            return
+        self._interest = interest
         self._say(_WHO)
         self._beating = asyncio.get_running_loop().create_task(self._beat(), name=f"member {self._subject}")
-        if self._interest is not None:
+        if interest is not None:
             await asyncio.sleep(_ANSWERS)
 
     async def leave(self) -> None:
         """Say goodbye: the others need not wait for the silence. Idempotent."""
+        self._stay += 1
         beating, self._beating = self._beating, None
+        interest, self._interest = self._interest, None
         if beating is not None:
             beating.cancel()
-            await asyncio.wait([beating])
             self._say(_GONE)
-        interest, self._interest = self._interest, None
+            await asyncio.wait([beating])
         if interest is not None:
             await interest.stop()
 
@@ -90,7 +102,7 @@ class Membership:
 
     def _hear(self, envelope: Envelope) -> None:
         word, worker = envelope.data[:1], envelope.data[1:].decode("ascii", "replace")
-        if worker == self.me or len(worker) != _ID_BYTES:
+        if self._beating is None or worker == self.me or len(worker) != _ID_BYTES:
             return
         if word == _GONE:
             if self._seen.pop(worker, None) is not None:

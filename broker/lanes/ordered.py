@@ -91,6 +91,7 @@ class OrderedConsumption(Consumption):
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._manager: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._askers: set[asyncio.Task[Any] | None] = set()
         self._stopping = self._resting = False
         self._counts: tuple[int, ...] = ()
         self._generation = 0
@@ -124,7 +125,7 @@ class OrderedConsumption(Consumption):
         if not info.lane_counts:
             told = f"stream {stream!r} has no lanes: declare it with StreamOptions(lanes=...) for ordered=True"
             raise InvalidOption(told, option="ordered")
-        self._counts = info.lane_counts
+        self._counts, self._made = info.lane_counts, info.created
         self._duty = self._make_duty(stream)
         if self._consumer.ensure != "bind":
             await self._duty.parked.prepare(info.config.replicas)
@@ -157,39 +158,48 @@ class OrderedConsumption(Consumption):
             letters=self._letters,
             announcer=self._announcer,
             ended=self._changed.set,
+            askers=self._askers,
         )
 
     async def wait(self) -> None:
         """Until it is drained; raises what made going on impossible (see ``Consumption.wait``)."""
+        self._askers.add(asyncio.current_task())
         await asyncio.wait([self._over])
         self._over.result()
 
     async def pause(self) -> None:
         """Leave the lanes to the others; handlers that run go on."""
+        if self._stopping:
+            return
         if not self._resting:
             self._announcer.tell(ConsumerEventKind.PAUSED)
         self._resting = True
-        await self._members.leave()
         self._leave_but(())
+        await self._members.leave()
 
     async def resume(self) -> None:
-        """Take a share again after ``pause``."""
-        if self._resting:
-            self._resting = False
-            self._announcer.tell(ConsumerEventKind.RESUMED)
+        """Take a share again after ``pause``; nothing comes of it after ``drain``."""
+        if not self._resting or self._stopping:
+            return
+        self._resting = False
+        self._announcer.tell(ConsumerEventKind.RESUMED)
+        try:
             await self._members.join()
-            self._changed.set()
+        except BaseException:
+            await self.pause()
+            raise
+        self._changed.set()
 
     async def drain(self, timeout: float = 25.0, *, caller: asyncio.Task[Any] | None = None) -> None:
         """Leave every lane: let handlers finish and settle, give back the rest; idempotent.
 
         Handlers still running after ``timeout`` seconds are cancelled and their messages given back; ``caller``, a
-        handler that waits for this, is left alone. Once begun it goes on by itself, also when cancelled.
+        handler that waits for this, is left alone, as every other one that does. Once begun it goes on by itself, also
+        when cancelled.
         """
         self._stopping = True
-        if caller is None:
-            caller = asyncio.current_task()
-        self._ending = self._loop.create_task(self._end(timeout, {caller}), name=f"drain {self.consumer}")
+        self._askers |= {caller, asyncio.current_task()}
+        self._ending = self._loop.create_task(self._end(timeout, self._askers), name=f"drain {self.consumer}")
         await asyncio.shield(self._ending)
 
     async def _end(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
@@ -198,8 +208,7 @@ class OrderedConsumption(Consumption):
             manager.cancel()
             await asyncio.wait([manager])
         await self._members.leave()
-        (caller,) = this
-        await asyncio.gather(*(lane.drain(timeout, caller=caller) for lane in self._lanes.values()))
+        await asyncio.gather(*(lane.drain(timeout) for lane in self._lanes.values()))
         if self._leaving:  # one of them may be waiting for the handler that waits for this
             await asyncio.wait(self._leaving.values(), timeout=LAST_WORDS)
         self._lanes.clear()
@@ -269,6 +278,8 @@ class OrderedConsumption(Consumption):
         consumption = LaneConsumption(self._duty, self._lane_options(lane), lane, count)
         await consumption.start()
         self._lanes[lane] = consumption
+        if self._resting:  # since it was begun
+            self._leave_but(())
 
     def _name(self, lane: Lane) -> str:
         return f"{self.consumer}-{lane.generation}-{lane.number}"
@@ -303,14 +314,16 @@ class OrderedConsumption(Consumption):
 
     async def _look_at_stream(self) -> None:
         """Follow a change of the number of lanes, but not before everything filed by the old one is done."""
-        counts = (await self._backend.stream_info(self.stream)).lane_counts
+        info = await self._backend.stream_info(self.stream)
+        counts = info.lane_counts
         if not counts:
             raise NoStream(f"stream {self.stream!r} has no lanes any more", stream=self.stream)
-        if len(counts) > len(self._counts):
+        if info.created != self._made:  # deleted and made again
+            self._made, self._generation = info.created, 0
+            self._leave_but(())
+        elif len(counts) > len(self._counts):
             told = "%s has %d lanes now; what is filed in the %d before is worked off first"
             log.warning(told, self.stream, counts[-1], self._counts[-1])
-        elif len(counts) < len(self._counts):  # deleted and made again
-            self._generation = 0
         self._counts = counts
         behind = self._generation < len(counts) - 1
         for lane in self._lanes.values():

@@ -40,6 +40,7 @@ class Waiting:
         due: when it may be tried again, seconds since the epoch.
         letter: its dead letter, while somebody has to decide about it.
         sent: whether its next attempt is on its way through the lane.
+        made: when the stream was made that it belongs to; one of a former stream of that name does not wait any more.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Waiting:
     due: float = 0.0
     letter: int | None = None
     sent: bool = False
+    made: int = 0
 
     def lane(self, lanes: int) -> int:
         """Which of so many lanes it belongs to."""
@@ -87,6 +89,10 @@ class Parking:
     def find(self, key: str, order: int) -> Waiting | None:
         """The message of that key and order, if it waits."""
         return self._keys.get(key, {}).get(order)
+
+    def of_turn(self, key: str, turn: int) -> Waiting | None:
+        """The message of that key that is kept in that record."""
+        return next((each for each in self._keys.get(key, {}).values() if each.sequence == turn), None)
 
     def judge(self, key: str, order: int, turn: int | None) -> Verdict:
         """What becomes of a message that the lane hands out.

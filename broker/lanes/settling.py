@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from broker.contracts.errors import BrokerError
 from broker.lanes.records import as_group, turn_of
+from broker.letters import FromLane
 from broker.settling import MAX_DELIVER, ConsumeSettler, PlainSettler, where
 
 if TYPE_CHECKING:
@@ -60,6 +61,22 @@ class LaneSettler(ConsumeSettler):
         await self.source.ack((delivery,))
         self._stats.naked += 1
 
+    async def refused(self, delivery: Delivery, error: BrokerError) -> None:
+        """The lane has no room for its next attempt: that was one, and the last one is a dead letter as ever.
+
+        Raises:
+            BrokerError: it is not certain what became of it.
+        """
+        if delivery.attempt < self._options.max_deliver:
+            due = time.time() + self._backoff(delivery.attempt)
+            await self._lane.park(delivery, attempts=delivery.attempt, due=due)
+            return
+        if self._letters is None:
+            await self._lane.release(delivery)
+        else:
+            await self._keep_dead(self._letters, delivery, MAX_DELIVER, error)
+        self._stats.terminated += 1
+
     def _left_alone(self, delivery: Delivery) -> bool:
         """Whether it is not ours to park: we were stalled, and somebody else may have handled it and gone on."""
         if self._lane.lapsed:
@@ -84,12 +101,18 @@ class LaneSettler(ConsumeSettler):
         if self._left_alone(delivery):
             return
         try:
-            told, turn = as_group(delivery, self._lane.queue), turn_of(delivery) or 0
-            letter = await self._letters.write(told, reason=reason, error=error, lane_key=delivery.lane_key, turn=turn)
-            await self._lane.park(delivery, attempts=delivery.attempt, letter=letter)
+            await self._keep_dead(self._letters, delivery, reason, error)
         except BrokerError as exc:
             # Not certain to be kept, so it must not be terminated: it comes again and is buried then.
             log.exception("dead letter for %s not stored: %s", where(delivery), exc)  # noqa: TRY401 - its text is the point
             await PlainSettler.nak(self, delivery, delay=self._backoff(delivery.attempt))
             return
         await PlainSettler.term(self, delivery, reason=reason)
+
+    async def _keep_dead(
+        self, letters: DeadLetterWriter, delivery: Delivery, reason: str, error: BaseException | None
+    ) -> None:
+        lane = FromLane(delivery.lane_key or "", self._lane.stream_made, turn_of(delivery) or 0)
+        told = as_group(delivery, self._lane.queue)
+        letter = await letters.write(told, reason=reason, error=error, lane=lane)
+        await self._lane.park(delivery, attempts=delivery.attempt, letter=letter)

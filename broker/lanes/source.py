@@ -6,17 +6,43 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.backend import DeliverySource
-from broker.lanes.records import as_first_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from broker.contracts.envelopes import Delivery
     from broker.contracts.events import Observe
 
+    Recall = Callable[[Delivery], Awaitable[Delivery | None]]
+    """The message that a next attempt is one at; ``None`` when there is nothing to try any more."""
+
 _OPEN: Final = 64
 """Messages a lane asks for at a time: the server sends one and, as soon as it is settled, the next one unasked."""
 _REMEMBERED: Final = 1024
+
+
+class Past:
+    """What was settled here of one lane: more than the server may have been told, and longer than its consumer lives.
+
+    Attributes:
+        made: when the stream was made that it is about.
+        floor: the last one settled, with all before it; 0 when there is none.
+    """
+
+    def __init__(self, made: int = 0) -> None:
+        self.made = made
+        self.floor = 0
+        self._settled: dict[tuple[int, int], None] = {}
+
+    def __contains__(self, stored: tuple[int, int]) -> bool:
+        return stored in self._settled
+
+    def add(self, stored: tuple[int, int]) -> None:
+        """That one (its sequence, and when it was stored) is settled."""
+        self.floor = max(self.floor, stored[0])
+        self._settled[stored] = None
+        while len(self._settled) > _REMEMBERED:
+            del self._settled[next(iter(self._settled))]
 
 
 class LaneSource(DeliverySource):
@@ -28,16 +54,19 @@ class LaneSource(DeliverySource):
     Args:
         source: the consumer.
         hold: seconds a message in hand is ours without being extended.
+        past: what was settled here before.
+        recall: what a next attempt is one at.
     """
 
-    def __init__(self, source: DeliverySource, hold: float) -> None:
+    def __init__(self, source: DeliverySource, hold: float, past: Past, recall: Recall) -> None:
         self.stream = source.stream
         self.consumer = source.consumer
         self.missed = True
         self._source = source
         self._count = 0
         self._in_hand: dict[int, tuple[int, int]] = {}
-        self._settled: dict[tuple[int, int], None] = {}
+        self._past = past
+        self._recall = recall
         self._hold = hold
         self._clock = asyncio.get_running_loop().time
         self._held_since = 0.0
@@ -58,7 +87,20 @@ class LaneSource(DeliverySource):
         batch = await self._source.fetch(max(limit, _OPEN), timeout=timeout, max_bytes=max_bytes)
         if batch:
             self._held_since, self._lapsed = self._clock(), False
-        return [as_first_stored(each) for each in batch if await self._is_news(each)]
+        news = [each for each in batch if await self._is_news(each)]
+        return [whole for each in news if (whole := await self._whole(each)) is not None]
+
+    async def _whole(self, delivery: Delivery) -> Delivery | None:
+        if not delivery.again:
+            return delivery
+        try:
+            whole = await self._recall(delivery)
+        except BaseException:
+            await self._source.nak(delivery, delay=0.0)
+            raise
+        if whole is None:
+            await self.ack((delivery,))
+        return whole
 
     async def _is_news(self, delivery: Delivery) -> bool:
         """Whether it is not just a repeat of what was settled here a moment ago."""
@@ -66,7 +108,7 @@ class LaneSource(DeliverySource):
             self.missed = True
         self._count = delivery.consumer_sequence
         stored = (delivery.sequence, delivery.timestamp_ns)
-        if stored in self._settled:
+        if stored in self._past:
             await self._source.ack((delivery,))
             return False
         self._in_hand[delivery.consumer_sequence] = stored
@@ -78,9 +120,7 @@ class LaneSource(DeliverySource):
         for each in deliveries:
             stored = self._in_hand.pop(each.consumer_sequence, None)
             if stored is not None:
-                self._settled[stored] = None
-        while len(self._settled) > _REMEMBERED:
-            del self._settled[next(iter(self._settled))]
+                self._past.add(stored)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """See ``DeliverySource``."""

@@ -38,6 +38,7 @@ class TracedStreams(TracedCore, StreamBackend):
     def __init__(self, backend: StreamBackend, probe: Probe) -> None:
         super().__init__(backend, probe)
         self._streams = backend
+        self.exhausted = backend.exhausted
 
     def append(self, record: Record, *, timeout: float) -> asyncio.Future[Receipt]:
         """Store inside a span that ends with the receipt."""
@@ -228,6 +229,10 @@ class TracedSource(DeliverySource):
     def watch(self, observe: Observe) -> None:
         """What happens to the consumer is told as it is."""
         self._source.watch(observe)
+
+    async def rest(self) -> None:
+        """Ask for nothing for a while."""
+        await self._source.rest()
 
     async def close(self) -> None:
         """Give back what was not fetched and stop asking."""

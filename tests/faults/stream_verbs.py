@@ -316,6 +316,11 @@ async def dead_letters(stage):
     assert await letters.discard(again)
 
 
+@verb
+async def sweep(stage):
+    await stage.sb.dead_letters.sweep(stage.stream)
+
+
 async def dead(stage):
     """A dead letter of this stage."""
 

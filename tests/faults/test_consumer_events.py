@@ -153,6 +153,7 @@ async def step_down(sb, consumer):
     await sb._streams._admin._api.call(f"CONSUMER.LEADER.STEPDOWN.S.{consumer}")
 
 
+@pytest.mark.xdist_group("cluster")
 class TestAnotherLeader:
     pytestmark = pytest.mark.asyncio(loop_scope="module")
 

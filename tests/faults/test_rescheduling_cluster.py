@@ -10,7 +10,13 @@ from broker import BrokerError, StreamBroker, StreamOptions
 from broker.server import Cluster
 from broker.testing.waiting import eventually
 
-pytestmark = [pytest.mark.nats, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.xdist_group("cluster"),
+    pytest.mark.nats,
+    pytest.mark.fault,
+    pytest.mark.slow,
+    pytest.mark.timeout(120),
+]
 
 LATER = "GAMEBROKER_LATER"
 MANY = 60

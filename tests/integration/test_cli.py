@@ -7,6 +7,7 @@ import pytest
 
 from broker import StreamOptions
 from broker.testing.waiting import eventually
+from tests.limited import limited, worn_out
 
 pytestmark = pytest.mark.nats
 
@@ -56,6 +57,44 @@ async def test_dead_letters_are_listed_replayed_and_discarded(nats_server, strea
     assert (await gamebroker(nats_server.url, "discard", "2", "seen to"))[1] == "discarded\n"
     assert (await gamebroker(nats_server.url, "discard", "2", "again"))[1] == "not there\n"
     assert (await gamebroker(nats_server.url, "dead-letters"))[1] == ""
+
+
+async def test_what_the_server_gave_up_on_is_swept(nats_server, stream_broker):
+    sb = stream_broker
+    await sb.declare(StreamOptions("S", ["s.>"]))
+    await limited(sb)
+    await sb.enqueue("s.a", 1)
+    await worn_out(sb, 1)
+    nothing = "written=0 gone=0 undecided=0 unknown=0\n"
+    code, out, err = await gamebroker(nats_server.url, "sweep", "S")
+    assert (code, out) == (0, nothing.replace("written=0", "written=1"))
+    assert "gave up in w, max_deliver (server): dead letter 1" in err
+    assert await gamebroker(nats_server.url, "sweep", "S", "w") == (0, nothing, "")
+    code, _, err = await gamebroker(nats_server.url, "sweep", "S", "nobody")
+    assert code == 1
+    assert err.startswith("gamebroker: ")
+    code, _, err = await gamebroker(nats_server.url, "sweep", "S", "--every", "0")
+    assert code == 2
+    assert "--every" in err
+
+
+async def test_sweeping_again_and_again_finds_what_is_given_up_meanwhile(nats_server, stream_broker):
+    sb = stream_broker
+    await sb.declare(StreamOptions("S", ["s.>"]))
+    await limited(sb)
+    sweeping = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "broker.cli.main", "--url", nats_server.url, "sweep", "S", "--every", "0.2"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert (await sweeping.stdout.readline()).startswith(b"written=0 ")
+        await sb.enqueue("s.a", 1)
+        await worn_out(sb, 1)
+        while not (line := await sweeping.stdout.readline()).startswith(b"written=1 "):
+            assert line.startswith(b"written=0 ")
+    finally:
+        sweeping.kill()
+        await sweeping.communicate()
 
 
 async def test_what_is_wrong_is_one_sentence_and_exit_code_one(nats_server):

@@ -255,9 +255,8 @@ async def test_it_goes_on_at_once_after_a_broken_line_with_all_that_happened(sb,
 
 async def test_whoever_was_away_for_longer_than_the_markers_lived_is_told_what_expired(sb, nats_server, link):
     kv = await sb.key_value("b", marker_ttl=1)
-    await kv.put("lease.a", 1, ttl=2)
-    await kv.put("lease.b", 1)
-    await kv.put("room", 1)
+    for key in ("lease.a", "lease.b", "room"):
+        await kv.put(key, 1)
     async with behind_a_door(nats_server, link) as (far, door):
         watching = await far.key_value("b", ensure="bind")
         async with watching.watch() as watch:
@@ -266,6 +265,8 @@ async def test_whoever_was_away_for_longer_than_the_markers_lived_is_told_what_e
             await asyncio.sleep(0)
             door.shut()
             await eventually(lambda: far.status == "reconnecting", within=15)
+            await kv.delete("lease.a")
+            await kv.create("lease.a", 2, ttl=1)
             await kv.purge("lease.b", ttl=1)
             for key in ("lease.a", "lease.b"):  # neither the value nor the word that it is gone
                 await eventually(lambda key=key: _operations(kv, key, []), within=15)

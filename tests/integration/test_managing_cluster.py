@@ -15,7 +15,7 @@ from broker import (
 )
 from broker.server import Cluster
 
-pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.nats, pytest.mark.timeout(90)]
 
 
 async def test_a_replicated_stream_is_placed_read_anywhere_and_scaled(link):

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -299,17 +300,32 @@ async def stored(backend):
         return None
 
 
+async def created(backend):
+    """Whether the stream is there: a cluster that has only just met may not answer in time."""
+    with suppress(RequestTimeout):
+        await backend.create_stream(StreamOptions("ORDERS", ["orders.>"], replicas=3))
+        return True
+
+
+async def opened(backend, options):
+    """Whether the consumer is there."""
+    with suppress(RequestTimeout):
+        await (await backend.open_consumer(options)).close()
+        return True
+
+
+@pytest.mark.xdist_group("cluster")
 @pytest.mark.fault
 @pytest.mark.slow
 class TestCluster:
     @pytest.mark.parametrize("ensure", ["verify", "bind"])
     @pytest.mark.timeout(60)
     async def test_a_fetch_outlives_the_leader_of_its_consumer(self, connect, ensure):
-        async with Cluster() as cluster:
+        async with Cluster(sync_interval=None) as cluster:
             backend = await connect(",".join(each.url for each in cluster.nodes))
-            await backend.create_stream(StreamOptions("ORDERS", ["orders.>"], replicas=3))
+            await eventually(partial(created, backend), within=30)
             options = ConsumerOptions(durable="worker", filters=["orders.>"], stream="ORDERS")
-            await (await backend.open_consumer(options)).close()
+            await eventually(partial(opened, backend, options), within=30)
             source = await backend.open_consumer(replace(options, ensure=ensure))
             fetching = asyncio.ensure_future(source.fetch(10, timeout=30))
             await asyncio.sleep(0.1)
@@ -325,7 +341,7 @@ class TestCluster:
             await backend.close()
 
     async def test_a_lame_duck_is_left_for_another_server(self, connect):
-        async with Cluster(config='lame_duck_grace_period: "1s"') as cluster:
+        async with Cluster(sync_interval=None, config='lame_duck_grace_period: "1s"') as cluster:
             backend, seen = await connect(",".join(each.url for each in cluster.nodes)), []
             await backend.subscribe("core.cluster", seen.append, queue=None)
             link = backend._session.link

@@ -12,6 +12,7 @@ from broker.contracts.lanes import Lane, key_token, lane_of
 from broker.contracts.options import ConsumerOptions
 from broker.lanes.membership import Membership
 from broker.server import NatsServer
+from broker.testing.conformance.scene import letters
 from broker.testing.waiting import eventually, never
 
 pytestmark = pytest.mark.nats
@@ -58,6 +59,24 @@ async def test_publishers_in_other_languages_join_through_the_transform(sb):
     await eventually(lambda: len(seen) == 4)
     assert [msg.json()["turn"] for msg in seen] == [0, 1, 2, 3]
     assert {(msg.subject, msg.ordering_key) for msg in seen} == {("settle.battle", "player.7")}
+
+
+async def test_a_dead_letter_keeps_the_key_that_another_client_gave(sb):
+    await sb.declare(StreamOptions("SETTLE", ["settle.*"], lanes=4))
+    seen = []
+
+    async def handle(msg):
+        seen.append((msg.ordering_key, msg.json()))
+        if len(seen) == 1:
+            raise LookupError("no such battle")
+
+    await sb.consume("settle.battle", handle, durable="w", max_deliver=1)
+    await sb.request("gamebroker.keyed.player%2E7.settle.battle", 1)
+    [letter] = await eventually(lambda: letters(sb))
+    assert letter.ordering_key == "player.7"
+    assert await sb.dead_letters.replay(letter) == 1
+    await eventually(lambda: len(seen) == 2)
+    assert seen == [("player.7", 1), ("player.7", 1)]
 
 
 async def test_nothing_gets_past_the_lanes(sb):
@@ -107,7 +126,7 @@ async def test_a_role_that_may_not_ask_finds_the_lanes_by_trying(tmp_path, link)
 
 
 BOUND = """[
-    "$JS.API.STREAM.INFO.SETTLE", "$JS.API.CONSUMER.INFO.SETTLE.*"
+    "$JS.API.STREAM.INFO.SETTLE", "$JS.API.CONSUMER.INFO.SETTLE.*", "$JS.API.STREAM.MSG.GET.SETTLE"
     "$JS.API.CONSUMER.MSG.NEXT.SETTLE.*", "$JS.ACK.SETTLE.>"
     "gamebroker.lanes.SETTLE.settlers", "gamebroker.parked.SETTLE.settlers.>", "gamebroker.again.SETTLE.settlers.>"
     "$JS.API.STREAM.INFO.GAMEBROKER_PARKED", "$JS.API.CONSUMER.*.GAMEBROKER_PARKED.>"

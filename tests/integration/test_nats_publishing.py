@@ -63,6 +63,7 @@ async def test_too_many_open_batches_pass(tmp_path):
         assert sb.stats.enqueue_retries
 
 
+@pytest.mark.xdist_group("cluster")
 @pytest.mark.slow
 @pytest.mark.timeout(90)
 async def test_three_replicas_keep_every_promise_of_a_batch():
@@ -71,7 +72,7 @@ async def test_three_replicas_keep_every_promise_of_a_batch():
         Entry(f"s.{who}", who, idempotency_key="transfer", expect=Expect(last_subject_sequence=0))
         for who in ("ann", "bob")
     ]
-    async with Cluster() as cluster, StreamBroker.connect(cluster.url) as sb:
+    async with Cluster(sync_interval=None) as cluster, StreamBroker.connect(cluster.url) as sb:
         await sb.declare(StreamOptions("S", ["s.>"], replicas=3))
         assert [each.duplicate for each in await sb.enqueue_atomic(entries, timeout=30)] == [False, False]
         assert [tuple(each) for each in await sb.enqueue_atomic(entries)] == [

@@ -14,7 +14,7 @@ from nats.js.api import StreamConfig
 from broker.contracts.errors import InvalidOption
 from broker.server import Cluster, ServerError
 
-pytestmark = pytest.mark.nats
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.nats]
 
 LIMITS = "max_payload: 65536\n"
 NODE = """

@@ -238,11 +238,12 @@ class TestFrozen:
         await server.thaw()
 
 
+@pytest.mark.xdist_group("cluster")
 class TestCluster:
     @pytest.mark.slow
     @pytest.mark.timeout(60)
     async def test_one_address_leads_to_all_and_each_can_go(self, link):
-        async with Cluster() as cluster:
+        async with Cluster(sync_interval=None) as cluster:
             connected = await link(cluster.nodes[0].url)
             await eventually(lambda: len(connected._dialer.pool) == 3)
             assert connected.clustered
@@ -261,7 +262,7 @@ class TestCluster:
     @pytest.mark.slow
     @pytest.mark.timeout(60)
     async def test_a_lame_duck_is_left_before_it_goes(self, link):
-        async with Cluster(config='lame_duck_grace_period: "1s"') as cluster:
+        async with Cluster(sync_interval=None, config='lame_duck_grace_period: "1s"') as cluster:
             connected = await link(cluster.nodes[0].url)
             await eventually(lambda: len(connected._dialer.pool) == 3)
             cluster.nodes[0].lame_duck()

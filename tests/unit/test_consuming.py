@@ -411,3 +411,25 @@ async def test_what_was_fetched_ahead_is_given_back_when_the_worker_leaves():
         await eventually(lambda: len(set(seen) | set(got)) == 300)
     assert ahead >= 2
     assert not set(seen) & set(got)
+
+
+async def test_draining_has_one_deadline_for_handlers_and_for_the_last_flush(monkeypatch):
+    sb = await broker_with_stream()
+    async with sb:
+        running, flushes = asyncio.Event(), []
+
+        async def handle(_msg):
+            running.set()
+            await asyncio.sleep(60)
+
+        async def flush(*, timeout):
+            flushes.append(timeout)
+
+        consumption = await sb.consume("s.a", handle, durable="w")
+        await sb.enqueue("s.a", 1)
+        await running.wait()
+        monkeypatch.setattr(consumption._backend, "flush", flush)
+        await consumption.drain(timeout=0.5)
+        await sb.drain(timeout=0.5)
+        assert len(flushes) == 2
+        assert max(flushes) <= 0.5

@@ -179,7 +179,7 @@ def test_reading_the_book_anew_forgets_what_was_known():
 
 def test_long_names_are_shortened():
     stream, queue = "s" * 255, "q" * 255
-    assert publish_subject(parked_subject(stream, queue, "k" * 128, 2**62))
+    assert publish_subject(parked_subject(stream, queue, 2**52, "k" * 128, 2**62))
     assert group_subject(stream, queue) != group_subject(stream, "q" * 254)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from broker.backends.memory.refusals import full
 from broker.contracts.errors import (
     ApiError,
     FeatureDisabled,
     PayloadTooLarge,
     SequenceConflict,
-    StreamFull,
     Unsupported,
 )
 
@@ -112,12 +112,12 @@ def check_room(options: StreamOptions, log: StreamLog, subject: str, size: int) 
         return
     limit = options.max_msgs_per_subject
     if options.discard_new_per_subject and limit is not None and log.count_of(subject) >= limit:
-        raise StreamFull("maximum messages per subject exceeded", subject=subject, stream=options.name)
+        raise full("messages per subject", options.name, subject)
     replaced = _replaced(options, log, subject)
     if options.max_msgs is not None and len(log) >= options.max_msgs and replaced is None:
-        raise StreamFull("maximum messages exceeded", subject=subject, stream=options.name)
+        raise full("messages", options.name, subject)
     if options.max_bytes is not None and log.bytes + size - (replaced or 0) > options.max_bytes:
-        raise StreamFull("maximum bytes exceeded", subject=subject, stream=options.name)
+        raise full("bytes", options.name, subject)
 
 
 def _replaced(options: StreamOptions, log: StreamLog, subject: str) -> int | None:
@@ -133,6 +133,8 @@ def surplus(options: StreamOptions, log: StreamLog, subject: str) -> int | None:
     limit = options.max_msgs_per_subject
     if limit is not None and log.count_of(subject) > limit:
         return log.first_of(subject)
+    if options.discard == "new":  # what is there stays, also when the limits were lowered
+        return None
     if options.max_msgs is not None and len(log) > options.max_msgs:
         return log.first_sequence
     if options.max_bytes is not None and log.bytes > options.max_bytes:

@@ -6,9 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from broker.backends.memory.admission import check_features, check_open, check_position, check_size
+from broker.backends.memory.refusals import full
 from broker.backends.memory.wire import headers_size, stored_size
 from broker.contracts.envelopes import expecting
-from broker.contracts.errors import BatchRejected, StreamFull
+from broker.contracts.errors import BatchRejected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,8 +69,8 @@ def _check_room(stream: MemoryStream, subjects: Counter[str], size: int) -> None
     if options.discard_new_per_subject and limit is not None:
         for subject, entries in subjects.items():
             if log.count_of(subject) + entries > limit:
-                raise StreamFull("maximum messages per subject exceeded", subject=subject, stream=stream.name)
+                raise full("messages per subject", stream.name, subject)
     if options.max_msgs is not None and len(log) + subjects.total() > options.max_msgs:
-        raise StreamFull("maximum messages exceeded", stream=stream.name)
+        raise full("messages", stream.name)
     if options.max_bytes is not None and log.bytes + size > options.max_bytes:
-        raise StreamFull("maximum bytes exceeded", stream=stream.name)
+        raise full("bytes", stream.name)

@@ -14,7 +14,7 @@ from broker.backends.memory.replay import Replay
 from broker.contracts.admin import ConsumerInfo
 from broker.contracts.envelopes import Delivery
 from broker.contracts.errors import ApiError
-from broker.contracts.headers import Headers
+from broker.contracts.headers import LEFT_OUT, Headers
 from broker.contracts.lanes import place_of
 from broker.contracts.subjects import matches
 
@@ -105,7 +105,7 @@ class MemoryConsumer:
     @property
     def unnamed(self) -> bool:
         """Whether only the source that made it knows it."""
-        return self.options.durable is None and self.options.queue is None
+        return self.options.unnamed
 
     @property
     def attended(self) -> bool:
@@ -339,7 +339,7 @@ class MemoryConsumer:
         """Body and headers as they are delivered."""
         if not self.options.headers_only:
             return message.data, message.headers
-        size = ("Nats-Msg-Size", str(len(message.data)))
+        size = (LEFT_OUT, str(len(message.data)))
         return b"", Headers((*(message.headers.pairs if message.headers is not None else ()), size))
 
     def _hand_out(self, lent: Lent, served: list[Pull]) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker.backends.memory.consumer import FilteredShelf, MemoryConsumer
 from broker.backends.memory.lending import Start
+from broker.backends.memory.refusals import no_consumer
 from broker.contracts.drift import FIXED_HINT, consumer_differences, fixed_in_consumer
 from broker.contracts.errors import (
     ApiError,
     ConfigDrift,
-    ConsumerNotFound,
     InvalidOption,
     LimitsExceeded,
     NoStream,
@@ -80,7 +80,7 @@ def change_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryCon
     """
     existing = stream.consumers.get(_name(options) or "")
     if existing is None:
-        raise ConsumerNotFound(f"no consumer {_name(options)!r} on stream {stream.name!r}", stream=stream.name)
+        raise no_consumer(_name(options), stream.name)
     differences = consumer_differences(options, existing.options)
     fixed = fixed_in_consumer(differences)
     if fixed:

@@ -83,7 +83,8 @@ class MemoryCore(CoreBackend):
 
     def publish(self, subject: str, data: bytes, headers: Headers | None, reply_to: str | None = None) -> None:
         """Take a message; the hub carries it on the loop's next turn."""
-        self._check_open()
+        if not self._open:
+            raise BrokerClosed
         self._send(subject, data, headers, reply_to)
         self.stats.published += 1
 
@@ -188,5 +189,6 @@ class MemoryCore(CoreBackend):
             answer.set_result(envelope)
 
     def _check_open(self) -> None:
+        self.board.check_loop()
         if not self._open:
             raise BrokerClosed

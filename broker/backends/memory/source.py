@@ -59,6 +59,7 @@ class MemorySource(DeliverySource):
 
     async def fetch(self, limit: int, *, timeout: float, max_bytes: int | None = None) -> Sequence[Delivery]:
         """At least one delivery as soon as there is one, at most ``limit``; empty after ``timeout`` seconds."""
+        self._check_connected()
         if not self._open:
             raise self._closed()
         if self._left_over:
@@ -107,6 +108,10 @@ class MemorySource(DeliverySource):
             for each in deliveries:
                 consumer.extend(_lent(each))
 
+    async def rest(self) -> None:
+        """See ``DeliverySource``."""
+        self._give_back()
+
     async def close(self) -> None:
         """Give back what was not fetched; a fetch that waits is refused, as the next one. Idempotent.
 
@@ -128,13 +133,16 @@ class MemorySource(DeliverySource):
         for pull in tuple(self._pulls):
             self._keep(pull)
             pull.fail(error)
+        self._give_back()
+        self._last.detach()
+        self._on_close(self)
+
+    def _give_back(self) -> None:
         consumer = self._current()
         if consumer is not None:
             for each in self._left_over:
                 consumer.take_back(each.sequence)
         self._left_over.clear()
-        self._last.detach()
-        self._on_close(self)
 
     def _closed(self) -> BrokerClosed:
         return BrokerClosed(f"the source on consumer {self.consumer!r} is closed")

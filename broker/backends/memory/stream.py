@@ -22,6 +22,7 @@ from broker.backends.memory.clock import Alarm, Clock
 from broker.backends.memory.counters import counter_body, counter_of
 from broker.backends.memory.filing import Filing
 from broker.backends.memory.log import Stored, StreamLog
+from broker.backends.memory.refusals import no_consumer
 from broker.backends.memory.schedules import Schedules
 from broker.backends.memory.transforming import transform
 from broker.backends.memory.wire import headers_size, is_tombstone, marker_headers, stored_size
@@ -268,7 +269,7 @@ class MemoryStream:
         """Raises ``ConsumerNotFound`` when there is none."""
         consumer = self.consumers.get(name)
         if consumer is None:
-            raise ConsumerNotFound(f"no consumer {name!r} on stream {self.name!r}", stream=self.name)
+            raise no_consumer(name, self.name)
         return consumer
 
     def delete_consumer(self, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from broker.backends.memory.admission import check_declared
+from broker.backends.memory.refusals import no_stream
 from broker.backends.memory.stream import MemoryStream
 from broker.backends.memory.wire import keyed_record
 from broker.contracts.drift import FIXED_HINT, fixed_in_stream, stream_differences
@@ -49,7 +50,7 @@ class Streams:
         """Raises ``StreamNotFound`` when there is none."""
         stream = self._streams.get(name)
         if stream is None:
-            raise StreamNotFound(f"no stream {name!r}", stream=name)
+            raise no_stream(name)
         return stream
 
     def capturing(self, subject: str) -> MemoryStream | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from broker.backends.nats import errors
-from broker.contracts.errors import ApiError, NoResponders, RequestTimeout
+from broker.contracts.errors import ApiError, BrokerError, ConnectionLost, NoResponders, RequestTimeout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,10 +20,28 @@ PREFIX: Final = "$JS.API."
 TIMEOUT: Final = 5.0
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
+_PATIENCE: Final = 0.5
+"""Share of the time-out after which silence is taken for a request that fell into an election."""
+_REPEATABLE: Final = (
+    "STREAM.INFO.",
+    "STREAM.NAMES",
+    "STREAM.LIST",
+    "STREAM.CREATE.",
+    "STREAM.MSG.GET.",
+    "CONSUMER.INFO.",
+    "CONSUMER.NAMES.",
+    "CONSUMER.LIST.",
+    "CONSUMER.CREATE.",
+)
+"""What asks, or says how things shall be: sent twice, it does no more than sent once."""
 
 
 class Api:
-    """Asks the server; retries while JetStream has nobody who can answer (start, election)."""
+    """Asks the server; retries while JetStream has nobody who can answer (start, election).
+
+    A leader that is voted out takes what it was asked with it, without a word: what may be sent twice is sent once
+    more when half of the time is over, or at once after a broken line.
+    """
 
     def __init__(self, session: Session, core: NatsCore) -> None:
         self._session = session
@@ -42,26 +60,31 @@ class Api:
         """
         subject = PREFIX + verb
         body = orjson.dumps(request) if request is not None else b""
+        repeatable = verb.startswith(_REPEATABLE)
+        patience = timeout * _PATIENCE if repeatable else timeout
         deadline = self._loop.time() + timeout
         pause = _FIRST_PAUSE
         self._session.board.check_open()
         while True:
             left = await self._session.connected_within(max(deadline - self._loop.time(), 0.001))
             try:
-                envelope = await self._core.call(subject, body, None, left)
+                envelope = await self._core.call(subject, body, None, min(left, patience))
+                return _result(envelope.data, subject, stream)
             except NoResponders:
-                refusal = None
-            else:
-                answer = _parsed(envelope.data, subject)
-                refusal = answer.get("error")
-                if refusal is None:
-                    return answer
-                if errors.err_code(refusal) != errors.CLUSTER_NOT_AVAILABLE:
-                    raise errors.from_api(refusal, subject=subject, stream=stream)
+                failure: BrokerError = RequestTimeout(
+                    f"no JetStream answered in {timeout:g} s: is it enabled?", subject=subject
+                )
+            except ApiError as refusal:
+                if refusal.err_code != errors.CLUSTER_NOT_AVAILABLE:
+                    raise
+                failure = refusal
+            except (RequestTimeout, ConnectionLost):
+                if not repeatable:
+                    raise
+                failure = RequestTimeout(f"no reply from {subject!r} in {timeout:g} s", subject=subject)
+                patience = timeout
             if self._loop.time() + pause >= deadline:
-                if refusal is not None:
-                    raise errors.from_api(refusal, subject=subject, stream=stream)
-                raise RequestTimeout(f"no JetStream answered in {timeout:g} s: is it enabled?", subject=subject)
+                raise failure
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -80,11 +103,15 @@ class Api:
                 return
 
 
-def _parsed(data: bytes, subject: str) -> dict[str, Any]:
+def _result(data: bytes, subject: str, stream: str | None) -> dict[str, Any]:
+    """What the server answered; raises what it refused."""
     try:
         answer = orjson.loads(data)
     except orjson.JSONDecodeError:
         answer = None
     if not isinstance(answer, dict):
         raise ApiError("the answer is not a JSON object", subject=subject)
+    refusal = answer.get("error")
+    if refusal is not None:
+        raise errors.from_api(refusal, subject=subject, stream=stream)
     return answer

@@ -15,6 +15,7 @@ from broker.backends.nats.core import NatsCore
 from broker.backends.nats.counters import counter_value
 from broker.backends.nats.direct import Direct
 from broker.backends.nats.embedded import embedded_server
+from broker.backends.nats.exhausted import NatsExhausted
 from broker.backends.nats.lanes import Routes
 from broker.backends.nats.last_id import append_expecting_id
 from broker.backends.nats.session import Session
@@ -63,6 +64,7 @@ class NatsBackend(NatsCore, StreamBackend):
         self._append_atomic = BatchAppender(session).append
         self._direct = Direct(session, self, self._admin)
         self._consumers = Consumers(session, self, api, self._admin)
+        self.exhausted = NatsExhausted(self, self._admin)
 
     async def close(self) -> None:
         """See ``StreamBackend``."""

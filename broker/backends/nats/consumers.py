@@ -79,7 +79,7 @@ class Consumers:
             asking = partial(ClaimingIntake, claim=options.claim)
             return NatsSource(self._session, presence, ack_wait=ack_wait, rhythm=_CLAIMING, intake=asking)
         if options.deliver_subject is None:
-            return NatsSource(self._session, presence, ack_wait=ack_wait)
+            return NatsSource(self._session, presence, ack_wait=ack_wait, threshold=options.threshold)
         return await self._pushed(presence, options.deliver_subject, options, ack_wait)
 
     async def _pushed(
@@ -131,8 +131,9 @@ class Consumers:
         name = _name_for(options)
         answer = await self._ensured(place._replace(options=options), name)
         floor = int(answer["ack_floor"]["stream_seq"])
-        unnamed = options.durable is None and options.queue is None
-        return Managed(self._admin, stream, name, polls=options.acks, floor=floor, ours=unnamed, made=place.made)
+        return Managed(
+            self._admin, stream, name, polls=options.acks, floor=floor, ours=options.unnamed, made=place.made
+        )
 
     async def _placed(self, options: ConsumerOptions) -> _Place:
         stream = options.stream

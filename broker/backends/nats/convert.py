@@ -263,4 +263,5 @@ def consumer_info(answer: dict[str, Any]) -> ConsumerInfo:
         created=when(answer.get("created")),
         paused_until=when(config.get("pause_until")) if answer.get("paused") else None,
         pinned={each["group"]: each["pinned_client_id"] for each in groups if each.get("pinned_client_id")},
+        max_deliver=config["max_deliver"] if config.get("max_deliver", -1) > 0 else None,
     )

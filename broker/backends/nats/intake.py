@@ -162,6 +162,12 @@ class Intake:
             body = b"%b%b}" % (body[:-1], self._more)
         self._session.link.send_stream(frames.pub(frames.pub_head(self._next, self._inbox + token), body))
 
+    def show_up(self) -> None:
+        """Ask for what nobody could take, and nothing fits in: the server hears that the consumer is in use."""
+        nowhere = self._session.new_inbox().encode()
+        body = b'{"batch":1,"max_bytes":1,"expires":%d}' % nanoseconds(self._heartbeat)
+        self._session.link.send_stream(frames.pub(frames.pub_head(self._next, nowhere), body))
+
     def ask_again(self) -> None:
         """Ask on behalf of whoever waits."""
         self._again = None

@@ -98,8 +98,9 @@ class Session(LinkEvents):
 
         Raises:
             ConnectionLost: it did not come back in time.
-            BrokerClosed, Unauthorized.
+            BrokerClosed, Unauthorized, Unsupported (another event loop).
         """
+        self.board.check_loop()
         if self.board.status is Status.CONNECTED:
             return timeout
         clock = asyncio.get_running_loop().time

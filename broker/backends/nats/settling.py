@@ -28,6 +28,7 @@ class Settling:
     def __init__(self, session: Session) -> None:
         self._link = session.link
         self._replies = session.replies
+        self._board = session.board
 
     def ack(self, deliveries: Collection[Delivery]) -> None:
         """Done."""
@@ -52,6 +53,7 @@ class Settling:
         Raises:
             AckUnknown: it did not.
         """
+        self._board.check_loop()
         try:
             await self._confirmed(delivery, timeout)
         except BrokerError as exc:
@@ -69,6 +71,7 @@ class Settling:
             self._replies.abandon(reply)
 
     def _all(self, deliveries: Collection[Delivery], word: bytes) -> None:
+        self._board.check_loop()
         if not deliveries:
             return
         tokens: list[Any] = [delivery.token for delivery in deliveries]

@@ -37,6 +37,7 @@ _PARTING: Final = 1.0
 _QUIET: Final = 0.005
 _QUIET_ROUNDS: Final = 20
 _EXTENDS_PER_WAIT: Final = 3
+_SIGNS_PER_THRESHOLD: Final = 4
 _UNASKED: Final = 2
 """Heartbeats without a fetch after which the pulls that are out are called back: the others in the group go first."""
 
@@ -44,7 +45,8 @@ _UNASKED: Final = 2
 class NatsSource(DeliverySource, Listener):
     """A pull consumer as one worker sees it.
 
-    ``presence`` knows how to find out whether the consumer is still there and where its group stands.
+    ``presence`` knows how to find out whether the consumer is still there and where its group stands. One that the
+    server removes when nobody has asked for ``threshold`` seconds is kept as long as the source is open.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class NatsSource(DeliverySource, Listener):
         presence: Presence,
         *,
         ack_wait: float | None,
+        threshold: float | None = None,
         rhythm: Rhythm = DEFAULT_RHYTHM,
         intake: type[Intake] | Callable[..., Intake] = Intake,
     ) -> None:
@@ -70,6 +73,8 @@ class NatsSource(DeliverySource, Listener):
         self._check: asyncio.Task[None] | None = None
         self._hold = ack_wait / _EXTENDS_PER_WAIT if ack_wait is not None else None
         self._extend_at = 0.0
+        self._stay = threshold / _SIGNS_PER_THRESHOLD if threshold is not None else None
+        self._sign_at = 0.0
         self._fetched_at = self._loop.time()
         self._every = rhythm.tick or rhythm.heartbeat
         self._missed = round(_MISSED * rhythm.heartbeat / self._every)
@@ -90,6 +95,7 @@ class NatsSource(DeliverySource, Listener):
 
     async def fetch(self, limit: int, *, timeout: float, max_bytes: int | None = None) -> Sequence[Delivery]:
         """See ``DeliverySource``."""
+        self._session.board.check_loop()
         intake = self._intake
         if max_bytes is not None:
             intake.allow_bytes(max_bytes)
@@ -157,6 +163,9 @@ class NatsSource(DeliverySource, Listener):
             self._examine(repair=False)
         if self._hold is not None:
             self._keep_or_give_back(now, self._hold)
+        if self._stay is not None and not intake.owed and now >= self._sign_at:
+            self._sign_at = now + self._stay
+            intake.show_up()
 
     def _keep_or_give_back(self, now: float, hold: float) -> None:
         """What is buffered needs more time; what nobody fetched for a whole ack wait is for the others in the group."""
@@ -232,6 +241,18 @@ class NatsSource(DeliverySource, Listener):
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
+    async def rest(self) -> None:
+        """See ``DeliverySource``. Pulls are called back and what they brought goes back; what is pushed is kept."""
+        intake = self._intake
+        if self._closing is not None or intake.keeps:
+            return
+        if self._session.connected:
+            await self._until_quiet(intake.owed)
+            intake.renew()
+            await self._confirmed()
+        self._settle.nak(intake.buffer, 0)
+        intake.buffer.clear()
+
     async def close(self) -> None:
         """See ``DeliverySource``. Once begun it goes on by itself, also when the one who closes is cancelled."""
         if self._closing is None:
@@ -263,6 +284,11 @@ class NatsSource(DeliverySource, Listener):
         A message the server has picked for us, but finds nobody to give to, would wait out its ack wait. So pulls that
         are being filled get a moment to fill up, and what arrives until the server confirms our leaving is given back.
         """
+        await self._until_quiet(owed)
+        if self._intake.unsubscribe():
+            await self._confirmed()
+
+    async def _until_quiet(self, owed: int) -> None:
         intake = self._intake
         end = intake.received + owed
         for _ in range(_QUIET_ROUNDS):
@@ -272,8 +298,9 @@ class NatsSource(DeliverySource, Listener):
             await asyncio.sleep(_QUIET)
             if intake.received == before:
                 break
-        if not intake.unsubscribe():
-            return
+
+    async def _confirmed(self) -> None:
+        """The server has heard that we take nothing more; what it sent before is here."""
         try:
             await self._session.confirm(_PARTING)
         except BrokerError as exc:

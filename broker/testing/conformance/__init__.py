@@ -13,6 +13,7 @@ The fixtures ``restart`` and ``url`` are asked for only where a capability that 
 
 from broker.testing.conformance.atomic import AtomicConformance
 from broker.testing.conformance.bad_input import BadInputConformance
+from broker.testing.conformance.bad_options import BadOptionsConformance
 from broker.testing.conformance.batching import BatchConformance
 from broker.testing.conformance.capabilities import CapabilitiesConformance
 from broker.testing.conformance.catching_up import CatchUpConformance
@@ -31,6 +32,7 @@ from broker.testing.conformance.lane_failures import LaneFailuresConformance
 from broker.testing.conformance.lane_reading import LaneReadsConformance
 from broker.testing.conformance.lanes import LanesConformance
 from broker.testing.conformance.lifecycle import LifecycleConformance
+from broker.testing.conformance.loops import LoopConformance
 from broker.testing.conformance.managing import ManagedStreamConformance
 from broker.testing.conformance.managing_consumers import ManagedConsumerConformance
 from broker.testing.conformance.opening import OpeningConformance
@@ -49,11 +51,13 @@ from broker.testing.conformance.settlement import SettlementConformance
 from broker.testing.conformance.state import StateConformance
 from broker.testing.conformance.streams import StreamConformance
 from broker.testing.conformance.subscribing import SubscribeConformance
+from broker.testing.conformance.sweeping import SweepConformance
 from broker.testing.conformance.watching import WatchConformance
 
 ALL = (
     AtomicConformance,
     BadInputConformance,
+    BadOptionsConformance,
     BatchConformance,
     CapabilitiesConformance,
     CatchUpConformance,
@@ -74,6 +78,7 @@ ALL = (
     LaneReadsConformance,
     LanesConformance,
     LifecycleConformance,
+    LoopConformance,
     ManagedConsumerConformance,
     ManagedStreamConformance,
     OpeningConformance,
@@ -91,6 +96,7 @@ ALL = (
     StateConformance,
     StreamConformance,
     SubscribeConformance,
+    SweepConformance,
     TimeToLiveConformance,
     WatchConformance,
 )
@@ -100,6 +106,7 @@ __all__ = [
     "ALL",
     "AtomicConformance",
     "BadInputConformance",
+    "BadOptionsConformance",
     "BatchConformance",
     "CapabilitiesConformance",
     "CatchUpConformance",
@@ -122,6 +129,7 @@ __all__ = [
     "LaneReadsConformance",
     "LanesConformance",
     "LifecycleConformance",
+    "LoopConformance",
     "ManagedConsumerConformance",
     "ManagedStreamConformance",
     "OpeningConformance",
@@ -140,6 +148,7 @@ __all__ = [
     "StateConformance",
     "StreamConformance",
     "SubscribeConformance",
+    "SweepConformance",
     "TimeToLiveConformance",
     "WatchConformance",
 ]

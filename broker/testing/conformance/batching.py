@@ -112,6 +112,20 @@ class BatchConformance(Conformance):
         assert b"1" in {letter.data for letter in found}
         assert {letter.error_type for letter in found} == {"LookupError"}
 
+    async def test_raising_after_everything_was_settled_is_told(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await filled(sb, 2)
+
+        async def handler(batch: list[StreamMessage]) -> None:
+            for msg in batch:
+                await msg.ack()
+            raise LookupError("afterwards")
+
+        await sb.consume(f"{name}.a", handler, durable=WORKER, batch_size=2)
+        await eventually(lambda: sb.stats.handler_errors == 1)
+        await eventually(lambda: idle(sb, name, WORKER))
+        assert (sb.stats.acked, sb.stats.naked) == (2, 0)
+
     async def test_a_batch_that_takes_long_is_not_delivered_twice(self, connect: Connect) -> None:
         sb, attempts = await connect(), list[int]()
         name = await filled(sb, 3)

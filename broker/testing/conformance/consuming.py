@@ -11,6 +11,7 @@ import pytest
 from broker import (
     ConfigDrift,
     ConsumerNotFound,
+    ConsumerOptions,
     Entry,
     StreamNotFound,
 )
@@ -225,6 +226,19 @@ class ConsumeConformance(Conformance):
             await eventually(lambda: seen)
         assert seen[0].attempt == 2
 
+    async def test_a_shorter_ack_wait_of_a_bound_consumer_is_found_out(self, connect: Connect) -> None:
+        sb, gate, others = await connect(), Gate(), list[Any]()
+        name = await a_stream(sb)
+        await sb.consumers.create(ConsumerOptions(stream=name, durable=WORKER, filters=(f"{name}.a",), ack_wait=1))
+        await sb.consume(f"{name}.a", gate.handle, durable=WORKER, stream=name, ensure="bind", ack_wait=60)
+        await sb.enqueue(f"{name}.a", 1)
+        await eventually(lambda: sb.stats.extended > 1, within=15)
+        await (await connect()).consume(f"{name}.a", others.append, durable=WORKER, stream=name, ensure="bind")
+        await never(lambda: others, during=2.5)
+        gate.open()
+        await eventually(lambda: idle(sb, name, WORKER))
+        assert len(gate.started) == 1
+
     async def test_pausing_holds_the_work_and_resuming_goes_on(self, connect: Connect) -> None:
         sb, seen = await connect(), list[Any]()
         name = await a_stream(sb)
@@ -236,6 +250,42 @@ class ConsumeConformance(Conformance):
         await never(lambda: len(seen) > 1, during=0.1)
         await worker.resume()
         await eventually(lambda: bodies(seen) == [0, 1])
+
+    @pytest.mark.parametrize("push", [False, True], ids=["consume", "push"])
+    async def test_pausing_without_a_name_loses_and_repeats_nothing(
+        self,
+        connect: Connect,
+        push: bool,  # noqa: FBT001 - pytest passes it by name
+    ) -> None:
+        sb, seen = await connect(), list[Any]()
+        name = await a_stream(sb, retention="interest")
+        worker = await (sb.push_subscribe if push else sb.consume)(f"{name}.a", seen.append)
+        await sb.enqueue_many(Entry(f"{name}.a", n) for n in range(5))
+        await eventually(lambda: len(seen) == 5)
+        await worker.pause()
+        await asyncio.sleep(0.2)
+        await sb.enqueue_many(Entry(f"{name}.a", n) for n in range(5, 8))
+        await never(lambda: len(seen) > 5, during=0.2)
+        await worker.resume()
+        await sb.enqueue(f"{name}.a", 8)
+        await eventually(lambda: len(seen) >= 9)
+        assert [(msg.json(), msg.attempt) for msg in seen] == [(n, 1) for n in range(9)]
+        assert len(await listed(sb.consumers.names(name))) == 1
+        await worker.drain()
+        assert await listed(sb.consumers.names(name)) == []
+
+    async def test_pausing_without_a_name_gives_back_what_was_not_started(self, connect: Connect) -> None:
+        sb, gate = await connect(), Gate()
+        name = await a_stream(sb)
+        worker = await sb.consume(f"{name}.a", gate.handle, concurrency=1, ack_wait=30)
+        await sb.enqueue_many(Entry(f"{name}.a", n) for n in range(3))
+        await eventually(lambda: gate.running == 1)
+        await worker.pause()
+        gate.open()
+        await eventually(lambda: worker.in_hand == 0)
+        await never(lambda: len(gate.started) > 1, during=0.2)
+        await worker.resume()
+        await eventually(lambda: sorted(bodies(gate.finished)) == [0, 1, 2])
 
 
 class ConsumerAdminConformance(Conformance):

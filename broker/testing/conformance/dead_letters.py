@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker import ConfigDrift, ConsumerOptions, Entry, NoStream, StreamOptions
-from broker.testing.conformance.scene import WORKER, Conformance, a_stream, bodies, fresh, idle, letters
+from broker import (
+    ConfigDrift,
+    ConsumerOptions,
+    Entry,
+    NoStream,
+    StreamError,
+    StreamOptions,
+    SubjectTransform,
+    Unsupported,
+)
+from broker.testing.conformance.scene import WORKER, Conformance, Gate, a_stream, bodies, fresh, idle, letters
 from broker.testing.waiting import eventually, never
 
 if TYPE_CHECKING:
@@ -134,6 +143,40 @@ class DeadLetterConformance(Conformance):
         await never(lambda: len(seen) > 1, during=0.05)
         assert await letters(sb) == []
 
+    @pytest.mark.parametrize(
+        ("source", "destination", "sent"),
+        [
+            ("{}.*.*", "{}.{{partition(8,1)}}.{{wildcard(1)}}.{{wildcard(2)}}", "b42.won"),
+            ("{}.*.*", "{}.{{wildcard(2)}}.{{wildcard(1)}}", "b42.won"),
+            ("{}.*.*", "{}.$2.$1.filed", "b42.won"),
+            ("{}.battle.>", "{}.filed.>", "battle.b42.won"),
+            ("{}.battle.*", "{}.filed.{{wildcard(1)}}", "other.b42"),
+        ],
+        ids=["partition", "turned", "dollars", "the rest", "not rewritten"],
+    )
+    async def test_what_a_stream_rewrote_is_replayed_as_it_was_sent(
+        self, connect: Connect, source: str, destination: str, sent: str
+    ) -> None:
+        sb, name, seen = await connect(), fresh("s"), list[Any]()
+        transform = SubjectTransform(source.replace("{}", name), destination.replace("{}", name))
+        await sb.declare(StreamOptions(name, [f"{name}.>"], subject_transform=transform))
+        await sb.enqueue(f"{name}.{sent}", 1)
+        letter = await self._dead(sb, name, f"{name}.>")
+        await sb.consume(f"{name}.>", seen.append, durable=WORKER)
+        assert await sb.dead_letters.replay(letter) == 1
+        [again] = await eventually(lambda: seen)
+        assert (again.subject, again.sequence, again.json()) == (letter.subject, 2, 1)
+
+    async def test_what_a_stream_rewrote_beyond_recognition_stays(self, connect: Connect) -> None:
+        sb, name = await connect(), fresh("s")
+        transform = SubjectTransform(f"{name}.*.*", f"{name}.{{{{partition(8,1)}}}}.{{{{wildcard(2)}}}}")
+        await sb.declare(StreamOptions(name, [f"{name}.*.*"], subject_transform=transform))
+        await sb.enqueue(f"{name}.b42.won", 1)
+        letter = await self._dead(sb, name, f"{name}.>")
+        with pytest.raises(Unsupported, match="transform"):
+            await sb.dead_letters.replay(letter)
+        assert await letters(sb) == [letter]
+
     async def test_a_replayed_message_can_die_again(self, connect: Connect) -> None:
         sb = await connect()
         name = await a_stream(sb)
@@ -188,6 +231,61 @@ class DeadLetterConformance(Conformance):
         assert await letters(sb) == []
         assert await sb.dead_letters.replay(letter) == 0
 
+    async def test_one_that_dies_again_after_its_letter_was_discarded_has_a_letter_again(
+        self, connect: Connect
+    ) -> None:
+        sb = await connect()
+        name = await a_stream(sb)
+        await sb.enqueue(f"{name}.a", 1)
+        first = await self._dead(sb, name)
+        await sb.dead_letters.discard(first)
+        await sb.consumers.reset(name, WORKER, 1)
+        second = await self._dead(sb, name)
+        await sb.dead_letters.discard(second)
+        await sb.consumers.reset(name, WORKER, 1)
+        third = await self._dead(sb, name)
+        assert first.sequence < second.sequence < third.sequence
+        assert {each.stream_sequence for each in (first, second, third)} == {1}
+
+    async def test_one_that_dies_again_while_its_letter_is_there_has_one_letter(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb)
+        await sb.enqueue(f"{name}.a", 1)
+        first = await self._dead(sb, name)
+        await sb.consumers.reset(name, WORKER, 1)
+        assert (await self._dead(sb, name)).sequence == first.sequence
+
+    async def test_the_letter_of_a_message_that_came_without_its_body_has_it(self, connect: Connect) -> None:
+        sb, seen = await connect(), list[Any]()
+        name = await a_stream(sb)
+        await sb.enqueue(f"{name}.a", {"coins": 100}, idempotency_key="pay-1", headers={"Room": "42"})
+        letter = await self._dead(sb, name, headers_only=True)
+        assert (letter.data, letter.complete, letter.idempotency_key) == (b'{"coins":100}', True, "pay-1")
+        await sb.consumers.delete(name, WORKER)
+        await sb.streams.purge(name)
+        await sb.consume(f"{name}.a", seen.append, durable="whole")
+        assert await sb.dead_letters.replay(letter) == 1
+        [again] = await eventually(lambda: seen)
+        assert (again.json(), dict(again.headers)) == ({"coins": 100}, {"Room": "42"})
+
+    async def test_the_letter_says_so_when_the_body_is_gone_already(self, connect: Connect) -> None:
+        sb, gate = await connect(), Gate()
+        name = await a_stream(sb)
+        await sb.enqueue(f"{name}.a", {"coins": 100})
+
+        async def handle(msg: StreamMessage) -> None:
+            await gate.handle(msg)
+            raise ValueError("too late")
+
+        await sb.consume(f"{name}.a", handle, durable=WORKER, max_deliver=1, headers_only=True)
+        await eventually(lambda: gate.running)
+        await sb.streams.delete_message(name, 1)
+        gate.open()
+        [letter] = await eventually(lambda: letters(sb))
+        assert (letter.data, letter.complete) == (b"", False)
+        with pytest.raises(StreamError, match="gone"):
+            await sb.dead_letters.replay(letter)
+
     async def test_other_messages_go_on_while_one_dies(self, connect: Connect) -> None:
         sb, seen = await connect(), list[Any]()
         name = await a_stream(sb)
@@ -223,9 +321,9 @@ class DeadLetterConformance(Conformance):
     async def _newest_is(sb: StreamBroker, subject: str) -> bool:
         return bool(found := await letters(sb)) and found[-1].subject == subject
 
-    async def _dead(self, sb: StreamBroker, name: str) -> DeadLetter:
+    async def _dead(self, sb: StreamBroker, name: str, pattern: str | None = None, **options: Any) -> DeadLetter:
         """The one message on ``<name>.a``, dead, with nobody consuming any more."""
-        worker = await sb.consume(f"{name}.a", self._fail, durable=WORKER, max_deliver=1)
+        worker = await sb.consume(pattern or f"{name}.a", self._fail, durable=WORKER, max_deliver=1, **options)
         await eventually(lambda: idle(sb, name, WORKER))
         await worker.drain()
         [letter] = await letters(sb)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from broker import Entry
-from broker.testing.conformance.scene import WORKER, Conformance, Gate, a_stream, bodies, idle
+from broker.testing.conformance.scene import WORKER, Conformance, Gate, a_stream, bodies, fresh, idle
 from broker.testing.waiting import eventually, never
 
 if TYPE_CHECKING:
-    from broker import StreamMessage
+    from broker import Message, StreamMessage
     from broker.testing.conformance.scene import Connect
 
 
@@ -116,6 +116,55 @@ class DrainConformance(Conformance):
         async with asyncio.timeout(5):
             with pytest.raises(asyncio.CancelledError):
                 await waiting
+
+    async def test_who_waits_for_a_consumption_waits_for_its_handlers(self, connect: Connect) -> None:
+        sb, gate = await connect(), Gate()
+        name = await a_stream(sb)
+        await sb.enqueue(f"{name}.a", 1)
+        worker = await sb.consume(f"{name}.a", gate.handle, durable=WORKER)
+        await eventually(lambda: gate.running)
+        waiting = asyncio.create_task(worker.wait())
+        draining = asyncio.create_task(worker.drain())
+        await never(waiting.done, during=0.2)
+        gate.open()
+        async with asyncio.timeout(10):
+            await waiting
+            await draining
+        assert len(gate.finished) == 1
+
+    @pytest.mark.parametrize("whole", [False, True], ids=["consumption", "broker"])
+    async def test_handlers_that_drain_at_once_do_not_wait_for_each_other(
+        self, connect: Connect, *, whole: bool
+    ) -> None:
+        sb, running, returned = await connect(), asyncio.Barrier(2), list[int]()
+        name = await a_stream(sb)
+        await sb.enqueue_many(Entry(f"{name}.a", n) for n in range(2))
+
+        async def handle(msg: StreamMessage) -> None:
+            await running.wait()
+            await (sb if whole else worker).drain(timeout=60)
+            returned.append(msg.json())
+
+        worker = await sb.consume(f"{name}.a", handle, durable=WORKER, ack_wait=30)
+        await eventually(lambda: sorted(returned) == [0, 1])
+
+    async def test_responders_and_subscribers_that_drain_at_once_do_not_wait_for_each_other(
+        self, connect: Connect
+    ) -> None:
+        sb, other, running, returned = await connect(), await connect(), asyncio.Barrier(3), list[str]()
+        name = fresh("drain")
+
+        async def handle(msg: Message) -> None:
+            await running.wait()
+            await sb.drain(timeout=60)
+            returned.append(msg.subject)
+
+        await sb.respond(f"{name}.ask", handle)
+        await sb.subscribe(f"{name}.tell", handle)
+        await sb.flush()
+        for each in ("ask", "ask", "tell"):
+            await other.publish(f"{name}.{each}", b"")
+        await eventually(lambda: sorted(returned) == [f"{name}.ask", f"{name}.ask", f"{name}.tell"])
 
     async def test_in_hand_counts_what_is_held(self, connect: Connect) -> None:
         sb, gate = await connect(), Gate()

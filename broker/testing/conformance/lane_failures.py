@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from broker import StreamOptions
+from broker.lanes.records import PARKED_STREAM
 from broker.testing.conformance.lanes import PATIENCE, QUEUE, Ledger, enqueue_turns, keys_of_lane
 from broker.testing.conformance.scene import Conformance, a_stream, letters
 from broker.testing.waiting import eventually, never
@@ -173,6 +175,128 @@ class LaneFailuresConformance(Conformance):
         await eventually(lambda: settlers.turns["ann"] == [0, 1, 2], within=PATIENCE)
         await never(lambda: len(rankers.messages) > 6, during=0.2)
         assert rankers.turns == {"ann": [0, 1, 2], "bob": [0, 1, 2]}
+
+    @pytest.mark.timeout(60)
+    async def test_what_waited_in_a_former_stream_holds_up_nothing(self, connect: Connect) -> None:
+        """The stream is deleted and made again: its sequences begin anew, and its keys with them."""
+        sb, ledger = await connect(), Ledger(("ann", 0), ("bob", 0))
+        name = await a_stream(sb, lanes=2)
+        options: dict[str, Any] = {"queue": QUEUE, "ordered": True, "max_deliver": 1}
+        worker = await sb.consume(f"{name}.a", ledger.handle, **options)
+        await enqueue_turns(sb, f"{name}.a", ["ann", "bob"], range(2))
+        await eventually(lambda: _so_many_letters(sb, 2), within=PATIENCE)
+        await worker.drain()
+        await sb.streams.delete(name)
+        await sb.declare(StreamOptions(name, subjects=[f"{name}.>"], lanes=2))
+        anew = Ledger()
+        await sb.consume(f"{name}.a", anew.handle, **options)
+        await enqueue_turns(sb, f"{name}.a", ["ann", "bob"], range(3))
+        await eventually(lambda: anew.turns == {"ann": [0, 1, 2], "bob": [0, 1, 2]}, within=PATIENCE)
+        old, gone = await letters(sb)
+        assert await sb.dead_letters.discard(gone)
+        assert await sb.dead_letters.replay(old) == 1
+        await eventually(lambda: anew.turns[old.ordering_key or ""] == [0, 1, 2, 0], within=PATIENCE)
+        await eventually(lambda: _nothing_waits(sb), within=PATIENCE)
+
+    @pytest.mark.timeout(60)
+    async def test_a_worker_notices_that_its_stream_was_made_again(self, connect: Connect) -> None:
+        sb, ledger = await connect(), Ledger(("ann", 0))
+        name = await a_stream(sb, lanes=2)
+        worker: Any = await sb.consume(f"{name}.a", ledger.handle, queue=QUEUE, ordered=True, max_deliver=1)
+        await enqueue_turns(sb, f"{name}.a", ["ann"], range(3))
+        await eventually(lambda: _so_many_letters(sb, 1), within=PATIENCE)
+        await worker.pause()
+        await eventually(lambda: not worker.lanes, within=PATIENCE)
+        await sb.streams.delete(name)
+        await sb.declare(StreamOptions(name, subjects=[f"{name}.>"], lanes=4))
+        ledger.fails.clear()
+        await enqueue_turns(sb, f"{name}.a", ["ann", "bob", "eve"], range(3))
+        await worker.resume()
+        await eventually(lambda: len(worker.lanes) == 4, within=PATIENCE)
+        every = {key: [0, 1, 2] for key in ("ann", "bob", "eve")}
+        await eventually(lambda: ledger.turns == every, within=PATIENCE)
+
+    @pytest.mark.timeout(60)
+    async def test_an_attempt_that_finds_no_room_in_the_stream_is_one(self, connect: Connect) -> None:
+        """It ends as any other: with a dead letter that says why. When there is room again, everything goes on."""
+        sb, ledger = await connect(), Ledger(("ann", 0))
+        name = await a_stream(sb, lanes=2, max_msgs=3, discard="new")
+        await enqueue_turns(sb, f"{name}.a", ["ann"], range(3))
+        await sb.consume(f"{name}.a", ledger.handle, queue=QUEUE, ordered=True, max_deliver=3, backoff=(0.05,))
+        [letter] = await eventually(lambda: letters(sb), within=PATIENCE)
+        assert (letter.reason, letter.error_type, letter.attempts) == ("max_deliver", "StreamFull", 3)
+        assert len(ledger.messages) == 1
+        ledger.fails.clear()
+        roomy = StreamOptions(name, subjects=[f"{name}.>"], lanes=2, max_msgs=100, discard="new")
+        await sb.declare(roomy, ensure="update")
+        assert await sb.dead_letters.replay(letter) == 1
+        await eventually(lambda: ledger.turns["ann"] == [0, 1, 2], within=PATIENCE)
+        await eventually(lambda: _nothing_waits(sb), within=PATIENCE)
+
+    @pytest.mark.timeout(60)
+    async def test_a_message_as_large_as_its_stream_takes_is_tried_again(self, connect: Connect) -> None:
+        sb, tries = await connect(), list[str]()
+        name = await a_stream(sb, lanes=2, max_msg_size=760)
+
+        async def handle(msg: StreamMessage) -> None:
+            tries.append(msg.json()[0])
+            if len(tries) == 1:
+                raise RuntimeError("not now")
+
+        await sb.consume(f"{name}.a", handle, queue=QUEUE, ordered=True, backoff=(0.05,))
+        for turn in range(3):
+            await sb.enqueue(f"{name}.a", f"{turn}" + "x" * 600, ordering_key="ann")
+        await eventually(lambda: tries == ["0", "0", "1", "2"], within=PATIENCE)
+
+    @pytest.mark.timeout(60)
+    async def test_what_was_purged_while_it_waited_is_not_tried_again(self, connect: Connect) -> None:
+        sb, ledger = await connect(), Ledger(("ann", 0))
+        name = await a_stream(sb, lanes=2)
+        await sb.consume(f"{name}.a", ledger.handle, queue=QUEUE, ordered=True, backoff=(5.0,))
+        await enqueue_turns(sb, f"{name}.a", ["ann"], range(3))
+
+        async def put_aside() -> bool:
+            return (await sb.streams.info(PARKED_STREAM)).messages == 3
+
+        await eventually(put_aside, within=PATIENCE)
+        assert await sb.streams.purge(name) == 3
+        await enqueue_turns(sb, f"{name}.a", ["ann"], range(10, 12))
+        await eventually(lambda: ledger.turns["ann"] == [10, 11], within=PATIENCE)
+        assert (len(ledger.messages), sb.stats.terminated) == (3, 3)
+        await eventually(lambda: _nothing_waits(sb), within=PATIENCE)
+
+    @pytest.mark.timeout(60)
+    async def test_what_expired_while_it_waited_is_not_tried_again(self, connect: Connect) -> None:
+        sb, ledger = await connect(), Ledger(("ann", 0))
+        name = await a_stream(sb, lanes=2)
+        await sb.consume(f"{name}.a", ledger.handle, queue=QUEUE, ordered=True, backoff=(8.0,))
+        await sb.enqueue(f"{name}.a", ["ann", 0], ordering_key="ann", ttl=5)
+        await eventually(lambda: ledger.messages)
+        ledger.fails.clear()
+        await enqueue_turns(sb, f"{name}.a", ["ann"], range(1, 3))
+        await eventually(lambda: ledger.turns["ann"] == [1, 2], within=PATIENCE)
+
+    @pytest.mark.timeout(60)
+    async def test_a_replayed_message_is_tried_although_its_stream_was_purged(self, connect: Connect) -> None:
+        sb, tries = await connect(), list[int]()
+        name = await a_stream(sb, lanes=2)
+
+        async def handle(msg: StreamMessage) -> None:
+            tries.append(msg.attempt)
+            if len(tries) < 4:
+                raise RuntimeError("not now")
+
+        await sb.consume(f"{name}.a", handle, queue=QUEUE, ordered=True, max_deliver=2, backoff=(0.05,))
+        await sb.enqueue(f"{name}.a", 1, ordering_key="ann")
+        [letter] = await eventually(lambda: letters(sb), within=PATIENCE)
+        await sb.streams.purge(name)
+        assert await sb.dead_letters.replay(letter) == 1
+        await eventually(lambda: tries == [1, 2, 1, 2], within=PATIENCE)
+        await eventually(lambda: _nothing_waits(sb), within=PATIENCE)
+
+
+async def _nothing_waits(sb: StreamBroker) -> bool:
+    return (await sb.streams.info(PARKED_STREAM)).messages == 0
 
 
 async def _so_many_letters(sb: StreamBroker, count: int) -> bool:

@@ -327,3 +327,71 @@ class LanesConformance(Conformance):
         await eventually(lambda: all(turns[-1] == 5 for turns in ledger.turns.values()), within=PATIENCE)
         for turns in ledger.turns.values():
             assert sorted(set(turns)) == list(range(6))
+
+    @pytest.mark.timeout(60)
+    async def test_a_lane_made_again_goes_on_behind_what_was_settled_here(self, connect: Connect) -> None:
+        """Nobody has to have asked the server lately how far the lane was."""
+        sb, ledger = await connect(), Ledger()
+        name = await a_stream(sb, lanes=1)
+        await enqueue_turns(sb, f"{name}.a", ["ann"], range(1500))
+        await sb.consume(f"{name}.a", ledger.handle, queue=QUEUE, ordered=True)
+        await eventually(lambda: len(ledger.messages) > 100, within=PATIENCE)
+        await sb.consumers.delete(name, f"{QUEUE}-0-0")
+        await eventually(lambda: ledger.turns["ann"][-1] == 1499, within=PATIENCE)
+        assert ledger.turns["ann"] == list(range(1500))
+
+    @pytest.mark.timeout(60)
+    @pytest.mark.parametrize("leave", ["drain", "pause"])
+    async def test_who_leaves_is_not_counted_any_more(self, connect: Connect, leave: str) -> None:
+        """Also when it was about to come back, however far it was with that."""
+        sb, ledger = await connect(), Ledger()
+        name = await a_stream(sb, lanes=4)
+        stays: Any = await sb.consume(f"{name}.a", ledger.handle, queue=QUEUE, ordered=True)
+        for turns in (1, 2, 4, 8, 32):
+            leaves = await (await connect()).consume(f"{name}.a", ledger.handle, queue=QUEUE, ordered=True)
+            await leaves.pause()
+            resuming = asyncio.create_task(leaves.resume())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await (leaves.drain() if leave == "drain" else leaves.pause())
+            await resuming
+            if leave == "drain":
+                await leaves.pause()
+                await leaves.resume()
+        await eventually(lambda: len(stays.lanes) == 4, within=PATIENCE)
+        await never(lambda: len(stays.lanes) < 4, during=1.5)
+
+    @pytest.mark.timeout(60)
+    async def test_who_pauses_keeps_no_lane_that_was_just_being_taken(self, connect: Connect) -> None:
+        sb, ledger = await connect(), Ledger()
+        name = await a_stream(sb, lanes=16)
+        worker: Any = await sb.consume(f"{name}.a", ledger.handle, queue=QUEUE, ordered=True)
+        for moment in range(10):
+            await worker.pause()
+            await asyncio.sleep(0.2)  # what was being opened is open by now
+            await eventually(lambda: not worker.lanes)
+            await worker.resume()
+            await asyncio.sleep(moment * 0.003)
+        await worker.pause()
+        await eventually(lambda: not worker.lanes, within=PATIENCE)
+        await enqueue_turns(sb, f"{name}.a", [f"player-{number}" for number in range(32)], range(1))
+        await never(lambda: ledger.messages, during=0.3)
+        await worker.resume()
+        await eventually(lambda: len(ledger.messages) == 32, within=PATIENCE)
+
+    @pytest.mark.parametrize("whole", [False, True], ids=["consumption", "broker"])
+    async def test_handlers_of_lanes_that_drain_at_once_do_not_wait_for_each_other(
+        self, connect: Connect, *, whole: bool
+    ) -> None:
+        sb, running, returned = await connect(), asyncio.Barrier(2), list[int]()
+        name = await a_stream(sb, lanes=2)
+
+        async def handle(msg: StreamMessage) -> None:
+            await running.wait()
+            await (sb if whole else worker).drain(timeout=60)
+            returned.append(msg.json())
+
+        worker = await sb.consume(f"{name}.a", handle, queue=QUEUE, ordered=True)
+        for lane in range(2):
+            await sb.enqueue(f"{name}.a", lane, ordering_key=keys_of_lane(lane, 2, 1)[0])
+        await eventually(lambda: sorted(returned) == [0, 1], within=10)

@@ -50,6 +50,14 @@ class PushConformance(Conformance):
         await eventually(lambda: len(seen) == 1000, within=10)
         assert bodies(seen) == list(range(1000))
 
+    async def test_nothing_but_flow_control_bounds_what_is_not_settled(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb)
+        with pytest.raises(InvalidOption, match="flow_control") as caught:
+            await sb.push_subscribe(f"{name}.a", print, ordered=True, flow_control=False)
+        assert caught.value.option == "flow_control"
+        assert await listed(sb.consumers.names(name)) == []
+
     async def test_a_failing_handler_gets_it_again_and_in_the_end_it_is_a_dead_letter(self, connect: Connect) -> None:
         sb, attempts = await connect(), list[int]()
         name = await a_stream(sb)

@@ -31,6 +31,16 @@ class ReadConformance(Conformance):
             async with asyncio.timeout(5):
                 assert (await waiting).json() == "live"
 
+    async def test_a_work_queue_is_not_read_beside_its_workers(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb, retention="workqueue")
+        await sb.enqueue(f"{name}.a", 1)
+        for asked in ({}, {"stream": name}, {"start": "last"}, {"until": "end"}):
+            with pytest.raises(Unsupported, match="work queue"):
+                async with sb.read(f"{name}.a", **asked):  # type: ignore[arg-type]  # one of the options at a time
+                    pass
+        assert bodies(await listed(sb.streams.get_many(name))) == [1]
+
     async def test_the_last(self, connect: Connect) -> None:
         sb = await connect()
         name = await self._ten(sb)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from broker import AlreadySettled, Entry, InvalidOption
-from broker.testing.conformance.scene import WORKER, Conformance, a_stream, idle, letters
+from broker.testing.conformance.scene import WORKER, Conformance, Gate, a_stream, idle, letters
 from broker.testing.waiting import eventually
 
 if TYPE_CHECKING:
@@ -46,6 +46,31 @@ class SettlementConformance(Conformance):
         assert times[1] - times[0] >= 0.19
         await eventually(lambda: idle(sb, name, WORKER))
         assert (sb.stats.handler_errors, sb.stats.naked, sb.stats.acked) == (1, 1, 1)
+
+    @pytest.mark.parametrize("batch_size", [None, 1], ids=["single", "batch"])
+    async def test_what_a_handler_gave_back_comes_again_while_it_still_works(
+        self, connect: Connect, batch_size: int | None
+    ) -> None:
+        sb, gate, attempts = await connect(), Gate(), list[int]()
+        name = await a_stream(sb)
+        await sb.enqueue(f"{name}.a", 1)
+
+        async def handle(told: Any) -> None:
+            msg = told[0] if batch_size else told
+            attempts.append(msg.attempt)
+            if msg.attempt == 1:
+                await msg.nak(delay=0.05)
+                await gate.handle(msg)
+
+        worker = await sb.consume(
+            f"{name}.a", handle, durable=WORKER, ack_wait=30, batch_size=batch_size, batch_timeout=0.05
+        )
+        await eventually(lambda: attempts == [1, 2])
+        await eventually(lambda: idle(sb, name, WORKER))
+        assert gate.running == 1
+        gate.open()
+        await eventually(lambda: worker.in_hand == 0)
+        assert (sb.stats.naked, sb.stats.acked) == (1, 1)
 
     async def test_a_failing_message_does_not_hold_up_the_others(self, connect: Connect) -> None:
         sb, seen = await connect(), list[Any]()

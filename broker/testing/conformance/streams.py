@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from broker import ConfigDrift, InvalidOption, NoStream, StreamError, StreamNotFound, StreamOptions
+from broker import (
+    ConfigDrift,
+    ConsumerNotFound,
+    InvalidOption,
+    NoStream,
+    StreamError,
+    StreamFull,
+    StreamNotFound,
+    StreamOptions,
+)
 from broker.testing.conformance.scene import Conformance, a_stream, fresh, listed
 
 if TYPE_CHECKING:
@@ -71,6 +80,45 @@ class StreamConformance(Conformance):
         assert caught.value.name == name
         assert caught.value.differences == {"max_msgs": (20, 10), "description": ("more", "")}
         assert (await sb.streams.info(name)).config == first
+
+    @pytest.mark.parametrize(("discard", "kept"), [("new", 4), ("old", 2)])
+    @pytest.mark.parametrize("limit", [{"max_msgs": 2}, {"max_bytes": 2600}], ids=["messages", "bytes"])
+    async def test_lower_limits_remove_only_what_the_stream_may_discard(
+        self, connect: Connect, limit: dict[str, Any], discard: Literal["new", "old"], kept: int
+    ) -> None:
+        sb, name = await connect(), fresh("stream")
+        options = StreamOptions(name, [f"{name}.>"], discard=discard)
+        await sb.declare(options)
+        for number in range(4):
+            await sb.enqueue(f"{name}.{number}", b"x" * 1000)
+        info = await sb.streams.update(replace(options, **limit))
+        assert (info.messages, (await sb.streams.info(name)).messages) == (kept, kept)
+        if discard == "new":
+            with pytest.raises(StreamFull):
+                await sb.enqueue(f"{name}.a", b"x" * 1000)
+
+    async def test_a_lower_limit_of_a_subject_removes_its_oldest(self, connect: Connect) -> None:
+        sb, name = await connect(), fresh("stream")
+        options = StreamOptions(name, [f"{name}.>"], discard="new")
+        await sb.declare(options)
+        for number in range(6):
+            await sb.enqueue(f"{name}.{number % 2}", number)
+        await sb.streams.update(replace(options, max_msgs_per_subject=1))
+        assert (await sb.streams.info(name)).messages == 2
+
+    async def test_what_is_missing_or_full_bears_the_servers_numbers(self, connect: Connect) -> None:
+        sb, name = await connect(), fresh("stream")
+        with pytest.raises(StreamNotFound) as missing:
+            await sb.streams.info(name)
+        assert (missing.value.code, missing.value.err_code) == (404, 10059)
+        await sb.declare(StreamOptions(name, [f"{name}.>"], max_msgs=1))
+        with pytest.raises(ConsumerNotFound) as gone:
+            await sb.consumers.info(name, "nobody")
+        assert (gone.value.code, gone.value.err_code) == (404, 10014)
+        await sb.enqueue(f"{name}.a", 1)
+        with pytest.raises(StreamFull) as full:
+            await sb.enqueue(f"{name}.a", 2)
+        assert (full.value.code, full.value.err_code) == (503, 10077)
 
     async def test_update_brings_the_server_in_line(self, connect: Connect) -> None:
         sb, name = await connect(), fresh("stream")

@@ -1,0 +1,133 @@
+"""Options that cannot be meant: refused with a typed error that names the option, before anything is sent."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from broker import ConsumerOptions, Expect, InvalidOption, StreamOptions
+from broker.testing.conformance.bad_input import Usable
+from broker.testing.conformance.scene import WORKER, Conformance, a_stream, fresh, listed
+
+if TYPE_CHECKING:
+    from broker.testing.conformance.scene import Connect
+
+NOT_BOOL: list[Any] = [None, 0, 1, -1, 1.5, float("nan"), "", "yes", b"x", [], [1], {}]
+
+
+class BadOptionsConformance(Conformance):
+    """Options that cannot be meant."""
+
+    @pytest.mark.parametrize(
+        ("option", "values"),
+        [
+            ("auto_extend", NOT_BOOL),
+            ("dead_letter", NOT_BOOL),
+            ("ordered", NOT_BOOL),
+            ("headers_only", NOT_BOOL),
+            ("backoff", ["1", b"x", bytearray(b"x"), {1.0}, 5]),
+            ("ensure", [[], {}, None, True, "create"]),
+        ],
+        ids=lambda each: each if isinstance(each, str) else "",
+    )
+    async def test_what_says_how_to_consume_is_checked(self, connect: Connect, option: str, values: list[Any]) -> None:
+        sb = await connect()
+        async with Usable(sb) as stream:
+            for value in values:
+                asked: dict[str, Any] = {"durable": WORKER, option: value}
+                with pytest.raises(InvalidOption) as caught:
+                    await sb.consume(f"{stream}.a", print, **asked)
+                assert caught.value.option == option
+            assert await listed(sb.consumers.names(stream)) == []
+
+    async def test_what_says_how_to_push_is_checked(self, connect: Connect) -> None:
+        sb = await connect()
+        async with Usable(sb) as stream:
+            for option in ("flow_control", "ordered"):
+                for value in NOT_BOOL:
+                    asked: dict[str, Any] = {option: value}
+                    with pytest.raises(InvalidOption) as caught:
+                        await sb.push_subscribe(f"{stream}.a", print, **asked)
+                    assert caught.value.option == option
+            assert await listed(sb.consumers.names(stream)) == []
+
+    async def test_a_group_whose_lanes_have_no_room_for_their_names_is_refused(self, connect: Connect) -> None:
+        sb, name = await connect(), fresh("s")
+        await sb.declare(StreamOptions(name, [f"{name}.*"], lanes=2))
+        with pytest.raises(InvalidOption, match="240") as caught:
+            await sb.consume(f"{name}.a", print, queue="q" * 241, ordered=True)
+        assert caught.value.option == "queue"
+        assert await listed(sb.consumers.names(name)) == []
+        await sb.consume(f"{name}.a", print, queue="q" * 240, ordered=True)
+
+    async def test_times_beyond_what_a_calendar_has_are_refused(self, connect: Connect) -> None:
+        sb, early = await connect(), datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))
+        late = datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))
+        async with Usable(sb) as stream:
+            for moment in (early, late, datetime.min):  # noqa: DTZ901 - the last one has no zone on purpose
+                for option in ("start", "until"):
+                    asked: dict[str, Any] = {option: moment}
+                    with pytest.raises(InvalidOption) as caught:
+                        sb.read(f"{stream}.a", **asked)
+                    assert caught.value.option == option
+            for moment in (early, late, datetime.min, datetime.min.replace(tzinfo=UTC)):  # noqa: DTZ901 - likewise
+                with pytest.raises(InvalidOption, match=r"1970|zone"):
+                    await sb.schedule(f"{stream}.a", 1, key="k", at=moment)
+
+    @pytest.mark.parametrize(
+        "expect",
+        [{"subject_filter": "a.*"}, {"last_msg_id": ""}, {"last_msg_id": "ä"}, {"last_sequence": True}],
+        ids=str,
+    )
+    async def test_expectations_that_mean_nothing_are_refused(self, expect: dict[str, Any]) -> None:
+        with pytest.raises(InvalidOption) as caught:
+            Expect(**expect)
+        assert caught.value.option == next(iter(expect))
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("filters", 5),
+            ("filters", "a.b"),
+            ("claim", True),
+            ("claim", {}),
+            ("claim", "group"),
+            ("ensure", []),
+            ("priority_timeout", {}),
+            ("deliver_group", ""),
+            ("idle_heartbeat", ""),
+            ("rate_limit", {}),
+        ],
+        ids=str,
+    )
+    async def test_bad_consumer_options_are_refused_when_they_are_made(self, option: str, value: Any) -> None:
+        options: dict[str, Any] = {"stream": "S", option: value}
+        with pytest.raises(InvalidOption) as caught:
+            ConsumerOptions(**options)
+        assert caught.value.option == option
+
+    async def test_what_is_no_dead_letter_is_refused(self, connect: Connect) -> None:
+        sb = await connect()
+        bad: list[Any] = ["x", b"x", 1.5, True, 0, -1, [1], object()]
+        async with Usable(sb):
+            for letter in bad:
+                with pytest.raises(InvalidOption):
+                    await sb.dead_letters.replay(letter)
+                with pytest.raises(InvalidOption):
+                    await sb.dead_letters.discard(letter)
+
+    async def test_a_reason_that_is_no_text_settles_nothing(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb)
+        await sb.enqueue(f"{name}.a", 1)
+        async with sb.pull(f"{name}.a", durable=WORKER) as puller:
+            [msg] = await puller.fetch(1, timeout=5)
+            reasons: list[Any] = [1, None, b"x", True, "\udcff"]
+            for reason in reasons:
+                with pytest.raises(InvalidOption) as caught:
+                    await msg.term(reason)
+                assert caught.value.option == "reason"
+            assert not msg.settled
+            await msg.term("cheater")
