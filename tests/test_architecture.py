@@ -16,6 +16,7 @@ DRAWERS = {"utils", "util", "helpers", "helper", "common", "misc", "base", "shar
 RULES = (
     *("broker/state/frames.py", "broker/state/delta.py", "broker/state/composing.py", "broker/state/following.py"),
     *("broker/contracts/lanes.py", "broker/lanes/assignment.py", "broker/lanes/parking.py", "broker/lanes/records.py"),
+    *("broker/exactly_once/marks.py", "broker/exactly_once/trouble.py"),
     "broker/rescheduling/copies.py",
     *("services/game_room/room.py", "services/game_room/battle.py", "services/game_room/commands.py"),
     *("services/game_room/desk.py", "services/gateway/door.py", "services/gateway/sessions.py"),
@@ -46,6 +47,8 @@ HOMES = {
     "rich": ("services/demo/", "broker/cli/", "loadtest/"),
     "redis": ("broker/backends/redis/",),
     "sqlalchemy": ("broker/exactly_once/",),
+    "alembic": ("broker/exactly_once/",),
+    "aiosqlite": ("broker/exactly_once/one_hop.py",),
     "pytest": ("broker/testing/",),
 }
 

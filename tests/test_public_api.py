@@ -44,7 +44,7 @@ class StreamBroker:
     async def increment(self, subject, by=1, *, idempotency_key=None): ...
     async def consume(self, subject, handler, *, queue=None, durable=None, max_ack_pending=256, ack_wait=30.0,
                       concurrency=16, max_deliver=5, backoff=(1, 5, 30, 120), dead_letter=True, auto_extend=True,
-                      stream=None, ensure="verify"): ...  # fmt: skip
+                      ordered=False, inbox=None, stream=None, ensure="verify"): ...  # fmt: skip
     def pull(self, subject, *, queue=None, durable=None, batch=100, max_ack_pending=1000, ack_wait=30.0, stream=None,
              ensure="verify"): ...  # fmt: skip
     def read(self, subject, *, start="first", until=None): ...
