@@ -275,6 +275,9 @@ def _cluster(facts: Facts) -> Iterator[Finding]:
             says = f"streams and their copies cannot be listed: {facts.unknown.get('streams', '')}"
             yield Finding("replicas", "unknown", says, "Ask as a role that may publish $JS.API.STREAM.LIST.")
         return
+    for name in facts.silent:
+        says = f"stream {name} does not answer: the nodes it is on are away, and nothing of it can be stored or read"
+        yield Finding("replicas", "problem", says, "Bring its nodes back; declare it with replicas=3.")
     for stream in facts.streams:
         yield from _copies(stream, clustered=_clustered(facts))
 

@@ -6,6 +6,7 @@ What could not be found out is ``None``, with the reason in ``Facts.unknown``. N
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from broker.backends.nats import addresses
-from broker.backends.nats.api import Api
+from broker.backends.nats.api import LIST_TIMEOUT, Api
 from broker.backends.nats.convert import timestamp_ns
 from broker.backends.nats.core import NatsCore
 from broker.backends.nats.session import Session
@@ -23,8 +24,6 @@ from broker.contracts.errors import BrokerError, InvalidOption, JetStreamNotEnab
 from broker.contracts.subjects import covers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from broker.contracts.options import ConnectOptions
 
 _PATIENCE: Final = 3.0
@@ -70,7 +69,8 @@ class Facts:
         jetstream: whether this account may use it; ``None``: nobody said.
         max_payload: bytes, as said to this user.
         clock: seconds by which the server's clock is ahead of ours; the error is ``clock_error``.
-        streams: all that this user may see, raw.
+        streams: all that this user may see, raw; but those of ``silent``: the servers know them, and nobody answers
+            for them.
         abilities: what the library needs -> whether this user may, and the subject that decides it.
         process: the monitoring page of the server's process; ``storage``: that of its JetStream.
         unknown: what could not be found out -> why.
@@ -86,6 +86,7 @@ class Facts:
     clock: float | None = None
     clock_error: float = 0.0
     streams: list[dict[str, Any]] | None = None
+    silent: list[str] = field(default_factory=list)
     abilities: dict[str, tuple[bool, str]] = field(default_factory=dict)
     process: dict[str, Any] | None = None
     storage: dict[str, Any] | None = None
@@ -156,8 +157,16 @@ async def _greeting(url: str, options: ConnectOptions) -> Greeting:
     except (OSError, ValueError) as exc:
         found.trouble = str(exc) or _SILENT
     finally:
-        writer.transport.abort()
+        await _hang_up(writer)
     return found
+
+
+async def _hang_up(writer: asyncio.StreamWriter) -> None:
+    """At once; and what ended the line is heard, or it would be told on standard error as nobody's."""
+    writer.transport.abort()
+    with contextlib.suppress(OSError):  # a TimeoutError is one
+        async with asyncio.timeout(_PATIENCE):
+            await writer.wait_closed()
 
 
 async def _hear(
@@ -200,7 +209,7 @@ async def _ask(session: Session, facts: Facts, stream: str | None, durable: str 
         facts.unknown["account"] = str(exc)
     if facts.jetstream is not False:
         try:
-            facts.streams = [each async for each in _listed(api)]
+            await _list_streams(api, facts)
         except BrokerError as exc:
             facts.unknown["streams"] = str(exc)
     permissions = (facts.user or {}).get("permissions")
@@ -225,10 +234,19 @@ async def _about_user(core: NatsCore, facts: Facts) -> None:
     _compare_clocks(facts, str((told.get("server") or {}).get("time") or ""), before)
 
 
-async def _listed(api: Api) -> AsyncIterator[dict[str, Any]]:
-    async with asyncio.timeout(4 * _PATIENCE):
-        async for each in api.pages("STREAM.LIST", "streams"):
-            yield each
+async def _list_streams(api: Api, facts: Facts) -> None:
+    found: dict[str, dict[str, Any]] = {}
+    silent: set[str] = set()
+    total = 1
+    while len(found) + len(silent) < total:
+        answer = await api.call("STREAM.LIST", {"offset": len(found) + len(silent)}, timeout=LIST_TIMEOUT)
+        page, unanswered = answer.get("streams") or [], answer.get("missing") or []
+        if not page and not unanswered:
+            break
+        found |= {str(each["config"]["name"]): each for each in page}
+        silent |= {*map(str, unanswered)}
+        total = int(answer.get("total") or 0)
+    facts.streams, facts.silent = list(found.values()), sorted(silent)
 
 
 def _compare_clocks(facts: Facts, theirs: str, before: float) -> None:
