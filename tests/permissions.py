@@ -54,83 +54,94 @@ def _subscribe(role, subjects):
 
 def _everybody(role):
     """What no service may."""
-    yield from _subscribe(
-        role,
-        {
-            "hear everything": ">",
-            "hear everybody's replies": "_INBOX.>",
-        },
-    )
-    others = next(each for each in ROLES if each != role)
-    yield from _subscribe(
-        role,
-        {
-            "hear another role's replies": f"_INBOX_{others}.>",
-        },
-    )
+    yield from _subscribe(role, HEARD)
+    own = WORKERS.get(role)
+    others = [each for each in ROLES if each != role]
+    yield from _subscribe(role, {f"hear the replies of {each}": f"_INBOX_{each}.>" for each in others})
     yield from _publish(
         role,
         {
-            "answer in another's place": f"_INBOX_{('admin' if role != 'admin' else 'room')}.x",
+            f"answer in another's place, to {each}": f"_INBOX_{each}.x"
+            for each in others
+            if (role, each) != ("room", "gateway")
         },
     )
-    yield from _publish(
-        role,
-        {
-            "ask the servers about everybody": "$SYS.REQ.SERVER.PING.CONNZ",
-        },
-    )
-    yield from _subscribe(
-        role,
-        {
-            "hear the servers' events": "$SYS.>",
-        },
-    )
-    if role != "admin":
-        yield from _publish(
-            role,
-            {
-                "delete a stream": "$JS.API.STREAM.DELETE.SETTLEMENTS",
-                "purge a stream": "$JS.API.STREAM.PURGE.SETTLEMENTS",
-                "change a stream": "$JS.API.STREAM.UPDATE.SETTLEMENTS",
-                "make a consumer that sends it everything": "$JS.API.CONSUMER.CREATE.SETTLEMENTS.spy",
-                "delete a consumer": "$JS.API.CONSUMER.DELETE.SETTLEMENTS.settle-worker",
-                "read a stored result": "$JS.API.STREAM.MSG.GET.SETTLEMENTS",
-                "read a stored result directly": "$JS.API.DIRECT.GET.SETTLEMENTS",
-                "remove an audit record": "$JS.API.STREAM.MSG.DELETE.AUDIT",
-            },
-        )
-    yield from _subscribe(
-        role,
-        {
-            "hear results on their way": "battle.settle",
-            "hear points on their way": "leaderboard.update",
-        },
-    )
-
-
-def _worker(role, own):
-    """Of the other workers' streams nothing; of its own no more than its consumer."""
+    yield from _publish(role, MEDDLED)
     for stream, consumer in STREAMS.items():
         if stream != own:
             yield from _publish(
                 role,
                 {
-                    f"take messages of {stream}": _next(stream),
-                },
-            )
-            yield from _publish(
-                role,
-                {
                     f"settle messages of {stream}": _ack(stream),
-                },
-            )
-            yield from _publish(
-                role,
-                {
                     f"write dead letters of {stream}": f"gamebroker.dead.{stream}.{consumer}",
                 },
             )
+    if role != "admin":
+        yield from _publish(role, MANAGED)
+        yield from _publish(role, {f"take messages of {stream}": _next(stream) for stream in STREAMS if stream != own})
+
+
+HEARD = {
+    "hear everything": ">",
+    "hear everything of two words": "*.*",
+    "hear everything of three words": "*.*.*",
+    "hear everybody's replies": "_INBOX.>",
+    "hear the servers' events": "$SYS.>",
+    "hear what is asked of JetStream": "$JS.API.>",
+    "hear what is settled": "$JS.ACK.>",
+    "hear keys change": "$KV.>",
+    "hear dead letters, and what lanes say": "gamebroker.>",
+    "hear everything of battles": "battle.>",
+    "hear results on their way": "battle.settle",
+    "hear points on their way": "leaderboard.update",
+    "hear mail on its way": "mail.*",
+    "hear audit records on their way": "audit.*",
+    "pose as a service's endpoint": "$SRV.>",
+}
+MEDDLED = {
+    "ask the servers about everybody": "$SYS.REQ.SERVER.PING.CONNZ",
+    "ask the servers about themselves": "$SYS.REQ.SERVER.PING.VARZ",
+    "ask about its account": "$SYS.REQ.ACCOUNT.GAME.CONNZ",
+    "change an account": "$SYS.REQ.CLAIMS.UPDATE",
+    "have a connection cut": "$SYS.REQ.SERVER.x.KICK",
+    "make up an advisory": "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.SETTLEMENTS.settle-worker",
+    "write a key": "$KV.settings.rewards",
+    "tell lanes something": "gamebroker.lanes.SETTLEMENTS.settle-worker",
+    "park a message": "gamebroker.parked.SETTLEMENTS.settle-worker.x",
+    "have a message tried again": "gamebroker.again.SETTLEMENTS.settle-worker.x",
+}
+MANAGED = {
+    "make a stream": "$JS.API.STREAM.CREATE.SPY",
+    "delete a stream": "$JS.API.STREAM.DELETE.SETTLEMENTS",
+    "purge a stream": "$JS.API.STREAM.PURGE.SETTLEMENTS",
+    "purge the dead letters": "$JS.API.STREAM.PURGE.GAMEBROKER_DEAD_LETTERS",
+    "change a stream": "$JS.API.STREAM.UPDATE.SETTLEMENTS",
+    "copy a stream away": "$JS.API.STREAM.SNAPSHOT.SETTLEMENTS",
+    "put another stream in its place": "$JS.API.STREAM.RESTORE.SETTLEMENTS",
+    "have a stream change its leader": "$JS.API.STREAM.LEADER.STEPDOWN.SETTLEMENTS",
+    "have the cluster change its leader": "$JS.API.META.LEADER.STEPDOWN",
+    "throw a node out": "$JS.API.SERVER.REMOVE",
+    "remove an account's streams": "$JS.API.ACCOUNT.PURGE.GAME",
+    "make a consumer that sends it everything": "$JS.API.CONSUMER.CREATE.SETTLEMENTS.spy",
+    "make one with a filter": "$JS.API.CONSUMER.CREATE.SETTLEMENTS.spy.battle.settle",
+    "make one without a name": "$JS.API.CONSUMER.CREATE.SETTLEMENTS",
+    "make one the old way": "$JS.API.CONSUMER.DURABLE.CREATE.SETTLEMENTS.spy",
+    "make one on the dead letters": "$JS.API.CONSUMER.CREATE.GAMEBROKER_DEAD_LETTERS.spy",
+    "delete a consumer": "$JS.API.CONSUMER.DELETE.SETTLEMENTS.settle-worker",
+    "pause a consumer": "$JS.API.CONSUMER.PAUSE.SETTLEMENTS.settle-worker",
+    "set a consumer back": "$JS.API.CONSUMER.RESET.SETTLEMENTS.settle-worker",
+    "take a consumer from who has it": "$JS.API.CONSUMER.UNPIN.SETTLEMENTS.settle-worker",
+    "read a stored result": "$JS.API.STREAM.MSG.GET.SETTLEMENTS",
+    "read a stored result directly": "$JS.API.DIRECT.GET.SETTLEMENTS",
+    "read the last result directly": "$JS.API.DIRECT.GET.SETTLEMENTS.battle.settle",
+    "read a dead letter": "$JS.API.STREAM.MSG.GET.GAMEBROKER_DEAD_LETTERS",
+    "remove a result": "$JS.API.STREAM.MSG.DELETE.SETTLEMENTS",
+    "remove an audit record": "$JS.API.STREAM.MSG.DELETE.AUDIT",
+}
+
+
+def _worker(role, own):
+    """Of the other workers' streams nothing; of its own no more than its consumer."""
     yield from _publish(
         role,
         {
@@ -178,9 +189,6 @@ DENIED = [
             "give points": "leaderboard.update",
             "send mail": "mail.ann",
             "write an audit record": "audit.settlement",
-            "take results": _next("SETTLEMENTS"),
-            "settle results": _ack("SETTLEMENTS"),
-            "write a dead letter": "gamebroker.dead.SETTLEMENTS.settle-worker",
             "show a player a view": f"gateway.gateway-1.out.room-1.{MINE}",
         },
     ),
@@ -199,7 +207,6 @@ DENIED = [
             "send commands in another gateway's name": "battle.room-1.cmd.@gateway-2",
             "send a player's command itself": f"battle.room-1.cmd.{MINE}",
             "show another gateway's players a view": "gateway.gateway-2.out.room-1.p",
-            "answer for a room": "_INBOX_gateway.x",
         },
     ),
     *_subscribe(
@@ -216,9 +223,6 @@ DENIED = [
             "play a frame": "battle.room-1.state",
             "send a command": f"battle.room-1.cmd.{MINE}",
             "store a result": "battle.settle",
-            "take results": _next("SETTLEMENTS"),
-            "settle results": _ack("SETTLEMENTS"),
-            "pause a consumer": "$JS.API.CONSUMER.PAUSE.SETTLEMENTS.settle-worker",
         },
     ),
     *_subscribe(
@@ -233,7 +237,6 @@ DENIED = [
         {
             "play a frame": "battle.room-1.state",
             "send a command": f"battle.room-1.cmd.{MINE}",
-            "settle results nobody paid": _ack("SETTLEMENTS"),
         },
     ),
     *_subscribe(
@@ -262,6 +265,14 @@ DENIED = [
             "settle results": _ack("SETTLEMENTS"),
             "answer a gateway": "_INBOX_gateway.x",
             "ask the servers": "$SYS.REQ.SERVER.PING",
+            "ask about its account": "$SYS.REQ.ACCOUNT.PLAYERS.CONNZ",
+            "make a consumer": "$JS.API.CONSUMER.CREATE.SETTLEMENTS.spy",
+            "purge a stream": "$JS.API.STREAM.PURGE.SETTLEMENTS",
+            "read a stored result": "$JS.API.DIRECT.GET.SETTLEMENTS",
+            "write a dead letter": "gamebroker.dead.SETTLEMENTS.settle-worker",
+            "write an audit record": "audit.settlement",
+            "write a key": "$KV.settings.rewards",
+            "answer another player": "_INBOX.x",
         },
     ),
     *_subscribe(
@@ -274,8 +285,11 @@ DENIED = [
             "hear commands": "battle.room-1.cmd.*",
             "hear the gateway's players": "gateway.gateway-1.in.*.*",
             "hear everything": ">",
+            "hear everything of three words": "*.*.*",
+            "hear everything of battles": "battle.>",
+            "hear the servers' events": "$SYS.>",
             "hear everybody's replies": "_INBOX.>",
-            "hear a gateway's replies": "_INBOX_gateway.>",
+            **{f"hear the replies of {each}": f"_INBOX_{each}.>" for each in ROLES},
         },
     ),
 ]
@@ -328,9 +342,24 @@ cannot close is in [SECURITY.md](../SECURITY.md).
 
 def page():
     """docs/permissions.md."""
-    parts = [HEAD, f"{len(NEEDED)} operations are needed and work, {len(DENIED)} are denied.\n"]
+    total = f"{len(NEEDED)} operations are needed and work, {len(DENIED)} are denied.\n"
+    nobody = _common(ROLES)
+    workers = _common([role for role in ROLES if role != "admin"]) - nobody
+    parts = [HEAD, total, "\n## What no service may\n\n", *_rows(nobody)]
+    parts += ["\n## What no service but admin may\n\n", *_rows(workers)]
     for role in (*ROLES, PLAYER):
-        parts += [f"\n## {role}\n\n", "| | may it | subject |\n|---|---|---|\n"]
-        parts += [f"| {each.what} | yes | |\n" for each in NEEDED if each.role == role]
-        parts += [f"| {each.what} | no | {each.verb} `{each.subject}` |\n" for each in DENIED if each.role == role]
+        own = {each[1:] for each in DENIED if each.role == role} - (set() if role == PLAYER else nobody | workers)
+        parts += [f"\n## {role}\n\n", *_rows(own, [each.what for each in NEEDED if each.role == role])]
     return "".join(parts)
+
+
+def _common(roles):
+    """What is denied to all of them."""
+    return set.intersection(*({each[1:] for each in DENIED if each.role == role} for role in roles))
+
+
+def _rows(denied, needed=()):
+    yield "| | may it | subject |\n|---|---|---|\n"
+    yield from (f"| {what} | yes | |\n" for what in needed)
+    in_order = dict.fromkeys(each[1:] for each in DENIED if each[1:] in denied)
+    yield from (f"| {what} | no | {verb} `{subject}` |\n" for what, verb, subject in in_order)

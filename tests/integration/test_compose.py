@@ -24,6 +24,10 @@ DECLARES = "declare"
 pytestmark = pytest.mark.nats
 
 
+def of_a_cluster(test):
+    return pytest.mark.xdist_group("cluster")(pytest.mark.timeout(90)(test))
+
+
 def mounts(service):
     """(source, target) of each mount."""
     return [tuple(mount.split(":")[:2]) for mount in service.get("volumes", ())]
@@ -243,29 +247,33 @@ def test_the_image_has_the_version_that_is_tested():
     assert {node["image"].split(":")[1] for node in NODES.values()} == {f"{find_nats_server().version}-alpine"}
 
 
-@pytest.fixture
-async def cluster(tmp_path, secrets):
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory, secrets):
     """The three nodes as the file describes them, on loopback instead of in containers."""
     nodes = NODES.values()
     configs, variables = [nats_config(node) for node in nodes], [told(node, secrets) for node in nodes]
-    async with Cluster.from_configs(configs, env=variables, store_dir=tmp_path / "nats") as started:
+    started = Cluster.from_configs(configs, env=variables, store_dir=tmp_path_factory.mktemp("nats"))
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:  # it outlives every test's loop
+        runner.run(started.start())
         yield started
+        runner.run(started.stop())
 
 
-@pytest.mark.timeout(60)
+@of_a_cluster
 async def test_the_cluster_stores_on_three_nodes(cluster, secrets):
     async with secrets.connect(cluster, "admin") as sb:
         await sb.declare(StreamOptions("ORDERS", ["mail.*"], replicas=3, max_bytes=1 << 20))
         receipt = await sb.enqueue("mail.ann", b"one", idempotency_key="order-1")
         again = await sb.enqueue("mail.ann", b"one", idempotency_key="order-1")
         info = await sb.streams.info("ORDERS")
+        stored = [list(node.store_dir.rglob("ORDERS/msgs/*.blk")) for node in cluster.nodes]
+        await sb.streams.delete("ORDERS")
     assert (receipt.sequence, receipt.duplicate, again.duplicate) == (1, False, True)
     assert (info.config.replicas, info.messages) == (3, 1)
-    stored = [list(node.store_dir.rglob("*.blk")) for node in cluster.nodes]
     assert all(stored), "every node holds the message"
 
 
-@pytest.mark.timeout(60)
+@of_a_cluster
 async def test_the_services_run_on_it_and_end_when_asked(cluster, secrets, tmp_path):
     """Command and variables are those of the file; only addresses and paths are this machine's."""
     declaring = await start_service(DECLARES, cluster.url, secrets, tmp_path)
@@ -300,7 +308,7 @@ async def start_service(name, url, secrets, tmp_path):
     )
 
 
-@pytest.mark.timeout(60)
+@of_a_cluster
 async def test_a_node_is_who_holds_a_certificate_of_our_authority(cluster, secrets, tmp_path):
     """Whoever reaches the routes' port with another's certificate, or none, is not told a word."""
     theirs = Secrets.make(tmp_path / "theirs")

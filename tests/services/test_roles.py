@@ -153,7 +153,6 @@ async def test_what_was_declared_otherwise_is_told_or_brought_in_line(children, 
     assert "ConfigDrift" in said
     assert "ack_wait" in said
     assert (await declare("update", "--ack-wait", "5", "--ensure", "update"))[0] == 0
-    assert (await declare("then", "--ack-wait", "5"))[0] == 0
     code, said = await declare("bind", "--ensure", "bind")
     assert code == 2
     assert "makes nothing" in said
