@@ -7,7 +7,7 @@ READY := .venv/.ready
 SIDE_BY_SIDE ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint fix bench capacity soak lock clean
+.PHONY: help setup demo test check lint fix bench capacity soak chaos lock clean
 
 help: ## print the verbs
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ capacity: $(READY) ## how many rooms one room process and one server hold (sever
 
 soak: $(READY) ## ten minutes at 3,000 msg/s under random disconnects: memory flat, nothing leaked or lost
 	@$(BIN)/python -m loadtest.soak $(ARGS)
+
+chaos: $(READY) ## a minute of settlements under planned faults: each takes effect once (ARGS="--mode full")
+	@$(BIN)/gamebroker chaos $(ARGS)
 
 lock: $(READY) ## resolve requirements.lock anew from pyproject.toml
 	@$(BIN)/python -m pip install --quiet uv
