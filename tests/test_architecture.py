@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,8 +69,13 @@ def tree_of(path):
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
+@cache
 def imports_of(path):
     """Every module imported anywhere in the file, those under TYPE_CHECKING and in functions included."""
+    return frozenset(_imports_of(path))
+
+
+def _imports_of(path):
     package = path.relative_to(TOP).with_suffix("").parts[:-1]
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import math
 import sys
 from typing import TYPE_CHECKING, TextIO
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from broker.server.__main__ import main as serve  # noqa: PLC0415 - only this verb starts a server
 
         return serve(given[1:], prog="gamebroker server")
+    if given[:1] == ["chaos"]:
+        return _chaos(given[1:])
     options = _parser().parse_args(given)
     try:
         asyncio.run(_run(options))
@@ -41,6 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def say(line: str, *, to: TextIO | None = None) -> None:
     """One line out, at once, so that pipes see it."""
     print(line, file=to or sys.stdout, flush=True)
+
+
+def _chaos(given: Sequence[str]) -> int:
+    """A chaos run. It lies beside the library, not in it: only a checkout has it."""
+    try:
+        chaos = importlib.import_module("loadtest.chaos.__main__")
+    except ModuleNotFoundError as missing:
+        say(f"gamebroker: chaos needs a checkout of gamebroker with its dependencies ({missing})", to=sys.stderr)
+        return 1
+    code: int = chaos.main(given)
+    return code
 
 
 def _advice(error: BrokerError) -> str:
@@ -156,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     verbs.add_parser("server", help="run a real nats-server in the foreground (see: gamebroker server --help)")
+    verbs.add_parser("chaos", help="settle under planned faults and judge the run (see: gamebroker chaos --help)")
     verb("publish", _publish, "send one core message", "subject", "body")
     listen = verb("subscribe", _subscribe, "print core messages", "pattern")
     listen.add_argument("--count", type=int, default=0, help="stop after so many (0: never)")
