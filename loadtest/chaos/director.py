@@ -131,7 +131,7 @@ class Director:
     async def _settled(self, broker: StreamBroker) -> None:
         """Return when nothing is left to settle, or when it takes too long: the census will tell."""
         clock = asyncio.get_running_loop().time
-        deadline = clock() + self._plan.settle_within
+        deadline = clock() + self._plan.limits.settling
         while clock() < deadline:
             with suppress(BrokerError):
                 if not sum((await unsettled(broker)).values()):

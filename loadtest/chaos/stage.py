@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _POLL: Final = 0.05
-PATIENCE: Final = 30.0
-"""Seconds within which a fault has to show that it has happened; other faults may be in its way."""
 
 
 class NotFired(Exception):
@@ -67,7 +65,7 @@ class Stage:
             NotFired: nothing, for too long.
         """
         clock = asyncio.get_running_loop().time
-        deadline = clock() + PATIENCE
+        deadline = clock() + self.plan.limits.showing
         while True:
             try:
                 if found := await look():
