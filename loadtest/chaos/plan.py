@@ -57,7 +57,7 @@ class Limits(Struct, frozen=True):
     grace: float = 10.0
     notice: float = 3.0
     alive: float = 5.0
-    showing: float = 30.0
+    showing: float = 60.0
     settling: float = 60.0
 
     def times(self, slack: float) -> Limits:
