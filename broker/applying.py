@@ -68,6 +68,12 @@ class SomeFailed(Exception):
         self.errors = errors
 
 
+def check_inbox(inbox: object) -> None:
+    """Raises ``InvalidOption`` for what is no inbox."""
+    if not hasattr(inbox, "applying"):
+        raise InvalidOption(f"inbox={inbox!r}: must be an Inbox (broker.exactly_once)", option="inbox")
+
+
 async def consume_once(
     inbox: Inbox,
     handler: Callable[..., Any],
@@ -83,8 +89,7 @@ async def consume_once(
         InvalidOption: the options and the inbox contradict each other.
         What ``inbox.check`` raises.
     """
-    if not hasattr(inbox, "applying"):
-        raise InvalidOption(f"inbox={inbox!r}: must be an Inbox (broker.exactly_once)", option="inbox")
+    check_inbox(inbox)
     check_handler(handler, ("msg", "tx"))
     if not is_async(handler):
         told = "inbox= needs an async def handler(msg, tx): what it does on tx must be awaited"

@@ -18,6 +18,7 @@ RULES = (
     *("broker/state/frames.py", "broker/state/delta.py", "broker/state/composing.py", "broker/state/following.py"),
     *("broker/contracts/lanes.py", "broker/lanes/assignment.py", "broker/lanes/parking.py", "broker/lanes/records.py"),
     *("broker/exactly_once/marks.py", "broker/exactly_once/trouble.py"),
+    *("broker/contracts/event_contracts.py", "broker/quality/requirements.py", "broker/quality/losses.py"),
     "broker/rescheduling/copies.py",
     *("services/game_room/room.py", "services/game_room/battle.py", "services/game_room/commands.py"),
     *("services/game_room/desk.py", "services/gateway/door.py", "services/gateway/sessions.py"),
