@@ -208,6 +208,10 @@ class Reader:
         self._observe = observe
         self._opened().watch(observe)
 
+    async def rest(self) -> None:
+        """Ask for nothing until the next step; see ``DeliverySource``."""
+        await self._opened().rest()
+
     def _opened(self) -> DeliverySource:
         if self._source is None:
             raise RuntimeError("use a reader inside `async with sb.read(...) as reader`")
