@@ -217,6 +217,15 @@ class StreamOptions:
                 object.__setattr__(self, option, True)
 
 
+def clash(options: StreamOptions, other: StreamOptions) -> str:
+    """What a server refuses when both capture some subject, and which; empty when they do not."""
+    for ours in options.subjects:
+        for theirs in other.subjects:
+            if overlap(ours, theirs):
+                return f"subjects overlap with an existing stream: {ours!r} with {theirs!r} of {other.name!r}"
+    return ""
+
+
 def _check_contradictions(options: StreamOptions) -> None:
     """Refuse pairs that the server refuses, naming both."""
     full, per_subject = options.discard, options.max_msgs_per_subject
@@ -234,6 +243,7 @@ def _check_contradictions(options: StreamOptions) -> None:
         ("schedules", options.retention == "interest", 'retention "limits" or "workqueue"'),
         ("schedules", not options.allow_rollup, "allow_rollup=True"),
         ("allow_rollup", options.deny_purge, "deny_purge=False"),
+        ("mirror_direct", options.mirror is None, "mirror"),
         ("sealed", full != "new", 'discard="new"'),
         ("sealed", options.max_age is not None, "max_age=None"),
         ("atomic", options.mirror is not None, "mirror=None"),
