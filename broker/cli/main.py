@@ -45,7 +45,7 @@ def say(line: str, *, to: TextIO | None = None) -> None:
 
 def _advice(error: BrokerError) -> str:
     if type(error) is ConnectError:
-        return "Start one with `gamebroker server --port 4222`, or name another with --url or NATS_URL."
+        return "Start one with `gamebroker server`, or name another with --url or NATS_URL."
     return "" if error.advice in str(error) else error.advice
 
 
