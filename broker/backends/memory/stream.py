@@ -125,6 +125,9 @@ class MemoryStream:
         if expect is not None:
             check_position(expect, self.log, self.name, subject)
         check_features(self.options, record)
+        if record.schedule is not None and not self.captures(record.schedule.target):
+            words = "message schedules target is invalid"
+            raise ApiError(words, code=400, err_code=10190, subject=record.schedule.target, stream=self.name)
         first = self._window.first_copy(record.message_id, now, self.options.duplicate_window)
         if first is not None:
             return Receipt(self.name, first, duplicate=True)
