@@ -9,6 +9,7 @@ from broker.consumer_builder import (
     Subjects,
     Working,
     check_group_name,
+    how_to_push,
     how_to_work,
     in_order,
     patterns,
@@ -219,7 +220,7 @@ class StreamConsumer(Broker):
         self._lifetime.check_open()
         check_handler(handler)
         check_kind("ordered", ordered, bool, "True or False", shown=True)
-        options = in_order(queue or durable, **working) if ordered else how_to_work(max_ack_pending, **working)
+        options = in_order(queue or durable, **working) if ordered else how_to_push(max_ack_pending, **working)
         consumer = push_consumer(
             subject,
             self._streams.new_inbox(),
@@ -301,7 +302,7 @@ class StreamConsumer(Broker):
         queue: str | None = None,
         durable: str | None = None,
         batch: int = 100,
-        max_ack_pending: int = 1000,
+        max_ack_pending: int = 256,
         ack_wait: float = 30.0,
         stream: str | None = None,
         ensure: Ensure = "verify",
@@ -320,7 +321,7 @@ class StreamConsumer(Broker):
             queue: see ``consume``.
             durable: see ``consume``.
             batch: messages ``async for`` asks for at a time.
-            max_ack_pending: see ``consume``.
+            max_ack_pending: see ``consume``; no fetch brings more.
             ack_wait: see ``consume``; nothing is extended for you.
             stream: see ``consume``.
             ensure: see ``consume``.
