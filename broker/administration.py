@@ -106,7 +106,7 @@ class StreamAdmin:
         Args:
             name: of the stream.
             subject: only those of this pattern.
-            up_to: only those below this sequence.
+            up_to: only those below this sequence; past the end and without ``subject``, the next message gets it.
             keep: all but the newest so many. Not together with ``up_to``.
 
         Raises:

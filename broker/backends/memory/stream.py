@@ -192,7 +192,10 @@ class MemoryStream:
         ]
         if keep:
             chosen = chosen[:-keep]
-        return sum(self.remove(sequence) for sequence in chosen)
+        count = sum(self.remove(sequence) for sequence in chosen)
+        if up_to is not None and subject is None:
+            self.log.last_sequence = max(self.log.last_sequence, up_to - 1)
+        return count
 
     def read(self, sequence: int | None, last_of: str | None) -> StoredMessage | None:
         """The message with that sequence, or the newest of that pattern."""
