@@ -111,6 +111,7 @@ class Reader:
             if self._until == "end":
                 self._end = await self._stream_end()
         except BaseException:
+            self._entered = False
             await self.__aexit__(None, None, None)
             raise
         return self

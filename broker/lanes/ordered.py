@@ -18,6 +18,7 @@ from broker.contracts.errors import (
     ConsumerNotFound,
     InvalidOption,
     NoStream,
+    PermissionDenied,
     RequestTimeout,
 )
 from broker.contracts.events import ConsumerEventKind
@@ -147,7 +148,7 @@ class OrderedConsumption(Consumption):
         return self
 
     async def _refuse_the_other_way(self) -> None:
-        with suppress(ConsumerNotFound):
+        with suppress(ConsumerNotFound, PermissionDenied):  # a role that may not ask is trusted to know
             await self._backend.consumer_info(self.stream, self.consumer)
             raise other_way(self.consumer, self.stream)
 

@@ -18,7 +18,7 @@ from broker.backends.nats.push_intake import PushIntake
 from broker.backends.nats.source import NatsSource
 from broker.contracts.consumer_options import fitting
 from broker.contracts.drift import FIXED_HINT, fixed_in_consumer
-from broker.contracts.errors import ApiError, ConfigDrift, ConsumerNotFound, InvalidOption, NoStream
+from broker.contracts.errors import ApiError, ConfigDrift, ConsumerNotFound, InvalidOption, NoStream, PermissionDenied
 from broker.contracts.lanes import Lane, lane_consumer, other_way, stored_patterns
 from broker.contracts.subjects import overlap
 
@@ -156,7 +156,7 @@ class Consumers:
         group = options.durable or options.queue
         if group is None:
             return
-        with suppress(ConsumerNotFound):
+        with suppress(ConsumerNotFound, PermissionDenied):  # a role that may not ask is trusted to know
             await self._admin.raw_consumer(stream, lane_consumer(group, Lane(0, 0)))
             raise other_way(group, stream)
 
