@@ -243,7 +243,6 @@ def _check_contradictions(options: StreamOptions) -> None:
         ("schedules", options.retention == "interest", 'retention "limits" or "workqueue"'),
         ("schedules", not options.allow_rollup, "allow_rollup=True"),
         ("allow_rollup", options.deny_purge, "deny_purge=False"),
-        ("mirror_direct", options.mirror is None, "mirror"),
         ("sealed", full != "new", 'discard="new"'),
         ("sealed", options.max_age is not None, "max_age=None"),
         ("atomic", options.mirror is not None, "mirror=None"),

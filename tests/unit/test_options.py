@@ -84,7 +84,6 @@ def test_a_stream_option_out_of_range_is_named(option, value):
         ("schedules", {"schedules": True, "discard": "old", "retention": "interest"}),
         ("schedules", {"schedules": True, "discard": "old", "sources": [StreamSource("S2")]}),
         ("allow_rollup", {"allow_rollup": True, "deny_purge": True}),
-        ("mirror_direct", {"mirror_direct": True}),
         ("sealed", {"sealed": True, "discard": "old"}),
         ("sealed", {"sealed": True, "max_age": 600.0}),
         ("atomic", {"atomic": True, "persist_mode": "async"}),
