@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from broker.contracts.claims import check_group
 from broker.contracts.envelopes import Delivery
 from broker.contracts.errors import ConfigDrift, InvalidOption
 from broker.contracts.options import ConsumerOptions, Ensure, StreamOptions, check_ensure, in_range
@@ -105,7 +106,7 @@ class StreamAdmin:
         Args:
             name: of the stream.
             subject: only those of this pattern.
-            up_to: only those below this sequence.
+            up_to: only those below this sequence; past the end and without ``subject``, the next message gets it.
             keep: all but the newest so many. Not together with ``up_to``.
 
         Raises:
@@ -361,8 +362,7 @@ class ConsumerAdmin:
             ConsumerNotFound, StreamNotFound: there is none.
             ApiError: it has no such group, or is not ``pinned_client``.
         """
-        if not isinstance(group, str) or not group:
-            raise InvalidOption(f"group={group!r}: must be the name of a priority group", option="group")
+        check_group("group", group)
         await self._backend.unpin_consumer(resource_name(stream, "stream"), resource_name(name, "consumer"), group)
 
 

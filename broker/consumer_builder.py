@@ -54,6 +54,18 @@ def how_to_work(max_ack_pending: int, *, on_error: OnErrors | None = None, **opt
     return checked
 
 
+def how_to_push(max_ack_pending: int, **options: Any) -> ConsumeOptions:
+    """The same for what the server sends unasked.
+
+    Raises:
+        InvalidOption: also for an option that says how much to ask for.
+    """
+    if options.get("max_bytes") is not None:
+        told = "max_bytes is for consume, which asks: what is pushed comes as max_ack_pending lets it"
+        raise InvalidOption(told, option="max_bytes")
+    return how_to_work(max_ack_pending, **options)
+
+
 def in_order(name: str | None, **options: Any) -> ConsumeOptions:
     """The policy where nothing is settled: one at a time, one attempt, no dead letters.
 

@@ -22,6 +22,7 @@ from broker.contracts.errors import (
     StreamNotFound,
 )
 from broker.contracts.events import ConsumerEventKind
+from broker.contracts.options import in_range
 from broker.handling import HandlerTask, is_async
 from broker.inline import InlineHands
 from broker.pacing import Pace
@@ -44,6 +45,8 @@ log = logging.getLogger("broker.consuming")
 _FETCH: Final = 30.0  # seconds: only how often an idle loop turns
 _LAST_FLUSH: Final = (0.1, 2.0)
 """Seconds that ending waits for what was sent to reach the server: at least, also when time is up, and at most."""
+_UNHURRIED: Final = 86_400.0
+"""Seconds: no handler is cut short because there is nothing more for it."""
 _STOOD_STILL: Final = (
     "the event loop stood still for %.1f s, longer than ack_wait=%g of %s: what was in hand may be handed out again, "
     "and that counts as an attempt; a handler that blocks belongs in asyncio.to_thread"
@@ -115,7 +118,7 @@ class Consumption:
         await supply.open()
         self.stream, self.consumer = supply.source.stream, supply.source.consumer
         self._runner = HandlerTask(self._run(), loop=self._loop, name=f"consume {self.consumer}")
-        self._runner.add_done_callback(_retrieve)
+        self._runner.add_done_callback(self._has_run)
         if self._options.auto_extend:
             self._extender = self._loop.create_task(self._extend_forever(), name=f"extend {self.consumer}")
         return self
@@ -124,10 +127,12 @@ class Consumption:
         """Until it is drained, its handlers included.
 
         Raises:
+            Unsupported: from another event loop than its own.
             ConsumerGone: it was deleted and may only be bound to.
             StreamNotFound, NoStream, PermissionDenied, ConfigDrift: going on became impossible.
             BrokerClosed, Unauthorized: the connection is gone for good.
         """
+        self._backend.board.check_loop()
         self._askers.add(asyncio.current_task())
         if self._runner is not None:
             await asyncio.wait([self._runner])
@@ -140,14 +145,23 @@ class Consumption:
         """Stop asking for messages and give back what was not started; handlers that run go on.
 
         Its place is kept until ``resume``, also without a name.
+
+        Raises:
+            Unsupported: from another event loop than its own.
         """
+        self._backend.board.check_loop()
         if self._running.is_set():
             self._running.clear()
             self._announcer.tell(ConsumerEventKind.PAUSED)
         self._supply.waits.interrupt()
 
     async def resume(self) -> None:
-        """Go on after ``pause``."""
+        """Go on after ``pause``.
+
+        Raises:
+            Unsupported: from another event loop than its own.
+        """
+        self._backend.board.check_loop()
         if not self._running.is_set():
             self._running.set()
             self._announcer.tell(ConsumerEventKind.RESUMED)
@@ -166,7 +180,13 @@ class Consumption:
         Handlers still running after ``timeout`` seconds are cancelled and their messages given back; ``caller``, a
         handler that waits for this, is left alone, as every other one that does. Once begun it goes on by itself, also
         when cancelled.
+
+        Raises:
+            InvalidOption: ``timeout`` is no number of at least 0.
+            Unsupported: from another event loop than its own.
         """
+        self._backend.board.check_loop()
+        in_range("timeout", timeout, 0)
         self._supply.stop()
         self._askers |= {caller, asyncio.current_task()}
         self._ending = self._loop.create_task(self._end(timeout, self._askers), name=f"drain {self.consumer}")
@@ -185,6 +205,34 @@ class Consumption:
             shortest, longest = _LAST_FLUSH
             left = max(shortest, deadline - self._loop.time())
             await self._backend.flush(timeout=min(left, longest))
+
+    def __repr__(self) -> str:
+        name = f"{self.consumer!r} of {self.stream!r}" if self.stream else "opening"
+        return f"<{type(self).__name__} {name}, {self._state()}, {self.in_hand} in hand>"
+
+    def _state(self) -> str:
+        """In a word, for people."""
+        runner = self._runner
+        if runner is not None and runner.done():
+            failed = not runner.cancelled() and runner.exception() is not None
+            return "failed" if failed else "ended"
+        if self._supply.stopping:
+            return "draining"
+        return "running" if self._running.is_set() else "paused"
+
+    def _has_run(self, runner: asyncio.Task[None]) -> None:
+        """Its error is logged and raised by ``wait``; nobody has to call that, nor ``drain``."""
+        error = None if runner.cancelled() else runner.exception()
+        if error is None:
+            return
+        if not isinstance(error, BrokerError):  # those were logged where they happened
+            log.error("%s ended", runner.get_name(), exc_info=error)
+        self._wind_down()
+
+    def _wind_down(self) -> None:
+        """It ended by itself: what is in hand comes to its own end, and then nothing is left of it."""
+        if self._ending is None:
+            self._ending = self._loop.create_task(self._end(_UNHURRIED, self._askers), name=f"drain {self.consumer}")
 
     # -- the loop
 
@@ -278,10 +326,3 @@ def _kind_of_hands(handler: Callable[..., Any], options: ConsumeOptions) -> type
     if options.batch_size is not None:
         return BatchHands
     return TaskHands if is_async(handler) else InlineHands
-
-
-def _retrieve(runner: asyncio.Task[None]) -> None:
-    """Its error is logged and raised by ``wait``; nobody has to call that."""
-    error = None if runner.cancelled() else runner.exception()
-    if error is not None and not isinstance(error, BrokerError):  # those were logged where they happened
-        log.error("%s ended", runner.get_name(), exc_info=error)

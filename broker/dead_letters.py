@@ -11,7 +11,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from broker.contracts.checks import check_kind
+from broker.contracts.checks import check_kind, check_text
 from broker.contracts.envelopes import readdressed, refilled
 from broker.contracts.errors import (
     ConfigDrift,
@@ -177,9 +177,11 @@ class DeadLetters:
             stream: that they came from.
             consumer: that gave up on them.
             subject: pattern of the original subject.
+
+        Raises:
+            InvalidOption, InvalidSubject: a filter that no letter could match; on the first step.
         """
-        if subject is not None:
-            subscribe_pattern(subject)
+        _check_filters(stream, consumer, subject)
         options = ConsumerOptions(filters=(DEAD_SUBJECTS,), stream=DEAD_STREAM, acks=False)
         try:
             async with Reader(options, "end", backend=self._backend, codec=self._codec) as stored:
@@ -224,9 +226,10 @@ class DeadLetters:
         """
         if rate is not None:
             in_range("rate", rate, 0.001)
+        _check_filters(stream, consumer, subject)
         if not isinstance(letter, _Which):
-            if stream or consumer or subject:
-                raise InvalidOption("replay takes one letter or filters, not both", option="letter")
+            if stream or consumer or subject or rate:
+                raise InvalidOption("replay takes one letter, or filters and a rate, not both", option="letter")
             one = await self.get(_sequence_of(letter))
             if one is None:
                 return 0
@@ -276,7 +279,12 @@ class DeadLetters:
             return
 
     async def discard(self, letter: DeadLetter | int, reason: str = "") -> bool:
-        """Remove one for good; whether it was still there. The reason is logged."""
+        """Remove one for good; whether it was still there. The reason is logged.
+
+        Raises:
+            InvalidOption: at once.
+        """
+        check_text("reason", reason)
         sequence = _sequence_of(letter)
         in_range("sequence", sequence, 1, whole=True)
         try:
@@ -351,6 +359,14 @@ async def _make_sure(backend: StreamBackend, replicas: int) -> None:
 def _sequence_of(letter: DeadLetter | int) -> int:
     check_kind("letter", letter, (DeadLetter, int), "a dead letter or its sequence", shown=True)
     return letter if isinstance(letter, int) else letter.sequence
+
+
+def _check_filters(stream: str | None, consumer: str | None, subject: str | None) -> None:
+    for name, what in ((stream, "stream"), (consumer, "consumer")):
+        if name is not None:
+            resource_name(name, what)
+    if subject is not None:
+        subscribe_pattern(subject)
 
 
 def _wanted(letter: DeadLetter, stream: str | None, consumer: str | None, subject: str | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from broker.contracts.backend import DeliverySource
@@ -23,19 +24,26 @@ class OrderedSource(DeliverySource):
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._given_back: int | None = None
+        self._given_back: list[Delivery] = []
         self.stream, self.consumer = reader.where
 
     @property
     def resume_sequence(self) -> int | None:
         """At the first message that was given back unhandled, or else after what was read last."""
-        if self._given_back is not None:
-            return self._given_back
+        if self._given_back:
+            return min(each.sequence for each in self._given_back)
         return self._reader.position + 1 if self._reader.position else None
 
     async def fetch(self, limit: int, *, timeout: float, max_bytes: int | None = None) -> Sequence[Delivery]:
-        """See ``DeliverySource``; the reader decides how many bytes are on their way."""
+        """See ``DeliverySource``; the reader decides how many bytes are on their way.
+
+        What was given back comes first: a stream that keeps only what somebody waits for has it no more.
+        """
         del max_bytes
+        if self._given_back:
+            first = sorted(self._given_back, key=attrgetter("sequence"))
+            self._given_back = first[limit:]
+            return first[:limit]
         try:
             async with asyncio.timeout(timeout):
                 return await self._reader.take(limit)
@@ -51,7 +59,7 @@ class OrderedSource(DeliverySource):
     async def nak(self, delivery: Delivery, *, delay: float) -> None:
         """It was not handled: whoever goes on from here begins with it."""
         del delay
-        self._given_back = min(delivery.sequence, self._given_back or delivery.sequence)
+        self._given_back.append(delivery)
 
     async def term(self, delivery: Delivery, *, reason: str) -> None:
         """Nothing is on loan."""
@@ -62,6 +70,10 @@ class OrderedSource(DeliverySource):
     def watch(self, observe: Observe) -> None:
         """See ``DeliverySource``."""
         self._reader.watch(observe)
+
+    async def rest(self) -> None:
+        """See ``DeliverySource``."""
+        await self._reader.rest()
 
     async def close(self) -> None:
         """See ``DeliverySource``."""

@@ -54,14 +54,14 @@ class Puller:
         self._announcer = Announcer(backend)
         self._source: DeliverySource | None = None
         self._kept: deque[StreamMessage] = deque()
-        self._ended = False
+        self._ended = self._left = False
         self._ahead = 1
         self._taken_at = 0.0
 
     async def fetch(self, limit: int, *, timeout: float = 5.0) -> list[StreamMessage]:
         """Up to ``limit`` messages: as soon as that many came, or no more are waiting, or ``timeout`` seconds passed.
 
-        An empty list means there was nothing.
+        Never more than ``max_ack_pending``. An empty list means there was nothing.
 
         Raises:
             ConsumerGone: the consumer was deleted.
@@ -70,6 +70,7 @@ class Puller:
         self._backend.board.check_loop()
         in_range("limit", limit, 1, whole=True)
         in_range("timeout", timeout, 0)
+        limit = min(limit, self._options.max_ack_pending)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         left = max(timeout, _SHORTEST)
@@ -117,11 +118,13 @@ class Puller:
         return deliveries[-1].pending if deliveries else -1
 
     def _opened(self) -> DeliverySource:
-        if self._source is None:
+        if self._source is None or self._left:
             raise RuntimeError("use a puller inside `async with sb.pull(...) as puller`")
         return self._source
 
     async def __aenter__(self) -> Self:
+        if self._source is not None:
+            raise RuntimeError("this puller was entered before: make another one with sb.pull(...)")
         source = self._source = await self._backend.open_consumer(self._options)
         source.watch(self._announcer.tell)
         self._announcer.begin(source.stream, source.consumer)
@@ -131,6 +134,7 @@ class Puller:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._left = True
         await self._close()
 
     async def _close(self) -> None:

@@ -87,6 +87,7 @@ class Reader:
         self._backend = backend
         self._codec = codec
         self._source: DeliverySource | None = None
+        self._entered = False
         self._unread: list[Delivery] = []
         self._observe: Observe | None = None
         self._last_sequence = 0
@@ -100,6 +101,9 @@ class Reader:
         self._before = options.start - 1 if isinstance(options.start, int) else 0
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            raise RuntimeError("this reader was entered before: make another one with sb.read(...)")
+        self._entered = True
         try:
             self._options = await self._pinned(self._options)
             await self._open(self._options)
@@ -107,6 +111,7 @@ class Reader:
             if self._until == "end":
                 self._end = await self._stream_end()
         except BaseException:
+            self._entered = False
             await self.__aexit__(None, None, None)
             raise
         return self
@@ -208,6 +213,10 @@ class Reader:
         self._observe = observe
         self._opened().watch(observe)
 
+    async def rest(self) -> None:
+        """Ask for nothing until the next step; see ``DeliverySource``."""
+        await self._opened().rest()
+
     def _opened(self) -> DeliverySource:
         if self._source is None:
             raise RuntimeError("use a reader inside `async with sb.read(...) as reader`")
@@ -233,11 +242,18 @@ class Reader:
         return True
 
     async def _restart(self) -> None:
-        """A new consumer that starts after the last message that was read."""
-        source = self._opened()
-        log.info("reading %s again from after sequence %d", source.stream, self._last_sequence)
-        self._suspect = self._idle = False
-        await source.close()
+        """A new consumer that starts after the last message that was read; cancelled, the next step does it."""
+        log.info("reading %s again from after sequence %d", self._opened().stream, self._last_sequence)
+        self._suspect = self._idle = False  # set again by whatever happens meanwhile
+        done = False
+        try:
+            await self._open_again()
+            done = True
+        finally:
+            self._suspect = self._suspect or not done
+
+    async def _open_again(self) -> None:
+        await self._opened().close()
         self._unread.clear()
         self._last_count = 0
         options = self._options

@@ -21,7 +21,7 @@ from broker.contracts.errors import (
     SequenceConflict,
     Unauthorized,
 )
-from broker.contracts.headers import MESSAGE_ID
+from broker.contracts.headers import KEY, MESSAGE_ID
 from broker.keys import key_of
 
 if TYPE_CHECKING:
@@ -193,12 +193,16 @@ class Storing(Attempts):
                 receipt = await answer
             except BrokerError as exc:
                 answer, last = None, exc
-                if not (isinstance(exc, SequenceConflict) and self._may_be_stored):
+                # The server looks at what is expected before it looks for repeats: our own earlier attempt may be it,
+                # or an earlier call with the same key.
+                if isinstance(exc, SequenceConflict) and self._may_be_stored:
+                    receipt = await self._resolved(exc)
+                elif isinstance(exc, SequenceConflict) and self._has_a_key:
+                    receipt = await self._stored_before(exc)
+                else:
                     await self._weigh(exc)
                     await self._rest()
                     continue
-                # The server looks at what is expected before it looks for repeats: our own earlier attempt may be it.
-                receipt = await self._resolved(exc)
             stats.enqueued += 1
             stats.duplicates += receipt.duplicate
             return receipt
@@ -227,6 +231,27 @@ class Storing(Attempts):
         if known:
             raise conflict
         raise self._unknown() from conflict
+
+    @property
+    def _has_a_key(self) -> bool:
+        """Whether its sender named it, and so may have sent it before."""
+        return self._record.headers is not None and KEY in self._record.headers
+
+    async def _stored_before(self, conflict: SequenceConflict) -> Receipt:
+        """The receipt of an earlier call's message with the same key.
+
+        Raises:
+            SequenceConflict: there is none.
+            EnqueueUnknown: nobody can say, not in time.
+        """
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                receipt = await self._looked_up()
+        except (TimeoutError, BrokerError) as exc:
+            raise self._unknown() from exc
+        if receipt is None:
+            raise conflict
+        return receipt
 
     async def _looked_up(self) -> Receipt | None:
         """What the server remembers of our id, as soon as it can say."""

@@ -162,7 +162,7 @@ class StreamBroker(Eventing, Publishing):
             history: revisions kept per key, 1 to 64.
             ttl: seconds every value lives; a key's own ``ttl`` may end it sooner.
             max_bytes: bytes of everything stored; a full bucket refuses (``StreamFull``).
-            max_value_size: bytes of one value at most.
+            max_value_size: bytes of one value at most (``PayloadTooLarge``); see ``BucketOptions``.
             storage: ``"file"`` outlives the server's process, ``"memory"`` does not.
             replicas: copies in a cluster, 1 to 5.
             marker_ttl: whole seconds for which the word that a key has expired is kept for watchers; no key's own
@@ -192,6 +192,7 @@ class StreamBroker(Eventing, Publishing):
         return KeyValue(
             bucket,
             least_ttl=(marker_ttl or 0) if ensure != "bind" else 0,
+            most_bytes=max_value_size if ensure != "bind" else None,
             backend=self._streams,
             codec=self._codec,
             enqueuer=self._enqueuer,

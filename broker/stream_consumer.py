@@ -10,6 +10,7 @@ from broker.consumer_builder import (
     Subjects,
     Working,
     check_group_name,
+    how_to_push,
     how_to_work,
     in_order,
     patterns,
@@ -219,9 +220,8 @@ class StreamConsumer(Broker):
             ensure: ``"verify"`` or ``"update"``.
             metadata: see ``consume``.
             headers_only: see ``consume``.
-            working: ``concurrency``, ``max_deliver``, ``backoff``, ``dead_letter``, ``auto_extend``, ``on_error``,
-                ``pause_for``, ``batch_size``, ``batch_timeout``, ``rate``, ``byte_rate``, ``reschedule_after`` as for
-                ``consume``.
+            working: as in ``consume``: ``concurrency``, ``max_deliver``, ``backoff``, ``dead_letter``, ``auto_extend``,
+                ``on_error``, ``pause_for``, ``batch_size``, ``batch_timeout``, both rates, ``reschedule_after``.
 
         Raises:
             What ``consume`` raises, and InvalidOption: somebody else listens to the durable.
@@ -229,7 +229,7 @@ class StreamConsumer(Broker):
         self._lifetime.check_open()
         check_handler(handler)
         check_kind("ordered", ordered, bool, "True or False", shown=True)
-        options = in_order(queue or durable, **working) if ordered else how_to_work(max_ack_pending, **working)
+        options = in_order(queue or durable, **working) if ordered else how_to_push(max_ack_pending, **working)
         consumer = push_consumer(
             subject,
             self._streams.new_inbox(),
@@ -311,7 +311,7 @@ class StreamConsumer(Broker):
         queue: str | None = None,
         durable: str | None = None,
         batch: int = 100,
-        max_ack_pending: int = 1000,
+        max_ack_pending: int = 256,
         ack_wait: float = 30.0,
         stream: str | None = None,
         ensure: Ensure = "verify",
@@ -330,7 +330,7 @@ class StreamConsumer(Broker):
             queue: see ``consume``.
             durable: see ``consume``.
             batch: messages ``async for`` asks for at a time.
-            max_ack_pending: see ``consume``.
+            max_ack_pending: see ``consume``; no fetch brings more.
             ack_wait: see ``consume``; nothing is extended for you.
             stream: see ``consume``.
             ensure: see ``consume``.

@@ -73,7 +73,7 @@ class Supply:
         self._extend_every = consumer.ack_wait / 3
         self._extended_at = 0.0
         self._sooner = asyncio.Event()
-        self._stays = consumer.unnamed and consumer.acks
+        self._stays = consumer.unnamed
         self._letters = letters
         self._settler_for = settler_for or (lambda each: ConsumeSettler(each, backend.stats, options, letters))
         self._open_consumer = open_consumer or backend.open_consumer

@@ -48,7 +48,6 @@ HOMES = {
     ),
     "rich": ("services/demo/", "broker/cli/", "loadtest/"),
     "redis": ("broker/backends/redis/",),
-    # Whoever has an inbox names the type of its transactions.
     "sqlalchemy": ("broker/exactly_once/", "loadtest/"),
     "alembic": ("broker/exactly_once/",),
     "aiosqlite": ("broker/exactly_once/one_hop.py",),

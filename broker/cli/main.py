@@ -63,7 +63,7 @@ def _chaos(given: Sequence[str]) -> int:
 
 def _advice(error: BrokerError) -> str:
     if type(error) is ConnectError:
-        return "Start one with `gamebroker server --port 4222`, or name another with --url or NATS_URL."
+        return "Start one with `gamebroker server`, or name another with --url or NATS_URL."
     return "" if error.advice in str(error) else error.advice
 
 

@@ -93,8 +93,8 @@ def check_words(description: object, metadata: object) -> None:
     Raises:
         InvalidOption: not text, longer than it keeps, or a reserved name.
     """
-    check_kind("description", description, str, "text", shown=True)
-    size = len(str(description).encode("utf-8", "surrogatepass"))
+    check_text("description", description)
+    size = len(str(description).encode())
     if size > MAX_DESCRIPTION:
         raise InvalidOption(
             f"description: is {size:,} bytes; must be from 0 to {MAX_DESCRIPTION:,}", option="description"
@@ -103,7 +103,10 @@ def check_words(description: object, metadata: object) -> None:
         isinstance(each, str) for both in metadata.items() for each in both
     ):
         raise InvalidOption(f"metadata={metadata!r}: must map names to values, both text", option="metadata")
-    size = sum(len(each.encode("utf-8", "surrogatepass")) for both in metadata.items() for each in both)
+    for both in metadata.items():
+        for each in both:
+            check_text("metadata", each)
+    size = sum(len(each.encode()) for both in metadata.items() for each in both)
     if size > MAX_METADATA:
         raise InvalidOption(f"metadata: is {size:,} bytes; must be from 0 to {MAX_METADATA:,}", option="metadata")
     for name in metadata:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -16,6 +16,7 @@ from broker.contracts.subjects import publish_subject, resource_name, subscribe_
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from broker.contracts.features import ConsumerLimits
     from broker.contracts.lanes import Lane
 
 Ensure = Literal["verify", "update", "bind"]
@@ -54,8 +55,8 @@ class ConsumerOptions:
         ack_wait: seconds until an unsettled delivery is handed out again.
         acks: ``False`` for readers: nothing to settle, nothing redelivered. Never changes.
         start: where a new consumer begins; an existing one keeps its position.
-        inactive_threshold: seconds without a worker after which it is removed. ``None``: 30 for an unnamed one; for a
-            named one what the stream's ``consumer_limits`` say, else never.
+        inactive_threshold: seconds without a worker after which it is removed. ``None``: 30 for an unnamed one, or what
+            the stream's ``consumer_limits`` allow; for a named one what they say, else never.
         ensure: see ``Ensure``.
         description: free text, at most 4 KiB.
         metadata: free names and values; those starting with ``_nats`` or ``gamebroker.`` are not yours.
@@ -199,6 +200,14 @@ class ConsumerOptions:
             raise InvalidOption("flow_control needs idle_heartbeat", option="flow_control")
         if self.rate_limit is not None:
             in_range("rate_limit", self.rate_limit, 1, whole=True)
+
+
+def fitting(options: ConsumerOptions, limits: ConsumerLimits | None) -> ConsumerOptions:
+    """The same in a stream with these limits: an unnamed one that says nothing stays for as long as it may."""
+    longest = None if limits is None else limits.inactive_threshold
+    if longest is None or options.inactive_threshold is not None or (options.threshold or 0) <= longest:
+        return options
+    return replace(options, inactive_threshold=longest)
 
 
 def check_ensure(ensure: object) -> None:

@@ -57,6 +57,8 @@ def _is_fixed(field: str, ours: object, theirs: object) -> bool:
 def consumer_differences(ours: ConsumerOptions, theirs: ConsumerOptions) -> Differences:
     """What differs; where it starts is not compared, nor what is left to the server."""
     found = _differences(ours, theirs)
+    if ours.queue == ours.durable and found.get("queue") == (ours.queue, None):
+        del found["queue"]  # made without a word of a queue, and we mean its name only
     ignored = set(_CONSUMER_OPENING) | {field for field in _CONSUMER_SAID if not getattr(ours, field)}
     if not (ours.acks and theirs.acks):
         ignored |= _CONSUMER_ACKING

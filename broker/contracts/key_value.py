@@ -30,6 +30,9 @@ MAX_HISTORY: Final = 64
 _BUCKET: Final = re.compile(r"[A-Za-z0-9_-]{1,250}\Z")
 _KEY: Final = re.compile(r"[-/_=.A-Za-z0-9]+\Z")
 _FILTER: Final = re.compile(r"[-/_=.*>A-Za-z0-9]+\Z")
+_BESIDE: Final = 1024
+"""Bytes that a bucket has room for beside a value: headers, of which the wire id holds the key."""
+_MOST_VALUE: Final = 2**31 - 1 - _BESIDE
 _DUPLICATE_WINDOW: Final = 120.0
 
 
@@ -70,7 +73,8 @@ class BucketOptions:
         history: revisions kept per key, 1 to 64.
         ttl: seconds every value lives; ``None`` is for ever.
         max_bytes: bytes of everything stored; a full bucket refuses (``StreamFull``).
-        max_value_size: bytes of one value (with its headers) at most.
+        max_value_size: bytes of one value at most. The server, which counts headers as well, is told 1 KiB more, and
+            so far other clients may go.
         storage: ``"file"`` outlives the server's process, ``"memory"`` does not.
         replicas: copies in a cluster, 1 to 5.
         marker_ttl: whole seconds for which the server keeps the word that a key has expired; a watch whose line is down
@@ -93,9 +97,10 @@ class BucketOptions:
         in_range("history", self.history, 1, MAX_HISTORY, whole=True)
         if self.ttl is not None:
             in_range("ttl", self.ttl, 0.1)
-        for option in ("max_bytes", "max_value_size"):
-            if getattr(self, option) is not None:
-                in_range(option, getattr(self, option), 1, whole=True)
+        if self.max_bytes is not None:
+            in_range("max_bytes", self.max_bytes, 1, whole=True)
+        if self.max_value_size is not None:
+            in_range("max_value_size", self.max_value_size, 1, _MOST_VALUE, whole=True)
         if self.marker_ttl is not None:
             in_range("marker_ttl", self.marker_ttl, 1)
             if self.marker_ttl != int(self.marker_ttl):
@@ -111,7 +116,7 @@ class BucketOptions:
             max_bytes=self.max_bytes,
             max_age=self.ttl,
             max_msgs_per_subject=self.history,
-            max_msg_size=self.max_value_size,
+            max_msg_size=None if self.max_value_size is None else self.max_value_size + _BESIDE,
             duplicate_window=_DUPLICATE_WINDOW if self.ttl is None else min(_DUPLICATE_WINDOW, self.ttl),
             discard="new",
             replicas=self.replicas,
@@ -134,12 +139,17 @@ class BucketOptions:
             history=min(stream.max_msgs_per_subject or MAX_HISTORY, MAX_HISTORY),
             ttl=stream.max_age,
             max_bytes=stream.max_bytes,
-            max_value_size=stream.max_msg_size,
+            max_value_size=value_size(stream.max_msg_size),
             storage=stream.storage,
             replicas=stream.replicas,
             marker_ttl=None if marker_ttl is None else float(int(marker_ttl)),  # a server counts whole seconds
             description=stream.description,
         )
+
+
+def value_size(max_msg_size: int | None) -> int | None:
+    """How large a value may be where a message may be so large (all of it, when that leaves no room for headers)."""
+    return max_msg_size if max_msg_size is None or max_msg_size <= _BESIDE else max_msg_size - _BESIDE
 
 
 STREAM_FIELDS: Final = {

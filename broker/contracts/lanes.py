@@ -14,6 +14,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote, unquote
 
+from broker.contracts.errors import InvalidOption
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -105,6 +107,20 @@ def stored_subject(lane: Lane, token: str, subject: str) -> str:
 def again_subject(stream: str, queue: str, lane: Lane, place: Place) -> str:
     """Where a group's next attempt at a message goes."""
     return f"{AGAIN}{stream}.{queue}.{lane.generation}.{lane.number}.{place.key}.{place.subject}"
+
+
+def lane_consumer(queue: str, lane: Lane) -> str:
+    """The name of the consumer that a group has for one lane."""
+    return f"{queue}-{lane.generation}-{lane.number}"
+
+
+def other_way(name: str, stream: str) -> InvalidOption:
+    """The refusal of a name that is in use for the other way to work through a stream with lanes."""
+    told = (
+        f"{name!r} works through stream {stream!r} the other way (ordered=True, or not): both would handle every "
+        "message; take another name, or delete its consumers first"
+    )
+    return InvalidOption(told, option="ordered")
 
 
 def place_of(stored: str) -> Place:

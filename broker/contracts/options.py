@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from broker.contracts.checks import check_flags, check_kind, in_range, one_of
 from broker.contracts.consumer_options import ConsumerOptions, Ensure, Replay, Start, check_ensure, check_start
@@ -41,6 +41,9 @@ Overflow = Literal["drop_oldest", "latest", "drop_newest"]
 
 LinkChoice = Literal["wire", "nats-py"]
 
+BATCH_TIMEOUT: Final = 1.0
+PAUSE_FOR: Final = 10.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumeOptions:
@@ -56,9 +59,10 @@ class ConsumeOptions:
         auto_extend: prolong the ack wait while a message is in hand, however long its handler takes.
         on_error: what becomes of a message by the exception its handler raised (see ``OnError``); the most specific
             class wins, and what is not named is retried.
-        pause_for: seconds a ``"pause"`` lasts.
+        pause_for: seconds a ``"pause"`` lasts; refused where nothing pauses.
         batch_size: hand over lists of up to so many messages; ``None`` hands over one message at a time.
-        batch_timeout: seconds after its first message within which a batch that is not full is handed over.
+        batch_timeout: seconds after its first message within which a batch that is not full is handed over; refused
+            without ``batch_size``.
         rate: messages per second at most; after a quiet while those of 100 ms may come at once.
         byte_rate: bytes of bodies per second at most, likewise.
         max_bytes: bytes on their way to this process at most; a single larger message comes alone.
@@ -72,9 +76,9 @@ class ConsumeOptions:
     dead_letter: bool = True
     auto_extend: bool = True
     on_error: OnErrors = field(default_factory=dict)
-    pause_for: float = 10.0
+    pause_for: float = PAUSE_FOR
     batch_size: int | None = None
-    batch_timeout: float = 1.0
+    batch_timeout: float = BATCH_TIMEOUT
     rate: float | None = None
     byte_rate: float | None = None
     max_bytes: int | None = None
@@ -102,7 +106,15 @@ class ConsumeOptions:
             in_range("max_bytes", self.max_bytes, 1, whole=True)
         if self.reschedule_after is not None:
             in_range("reschedule_after", self.reschedule_after, 0.1)
+        self._check_company()
+
+    def _check_company(self) -> None:
+        """Refuse what contradicts, and what would have no effect."""
         decisions = set(self.on_error.values())
+        if self.batch_size is None and self.batch_timeout != BATCH_TIMEOUT:
+            raise InvalidOption("batch_timeout needs batch_size: no batch is gathered", option="batch_timeout")
+        if "pause" not in decisions and self.pause_for != PAUSE_FOR:
+            raise InvalidOption("pause_for needs on_error={...: 'pause'}: nothing pauses", option="pause_for")
         if "dead_letter" in decisions and not self.dead_letter:
             raise InvalidOption("on_error: 'dead_letter' contradicts dead_letter=False", option="on_error")
         if "pause" in decisions and not self.auto_extend:

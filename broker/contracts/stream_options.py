@@ -217,6 +217,15 @@ class StreamOptions:
                 object.__setattr__(self, option, True)
 
 
+def clash(options: StreamOptions, other: StreamOptions) -> str:
+    """What a server refuses when both capture some subject, and which; empty when they do not."""
+    for ours in options.subjects:
+        for theirs in other.subjects:
+            if overlap(ours, theirs):
+                return f"subjects overlap with an existing stream: {ours!r} with {theirs!r} of {other.name!r}"
+    return ""
+
+
 def _check_contradictions(options: StreamOptions) -> None:
     """Refuse pairs that the server refuses, naming both."""
     full, per_subject = options.discard, options.max_msgs_per_subject

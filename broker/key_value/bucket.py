@@ -9,6 +9,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, Final, final
 
+from broker.contracts.checks import check_kind
 from broker.contracts.errors import (
     ApiError,
     ConnectionLost,
@@ -60,6 +61,7 @@ class KeyValue:
         bucket: str,
         *,
         least_ttl: float,
+        most_bytes: int | None,
         backend: StreamBackend,
         codec: Codec,
         enqueuer: Enqueuer,
@@ -71,7 +73,7 @@ class KeyValue:
         self._stream = stream_of(bucket)
         self._backend = backend
         self._codec = codec
-        self._writer = Writer(bucket, least_ttl, enqueuer)
+        self._writer = Writer(bucket, least_ttl, most_bytes, enqueuer)
         self._buckets = buckets
         self._roster = roster
 
@@ -115,6 +117,7 @@ class KeyValue:
             WriteUnknown: no word in time; read the key before trying again.
             InvalidKey, InvalidOption, EncodeError: at once; nothing was sent. The rest of what ``put`` raises.
         """
+        in_range("timeout", timeout, 0)
         deadline = asyncio.get_running_loop().time() + timeout
         revision = 0
         for _ in range(_TRIES):
@@ -272,6 +275,8 @@ class KeyValue:
         Raises:
             InvalidKey, InvalidOption: at once. On entering, what ``history`` raises.
         """
+        for option, flag in (("history", history), ("updates_only", updates_only), ("deletes", deletes)):
+            check_kind(option, flag, bool, "True or False", shown=True)
         if history and updates_only:
             raise InvalidOption("history= and updates_only= contradict: give one of them", option="history")
         start: Start = "new" if updates_only else "first" if history else "last_per_subject"

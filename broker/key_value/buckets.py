@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from broker.contracts.drift import FIXED_HINT
 from broker.contracts.errors import ConfigDrift, StreamNotFound
-from broker.contracts.key_value import LAYOUT, STREAM_FIELDS, BucketInfo, BucketOptions, check_bucket, stream_of
+from broker.contracts.key_value import (
+    LAYOUT,
+    STREAM_FIELDS,
+    BucketInfo,
+    BucketOptions,
+    check_bucket,
+    stream_of,
+    value_size,
+)
 from broker.contracts.options import Ensure, check_ensure
 from broker.key_value.writing import bucket_gone
 
@@ -99,7 +107,11 @@ class BucketAdmin:
 
 def _named(differences: Differences) -> Differences:
     """The same in the bucket's words."""
-    return {STREAM_FIELDS.get(field, field): both for field, both in differences.items()}
+    named = {STREAM_FIELDS.get(field, field): both for field, both in differences.items()}
+    if "max_msg_size" in differences:
+        ours, theirs = differences["max_msg_size"]
+        named["max_value_size"] = value_size(cast("int | None", ours)), value_size(cast("int | None", theirs))
+    return named
 
 
 def _bucket_info(stream: StreamInfo) -> BucketInfo | None:

@@ -10,6 +10,7 @@ from broker.contracts.errors import (
     EnqueueUnknown,
     InvalidOption,
     NoStream,
+    PayloadTooLarge,
     StreamNotFound,
 )
 from broker.contracts.key_errors import BucketNotFound, WriteUnknown
@@ -28,13 +29,15 @@ class Writer:
     Args:
         bucket: its name.
         least_ttl: seconds below which the server does not let a value expire.
+        most_bytes: of one value; ``None``: what the server takes.
         enqueuer: makes records and sees them through.
     """
 
-    def __init__(self, bucket: str, least_ttl: float, enqueuer: Enqueuer) -> None:
+    def __init__(self, bucket: str, least_ttl: float, most_bytes: int | None, enqueuer: Enqueuer) -> None:
         self._bucket = bucket
         self._prefix = prefix_of(bucket)
         self._least_ttl = least_ttl
+        self._most_bytes = most_bytes
         self._enqueuer = enqueuer
 
     async def write(
@@ -74,6 +77,13 @@ class Writer:
         expect = Expect(last_subject_sequence=revision) if revision is not None else None
         headers = {OPERATION: operation} if operation is not None else None
         record = self._enqueuer.record(Entry(subject, body, None, None, headers, ttl, expect))
+        if self._most_bytes is not None and len(record.data) > self._most_bytes:
+            raise PayloadTooLarge(
+                size=len(record.data),
+                limit=self._most_bytes,
+                subject=subject,
+                hint="; it is the bucket's max_value_size",
+            )
         # A value that expires leaves nothing behind it that would come to light then.
         record.rollup = rollup or ttl is not None
         deadline = asyncio.get_running_loop().time() + timeout

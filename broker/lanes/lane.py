@@ -140,6 +140,9 @@ class LaneConsumption(Consumption):
             return None
         return runner.exception()
 
+    def _wind_down(self) -> None:
+        """Its worker is told (see ``Duty.ended``), and brings all of its lanes to their end."""
+
     async def _end(self, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
         tender, self._tender = self._tender, None
         if tender is not None:

@@ -18,10 +18,12 @@ from broker.contracts.errors import (
     ConsumerNotFound,
     InvalidOption,
     NoStream,
+    PermissionDenied,
     RequestTimeout,
 )
 from broker.contracts.events import ConsumerEventKind
-from broker.contracts.lanes import Lane
+from broker.contracts.lanes import Lane, lane_consumer, other_way
+from broker.contracts.options import in_range
 from broker.lanes.assignment import assignment
 from broker.lanes.lane import Duty, LaneConsumption
 from broker.lanes.membership import Membership
@@ -130,6 +132,8 @@ class OrderedConsumption(Consumption):
         if not info.lane_counts:
             told = f"stream {stream!r} has no lanes: declare it with StreamOptions(lanes=...) for ordered=True"
             raise InvalidOption(told, option="ordered")
+        if self._consumer.ensure != "bind":
+            await self._refuse_the_other_way()
         self._counts, self._made = info.lane_counts, info.created
         self._duty = self._make_duty(stream)
         if self._consumer.ensure != "bind":
@@ -147,6 +151,11 @@ class OrderedConsumption(Consumption):
         self._announcer.begin(stream, self.consumer)
         self._manager = self._loop.create_task(self._manage(), name=f"lanes {self.consumer}")
         return self
+
+    async def _refuse_the_other_way(self) -> None:
+        with suppress(ConsumerNotFound, PermissionDenied):  # a role that may not ask is trusted to know
+            await self._backend.consumer_info(self.stream, self.consumer)
+            raise other_way(self.consumer, self.stream)
 
     def _make_duty(self, stream: str) -> Duty:
         parked = Parked(
@@ -168,12 +177,14 @@ class OrderedConsumption(Consumption):
 
     async def wait(self) -> None:
         """Until it is drained; raises what made going on impossible (see ``Consumption.wait``)."""
+        self._backend.board.check_loop()
         self._askers.add(asyncio.current_task())
         await asyncio.wait([self._over])
         self._over.result()
 
     async def pause(self) -> None:
         """Leave the lanes to the others; handlers that run go on."""
+        self._backend.board.check_loop()
         if self._stopping:
             return
         if not self._resting:
@@ -184,6 +195,7 @@ class OrderedConsumption(Consumption):
 
     async def resume(self) -> None:
         """Take a share again after ``pause``; nothing comes of it after ``drain``."""
+        self._backend.board.check_loop()
         if not self._resting or self._stopping:
             return
         self._resting = False
@@ -201,7 +213,12 @@ class OrderedConsumption(Consumption):
         Handlers still running after ``timeout`` seconds are cancelled and their messages given back; ``caller``, a
         handler that waits for this, is left alone, as every other one that does. Once begun it goes on by itself, also
         when cancelled.
+
+        Raises:
+            InvalidOption, Unsupported: see ``Consumption.drain``.
         """
+        self._backend.board.check_loop()
+        in_range("timeout", timeout, 0)
         self._stopping = True
         self._askers |= {caller, asyncio.current_task()}
         self._ending = self._loop.create_task(self._end(timeout, self._askers), name=f"drain {self.consumer}")
@@ -221,6 +238,14 @@ class OrderedConsumption(Consumption):
         self._forget(self)
         if not self._over.done():
             self._over.set_result(None)
+
+    def _state(self) -> str:
+        """See ``Consumption``."""
+        if self._over.done():
+            return "failed" if self._over.exception() is not None else "ended"
+        if self._stopping:
+            return "draining"
+        return "paused" if self._resting else "running"
 
     # -- taking and leaving lanes
 
@@ -287,7 +312,7 @@ class OrderedConsumption(Consumption):
             self._leave_but(())
 
     def _name(self, lane: Lane) -> str:
-        return f"{self.consumer}-{lane.generation}-{lane.number}"
+        return lane_consumer(self.consumer, lane)
 
     def _lane_options(self, lane: Lane) -> ConsumerOptions:
         asked = self._consumer

@@ -7,15 +7,20 @@ import asyncio
 import contextlib
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from broker.contracts.errors import BrokerError
 from broker.server.cluster import Cluster
 from broker.server.errors import ServerError
 from broker.server.node import NatsServer
+from broker.server.ports import check_ports
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+CLIENT_PORT: Final = 4222
+"""Where clients look for a server that nobody named."""
+HOST: Final = "127.0.0.1"
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m broker.server") -> int:
@@ -24,15 +29,24 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m broke
         prog=prog, description="A server, or a cluster, in the foreground until SIGINT or SIGTERM; prints its URL."
     )
     parser.add_argument("--store", metavar="DIR", help="keep what is stored here; without, it is gone at the end")
-    parser.add_argument("--port", type=int, metavar="N", help="for clients; a cluster takes N, N+1 ...; default: free")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=CLIENT_PORT,
+        metavar="N",
+        help=f"for clients; a cluster takes N, N+1 ...; default: {CLIENT_PORT}, and 0 takes what is free",
+    )
     parser.add_argument("--cluster", type=int, metavar="N", help="start a cluster of N nodes")
     asked = parser.parse_args(arguments)
+    port = asked.port or None
     try:
         server: NatsServer | Cluster
         if asked.cluster is not None:
-            server = Cluster(asked.cluster, store_dir=asked.store, port=asked.port)
+            server = Cluster(asked.cluster, store_dir=asked.store, port=port)
         else:
-            server = NatsServer(asked.store, port=asked.port)
+            server = NatsServer(asked.store, port=port)
+        if port is not None:
+            check_ports(range(port, port + (asked.cluster or 1)), HOST)
         return asyncio.run(_serve(server))
     except BrokerError as failed:
         sys.stderr.write(f"{failed}\n")

@@ -64,7 +64,7 @@ async def test_a_restart_of_the_database_loses_and_doubles_nothing(sb, own_postg
             for msg in messages:
                 await ledger.pay(tx, msg.json()["winner"])
 
-    options = {"batch_size": batch, "batch_timeout": 0.05, "max_deliver": 2, "backoff": [0.01]}
+    options = {"max_deliver": 2, "backoff": [0.01]} | ({"batch_size": batch, "batch_timeout": 0.05} if batch else {})
     worker = await sb.consume(SETTLE, handler, durable=WORKER, inbox=opened, **options)
     entries = [Entry(SETTLE, {"winner": f"p{n}"}, idempotency_key=f"battle-{n}") for n in range(600)]
     await sb.enqueue_many(entries)

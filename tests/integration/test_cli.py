@@ -116,7 +116,7 @@ async def test_what_the_server_advises_is_a_second_line(nats_server, stream_brok
 async def test_without_a_server_it_says_how_to_start_one(nats_server):
     code, _, err = await gamebroker("nats://127.0.0.1:1", "streams")
     assert code == 1
-    assert "gamebroker server --port 4222" in err
+    assert "gamebroker server" in err
     assert (await gamebroker("nats://127.0.0.1:1", "streams", "--url", nats_server.url))[0] == 0
 
 

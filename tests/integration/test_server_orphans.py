@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -184,7 +185,7 @@ async def test_a_terminated_guardian_ends_its_server_in_order(tmp_path: Path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_line_serves_until_a_signal(number, tmp_path: Path):
-    command = [sys.executable, "-m", "broker.server", "--store", str(tmp_path / "store")]
+    command = [sys.executable, "-m", "broker.server", "--port", "0", "--store", str(tmp_path / "store")]
     program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert program.stdout.readline().startswith("nats://127.0.0.1:")
@@ -197,7 +198,7 @@ def test_the_command_line_serves_until_a_signal(number, tmp_path: Path):
 
 
 def test_the_command_line_serves_a_cluster():
-    command = [sys.executable, "-m", "broker.server", "--cluster", "3"]
+    command = [sys.executable, "-m", "broker.server", "--port", "0", "--cluster", "3"]
     program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert program.stdout.readline().count("nats://127.0.0.1:") == 3
@@ -208,10 +209,25 @@ def test_the_command_line_serves_a_cluster():
         end(program)
 
 
+def test_the_command_line_says_which_port_is_taken():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "broker.server", "--port", str(port)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"port {port} of 127.0.0.1" in done.stderr
+    assert "--port" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    told = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=15, check=False).stdout
+    assert "default: 4222" in " ".join(told.split())
+
+
 def test_the_command_line_tells_what_is_wrong(tmp_path: Path):
     (tmp_path / "file").touch()
     for wrong in (["--cluster", "2"], ["--store", str(tmp_path / "file" / "store")]):
-        command = [sys.executable, "-m", "broker.server", *wrong]
+        command = [sys.executable, "-m", "broker.server", "--port", "0", *wrong]
         done = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)
         assert done.returncode == 1
         assert done.stdout == ""

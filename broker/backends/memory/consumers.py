@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from broker.backends.memory.consumer import FilteredShelf, MemoryConsumer
 from broker.backends.memory.lending import Start
 from broker.backends.memory.refusals import no_consumer
+from broker.contracts.consumer_options import fitting
 from broker.contracts.drift import FIXED_HINT, consumer_differences, fixed_in_consumer
 from broker.contracts.errors import (
     ApiError,
@@ -19,7 +20,7 @@ from broker.contracts.errors import (
     NoStream,
     Unsupported,
 )
-from broker.contracts.lanes import stored_patterns
+from broker.contracts.lanes import Lane, lane_consumer, other_way, stored_patterns
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
@@ -58,10 +59,12 @@ def create_consumer(stream: MemoryStream, options: ConsumerOptions) -> MemoryCon
 
 def _ensured(stream: MemoryStream, options: ConsumerOptions) -> MemoryConsumer:
     stream.expire()
-    name = _name(options)
+    options, name = fitting(options, stream.options.consumer_limits), _name(options)
     if options.ensure == "bind":
         return stream.find_consumer(name or "")
     existing = stream.consumers.get(name) if name is not None else None
+    if name is not None and options.lane is None and lane_consumer(name, Lane(0, 0)) in stream.consumers:
+        raise other_way(name, stream.name)
     if existing is None:
         return _create(stream, name or f"unnamed-{secrets.token_hex(6)}", options)
     differences = consumer_differences(options, existing.options)

@@ -125,6 +125,9 @@ class MemoryStream:
         if expect is not None:
             check_position(expect, self.log, self.name, subject)
         check_features(self.options, record)
+        if record.schedule is not None and not self.captures(record.schedule.target):
+            words = "message schedules target is invalid"
+            raise ApiError(words, code=400, err_code=10190, subject=record.schedule.target, stream=self.name)
         first = self._window.first_copy(record.message_id, now, self.options.duplicate_window)
         if first is not None:
             return Receipt(self.name, first, duplicate=True)
@@ -189,7 +192,10 @@ class MemoryStream:
         ]
         if keep:
             chosen = chosen[:-keep]
-        return sum(self.remove(sequence) for sequence in chosen)
+        count = sum(self.remove(sequence) for sequence in chosen)
+        if up_to is not None and subject is None:
+            self.log.last_sequence = max(self.log.last_sequence, up_to - 1)
+        return count
 
     def read(self, sequence: int | None, last_of: str | None) -> StoredMessage | None:
         """The message with that sequence, or the newest of that pattern."""

@@ -12,6 +12,7 @@ from broker.contracts.drift import FIXED_HINT, fixed_in_stream, stream_differenc
 from broker.contracts.errors import ApiError, ConfigDrift, InvalidOption, StreamNotFound
 from broker.contracts.lanes import OURS
 from broker.contracts.schedules import captured_by
+from broker.contracts.stream_options import clash
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
@@ -151,5 +152,5 @@ class Streams:
             if other.name != options.name and any(
                 overlap(left, right) for left in captured_by(options) for right in captured_by(other.options)
             ):
-                words = "subjects overlap with an existing stream"
+                words = clash(options, other.options) or f"subjects overlap with an existing stream: {other.name!r}"
                 raise ApiError(words, code=400, err_code=10065, stream=options.name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING, Any, Final
 
 from broker.backends.nats import convert, errors, stream_config
 from broker.backends.nats.api import TIMEOUT
@@ -13,6 +14,7 @@ from broker.contracts.drift import FIXED_HINT, fixed_in_stream
 from broker.contracts.envelopes import StoredMessage
 from broker.contracts.errors import (
     ApiError,
+    BrokerError,
     ConfigDrift,
     ConsumerNotFound,
     InvalidOption,
@@ -20,6 +22,7 @@ from broker.contracts.errors import (
     StreamNotFound,
 )
 from broker.contracts.lanes import KEYED, place_of, stored_patterns
+from broker.contracts.stream_options import clash
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from broker.backends.nats.lanes import Routes
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.options import StreamOptions
+
+_log: Final = logging.getLogger("broker.nats")
 
 
 class Admin:
@@ -69,9 +74,25 @@ class Admin:
         try:
             return await self._api.call(f"STREAM.CREATE.{name}", stream_config.stream_config(options), stream=name)
         except ApiError as exc:
+            if exc.err_code == errors.STREAM_SUBJECT_OVERLAP:
+                raise await self._naming_the_other(options, exc) from exc
             if exc.err_code != errors.STREAM_NAME_EXISTS:
                 raise
             return await self.raw_stream(name)
+
+    async def _naming_the_other(self, options: StreamOptions, refusal: ApiError) -> ApiError:
+        """The refusal with the stream and the subjects it is about, which the server does not tell."""
+        try:
+            for subject in options.subjects:
+                async for other in self.list_streams(subject):
+                    if other.name != options.name and (words := clash(options, other.config)):
+                        named = ApiError(words, code=refusal.code, err_code=refusal.err_code, stream=options.name)
+                        named.advice = refusal.advice
+                        named.add_note(refusal.advice)
+                        return named
+        except BrokerError as exc:
+            _log.debug("whose subjects overlap with those of %s is not told: %s", options.name, exc)
+        return refusal
 
     async def _found_sealed(self, name: str) -> dict[str, Any]:
         try:
@@ -107,7 +128,12 @@ class Admin:
         if fixed:
             raise ConfigDrift(name, fixed, stream=name, hint=FIXED_HINT)
         config = stream_config.merged_stream(options, found["config"])
-        return stream_config.stream_info(await self._api.call(f"STREAM.UPDATE.{name}", config, stream=name))
+        try:
+            return stream_config.stream_info(await self._api.call(f"STREAM.UPDATE.{name}", config, stream=name))
+        except ApiError as exc:
+            if exc.err_code != errors.STREAM_SUBJECT_OVERLAP:
+                raise
+            raise await self._naming_the_other(options, exc) from exc
 
     async def raw_stream(self, name: str) -> dict[str, Any]:
         """The server's own description of a stream."""

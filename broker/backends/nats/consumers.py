@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from broker.backends.nats import convert, errors, lanes
+from broker.backends.nats import convert, errors, lanes, stream_config
 from broker.backends.nats.api import TIMEOUT
 from broker.backends.nats.claiming_intake import ClaimingIntake
 from broker.backends.nats.intake import Rhythm
 from broker.backends.nats.presence import Bound, Managed, Presence, Resume
 from broker.backends.nats.push_intake import PushIntake
 from broker.backends.nats.source import NatsSource
+from broker.contracts.consumer_options import fitting
 from broker.contracts.drift import FIXED_HINT, fixed_in_consumer
-from broker.contracts.errors import ApiError, ConfigDrift, InvalidOption, NoStream
-from broker.contracts.lanes import stored_patterns
+from broker.contracts.errors import ApiError, ConfigDrift, ConsumerNotFound, InvalidOption, NoStream, PermissionDenied
+from broker.contracts.lanes import Lane, lane_consumer, other_way, stored_patterns
 from broker.contracts.subjects import overlap
 
 if TYPE_CHECKING:
@@ -73,7 +75,10 @@ class Consumers:
             # Another subject each time: what the one before still sends is not taken for this one's.
             own = f"{options.deliver_subject}.{secrets.token_hex(4)}"
             options = replace(options, deliver_subject=own)
-        presence = await (self._bound(options) if options.ensure == "bind" else self._managed(options))
+        if options.ensure == "bind":
+            presence: Presence = await self._bound(options)
+        else:
+            presence, options = await self._managed(options)
         ack_wait = options.ack_wait if options.acks else None
         if options.claim is not None:
             asking = partial(ClaimingIntake, claim=options.claim)
@@ -123,7 +128,8 @@ class Consumers:
         await presence.look()
         return presence
 
-    async def _managed(self, options: ConsumerOptions) -> Presence:
+    async def _managed(self, options: ConsumerOptions) -> tuple[Presence, ConsumerOptions]:
+        """Its presence, and the options with what they left open."""
         place = await self._placed(options)
         options, stream = place.options, place.stream
         if isinstance(options.start, Resume) and options.start.made != place.made:
@@ -131,39 +137,34 @@ class Consumers:
         name = _name_for(options)
         answer = await self._ensured(place._replace(options=options), name)
         floor = int(answer["ack_floor"]["stream_seq"])
-        return Managed(
+        presence = Managed(
             self._admin, stream, name, polls=options.acks, floor=floor, ours=options.unnamed, made=place.made
         )
+        return presence, options
 
     async def _placed(self, options: ConsumerOptions) -> _Place:
         stream = options.stream
         if stream is None:
             stream = await self._captured_by(options.filters[0])
-        return _Place(replace(options, stream=stream), stream, *await self._check_filters(stream, options))
+        answer = await self._admin.raw_stream(stream)
+        if options.lane is None and lanes.counts_of(answer["config"]):
+            await self._refuse_beside_lanes(stream, options)
+        options = fitting(replace(options, stream=stream), stream_config.consumer_limits(answer["config"]))
+        return _Place(options, stream, str(answer.get("created") or ""), _filed(stream, answer["config"], options))
+
+    async def _refuse_beside_lanes(self, stream: str, options: ConsumerOptions) -> None:
+        group = options.durable or options.queue
+        if group is None:
+            return
+        with suppress(ConsumerNotFound, PermissionDenied):  # a role that may not ask is trusted to know
+            await self._admin.raw_consumer(stream, lane_consumer(group, Lane(0, 0)))
+            raise other_way(group, stream)
 
     async def _captured_by(self, subject: str) -> str:
         stream = await self._admin.find_stream(subject)
         if stream is None:
             raise NoStream(f"no stream captures {subject!r}; declare one whose subjects match it", subject=subject)
         return stream
-
-    async def _check_filters(self, stream: str, options: ConsumerOptions) -> tuple[str, tuple[str, ...]]:
-        """When the stream was made, and the filters as it stores things.
-
-        The server accepts a filter that never matches: it would wait for ever.
-        """
-        answer = await self._admin.raw_stream(stream)
-        config, made = answer["config"], str(answer.get("created") or "")
-        laned = bool(lanes.counts_of(config))
-        if any(config.get(each) for each in _ELSEWHERE) and not laned:
-            return made, tuple(options.filters)
-        subjects = lanes.plain_subjects(config)
-        for pattern in options.filters:
-            if not any(overlap(pattern, subject) for subject in subjects):
-                raise NoStream(f"stream {stream!r} does not capture {pattern!r}", subject=pattern, stream=stream)
-        if not laned:
-            return made, tuple(options.filters)
-        return made, stored_patterns(options.filters, stream=stream, queue=options.queue, lane=options.lane)
 
     async def _ensured(self, place: _Place, name: str) -> dict[str, Any]:
         options, stream = place.options, place.stream
@@ -198,3 +199,21 @@ class Consumers:
 
 def _name_for(options: ConsumerOptions) -> str:
     return options.durable or options.queue or f"g{secrets.token_hex(8)}"
+
+
+def _filed(stream: str, config: dict[str, Any], options: ConsumerOptions) -> tuple[str, ...]:
+    """The filters as the stream stores things.
+
+    Raises:
+        NoStream: one never matches: the server accepts it, and it would wait for ever.
+    """
+    laned = bool(lanes.counts_of(config))
+    if any(config.get(each) for each in _ELSEWHERE) and not laned:
+        return tuple(options.filters)
+    subjects = lanes.plain_subjects(config)
+    for pattern in options.filters:
+        if not any(overlap(pattern, subject) for subject in subjects):
+            raise NoStream(f"stream {stream!r} does not capture {pattern!r}", subject=pattern, stream=stream)
+    if not laned:
+        return tuple(options.filters)
+    return stored_patterns(options.filters, stream=stream, queue=options.queue, lane=options.lane)

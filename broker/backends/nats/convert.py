@@ -30,6 +30,7 @@ _START_WORDS: Final[dict[str, Start]] = {
 _PARTICULARS: Final = ("description", "deliver_subject", "deliver_group", "headers_only", "flow_control")
 _MOST_PENDING: Final = 1_000_000
 _UNASKED_PENDING: Final = 256
+_UNLIMITED: Final = -1
 """Without acks nothing is pending: the options say what they say by default."""
 _GROUPS: Final = ("priority_groups", "priority_policy", "priority_timeout")
 _MERGED: Final = frozenset(
@@ -111,6 +112,8 @@ def consumer_config(options: ConsumerOptions, name: str, filters: Sequence[str] 
     if options.acks:
         config["ack_wait"] = nanoseconds(options.ack_wait)
         config["max_ack_pending"] = options.max_ack_pending
+    elif options.deliver_subject is not None:
+        config["max_ack_pending"] = _UNLIMITED  # or the stream's consumer_limits would be taken over, and refused
     if options.threshold is not None:
         config["inactive_threshold"] = nanoseconds(options.threshold)
     if options.durable is not None or options.queue is not None:
@@ -215,8 +218,6 @@ def _start_of(config: dict[str, Any]) -> Start:
 def consumer_drift(options: ConsumerOptions, config: dict[str, Any]) -> Differences:
     """Field by field, what we ask and what the server has; where it starts is not compared."""
     differences = consumer_differences(options, consumer_options(config, options.stream or "S"))
-    if options.queue == options.durable and differences.get("queue") == (options.queue, None):
-        del differences["queue"]  # made by another client: it says nothing of a queue, and we mean its name only
     if "acks" in differences:
         differences["acks"] = (options.acks, config.get("ack_policy"))
     if options.acks and config.get("ack_policy") == "explicit" and config.get("max_ack_pending", 0) <= 0:

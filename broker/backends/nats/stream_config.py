@@ -132,14 +132,14 @@ def stream_options(config: dict[str, Any]) -> StreamOptions:
 def _parts_of(config: dict[str, Any]) -> dict[str, Any]:
     placement = config.get("placement")
     transform = None if lanes.counts_of(config) else config.get("subject_transform")
-    republish, limits = config.get("republish"), config.get("consumer_limits")
+    republish = config.get("republish")
     return {
         "placement": _placement_of(placement) if placement else None,
         "subject_transform": _transform_of(transform) if transform else None,
         "republish": _republish_of(republish) if republish else None,
         "mirror": _source_of(config["mirror"]) if config.get("mirror") else None,
         "sources": tuple(_source_of(each) for each in config.get("sources") or ()),
-        "consumer_limits": _limits_of(limits) if limits else None,
+        "consumer_limits": consumer_limits(config),
     }
 
 
@@ -154,6 +154,12 @@ def _transform_of(config: dict[str, Any]) -> SubjectTransform:
 
 def _republish_of(config: dict[str, Any]) -> Republish:
     return Republish(config["dest"], config.get("src") or ">", bool(config.get("headers_only")))
+
+
+def consumer_limits(config: dict[str, Any]) -> ConsumerLimits | None:
+    """What consumers of a stream with this configuration may ask for."""
+    limits = config.get("consumer_limits")
+    return _limits_of(limits) if limits else None
 
 
 def _limits_of(config: dict[str, Any]) -> ConsumerLimits | None:

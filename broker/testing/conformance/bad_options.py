@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker import ConsumerOptions, Expect, InvalidOption, StreamOptions
+from broker import ConsumerOptions, Expect, InvalidOption, InvalidSubject, StreamOptions
 from broker.testing.conformance.bad_input import Usable
 from broker.testing.conformance.scene import WORKER, Conformance, a_stream, fresh, listed
+from broker.testing.waiting import eventually
 
 if TYPE_CHECKING:
     from broker.testing.conformance.scene import Connect
 
 NOT_BOOL: list[Any] = [None, 0, 1, -1, 1.5, float("nan"), "", "yes", b"x", [], [1], {}]
+
+NO_TIME: list[Any] = [float("nan"), float("inf"), -1, -0.1, 10**40, True, None, "5", b"x", [1]]
 
 
 class BadOptionsConformance(Conformance):
@@ -107,6 +110,83 @@ class BadOptionsConformance(Conformance):
         with pytest.raises(InvalidOption) as caught:
             ConsumerOptions(**options)
         assert caught.value.option == option
+
+    @pytest.mark.parametrize("ordered", [False, True])
+    async def test_a_time_that_a_drain_cannot_have_is_refused_and_nothing_is_drained(
+        self, connect: Connect, *, ordered: bool
+    ) -> None:
+        sb, seen = await connect(), list[Any]()
+        name = await a_stream(sb, lanes=2 if ordered else None)
+        worker = await sb.consume(f"{name}.a", seen.append, durable=WORKER, ordered=ordered)
+        for timeout in NO_TIME:
+            with pytest.raises(InvalidOption) as caught:
+                await worker.drain(timeout)
+            assert caught.value.option == "timeout"
+        await sb.enqueue(f"{name}.a", 1)
+        await eventually(lambda: len(seen) == 1, within=10)
+        assert ("running" in repr(worker), WORKER in repr(worker), name in repr(worker)) == (True, True, True)
+
+    @pytest.mark.parametrize(
+        ("option", "asked"),
+        [
+            ("batch_timeout", {"batch_timeout": 5}),
+            ("pause_for", {"pause_for": 5}),
+            ("pause_for", {"pause_for": 5, "on_error": {ValueError: "drop"}}),
+        ],
+        ids=str,
+    )
+    async def test_what_would_have_no_effect_is_refused(
+        self, connect: Connect, option: str, asked: dict[str, Any]
+    ) -> None:
+        sb = await connect()
+        for verb in (sb.consume, sb.push_subscribe):
+            with pytest.raises(InvalidOption) as caught:
+                await verb("nobody.captures.this", print, durable=WORKER, **asked)
+            assert caught.value.option == option
+        with pytest.raises(InvalidOption) as caught:
+            await sb.push_subscribe("nobody.captures.this", print, max_bytes=1000)
+        assert caught.value.option == "max_bytes"
+
+    async def test_bad_filters_of_dead_letters_are_refused(self, connect: Connect) -> None:
+        sb = await connect()
+        bad: list[Any] = [5, True, b"x", "", "a.b", "\udcff", ["x"]]
+        async with Usable(sb):
+            for option in ("stream", "consumer"):
+                for value in bad:
+                    with pytest.raises(InvalidSubject):
+                        await listed(sb.dead_letters.list(**{option: value}))
+                    with pytest.raises(InvalidSubject):
+                        await sb.dead_letters.replay(**{option: value})
+            with pytest.raises(InvalidOption):
+                await sb.dead_letters.replay(1, rate=5)
+            reason: Any = 5
+            with pytest.raises(InvalidOption):
+                await sb.dead_letters.discard(1, reason)
+
+    async def test_keys_refuse_what_is_no_time_and_no_flag(self, connect: Connect) -> None:
+        sb, bucket = await connect(), fresh("bucket")
+        keys = await sb.key_value(bucket)
+        for timeout in NO_TIME:
+            with pytest.raises(InvalidOption) as caught:
+                await keys.create("k", 1, timeout=timeout)
+            assert caught.value.option == "timeout"
+        for option in ("history", "updates_only", "deletes"):
+            for value in NOT_BOOL:
+                asked: dict[str, Any] = {option: value}
+                with pytest.raises(InvalidOption) as caught:
+                    keys.watch(**asked)
+                assert caught.value.option == option
+        with pytest.raises(InvalidOption):
+            await sb.key_value(fresh("bucket"), description="\udcff")
+        assert await listed(sb.buckets.names()) == [bucket]
+
+    async def test_what_is_no_group_is_not_unpinned(self, connect: Connect) -> None:
+        sb = await connect()
+        bad: list[Any] = ["", "a b", "x" * 17, "\udcff", 5, None]
+        for group in bad:
+            with pytest.raises(InvalidOption) as caught:
+                await sb.consumers.unpin("S", WORKER, group)
+            assert caught.value.option == "group"
 
     async def test_what_is_no_dead_letter_is_refused(self, connect: Connect) -> None:
         sb = await connect()

@@ -104,6 +104,19 @@ class EnqueueConformance(Conformance):
         receipts = [await sb.enqueue(f"{name}.settle", "same") for _ in range(3)]
         assert [(r.sequence, r.duplicate) for r in receipts] == [(1, False), (2, False), (3, False)]
 
+    async def test_a_repeat_is_a_repeat_whatever_it_expected_and_whatever_came_since(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb)
+        entry = Entry(f"{name}.wallet", 5, "debit-1", expect=Expect(last_subject_sequence=0))
+        first = await sb.enqueue(entry.subject, 5, idempotency_key="debit-1", expect=entry.expect)
+        other = await (await connect()).enqueue(entry.subject, 5, idempotency_key="debit-1", expect=entry.expect)
+        assert (other.sequence, other.duplicate) == (first.sequence, True)
+        await sb.enqueue(entry.subject, 6)
+        assert await sb.enqueue_many([entry]) == [other]
+        with pytest.raises(SequenceConflict):
+            await sb.enqueue(entry.subject, 5, idempotency_key="debit-2", expect=entry.expect)
+        assert (await sb.streams.info(name)).messages == 2
+
     async def test_a_key_is_forgotten_after_the_duplicate_window(self, connect: Connect) -> None:
         sb = await connect()
         name = await a_stream(sb, duplicate_window=0.2)

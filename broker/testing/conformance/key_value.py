@@ -20,6 +20,7 @@ from broker import (
     KeyEntry,
     KeyExists,
     Operation,
+    PayloadTooLarge,
     SequenceConflict,
     StreamFull,
     StreamOptions,
@@ -325,6 +326,20 @@ class KeyValueConformance(Conformance):
         assert (info.bucket, info.config, info.entries, info.last_revision) == (name, options, 2, 2)
         assert info.bytes > 0
         assert info.created is not None
+
+    async def test_a_value_may_be_as_large_as_it_was_said_whatever_goes_with_it(self, connect: Connect) -> None:
+        sb, key = await connect(), "k" * 400
+        kv = await a_bucket(sb, max_value_size=10)
+        await kv.put(key, b"x" * 10, ttl=60)
+        await kv.delete(key)
+        await kv.create(key, b"x" * 10)
+        with pytest.raises(PayloadTooLarge) as refused:
+            await kv.put(key, b"x" * 11)
+        assert (refused.value.size, refused.value.limit, (await kv.info()).last_revision) == (11, 10, 3)
+        await kv.purge(key)
+        with pytest.raises(ConfigDrift) as drift:
+            await sb.key_value(kv.bucket, max_value_size=11, marker_ttl=1)
+        assert drift.value.differences == {"max_value_size": (11, 10)}
 
     async def test_buckets_are_listed_and_deleted(self, connect: Connect) -> None:
         sb = await connect()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker import BrokerError, ConsumerOptions, Entry, StreamOptions, Unsupported
 from broker.testing.conformance.scene import WORKER, Conformance, a_stream, bodies, fresh, listed
+from broker.testing.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -99,6 +100,17 @@ class LoopConformance(Conformance):
             assert await accepted(verbs) == {}
             await msg.ack(confirm=True)
             assert bodies(await pulled.fetch(1)) == bodies([await anext(reader)]) == [1]
+
+    async def test_a_consumption_says_that_it_belongs_to_another(self, connect: Connect) -> None:
+        sb, seen = await connect(), list[Any]()
+        name, laned = await a_stream(sb), await a_stream(sb, lanes=2)
+        for stream, ordered in ((name, False), (laned, True)):
+            seen.clear()
+            worker = await sb.consume(f"{stream}.a", seen.append, durable=WORKER, ordered=ordered)
+            verbs: Verbs = {each: getattr(worker, each) for each in ("wait", "pause", "resume", "drain")}
+            assert await accepted(verbs) == {}
+            await sb.enqueue(f"{stream}.a", 1, ordering_key="k")
+            await eventually(lambda: bodies(seen) == [1], within=10)
 
     async def test_keys_say_that_they_belong_to_another(self, connect: Connect) -> None:
         sb, bucket = await connect(), fresh("bucket")

@@ -328,6 +328,20 @@ class ManagedStreamConformance(Conformance):
 
         await eventually(gone)
 
+    async def test_whose_subjects_are_taken_is_told(self, connect: Connect) -> None:
+        sb = await connect()
+        name, other = await a_stream(sb), fresh("other")
+        await sb.declare(StreamOptions(other, [f"{other}.>"]))
+        for refused in (
+            lambda: sb.declare(StreamOptions(fresh("new"), [f"{fresh('free')}.a", f"{name}.*.b"])),
+            lambda: sb.streams.update(StreamOptions(other, [f"{other}.>", f"{name}.*.b"])),
+        ):
+            with pytest.raises(ApiError) as caught:
+                await refused()
+            assert caught.value.err_code == 10065
+            for told in (name, f"{name}.>", f"{name}.*.b"):
+                assert repr(told) in str(caught.value)
+
     async def test_a_stream_has_no_more_consumers_than_it_may(self, connect: Connect) -> None:
         sb = await connect()
         name = await a_stream(sb, max_consumers=1, consumer_limits=ConsumerLimits(max_ack_pending=100))

@@ -252,9 +252,7 @@ class ManagedConsumerConformance(Conformance):
         sb = await connect()
         name = await a_stream(sb)
         await sb.enqueue(f"{name}.a", b"12345", headers={"Kind": "x"})
-        options = ConsumerOptions(
-            durable=WORKER, queue=WORKER, stream=name, filters=[f"{name}.a"], headers_only=True, max_ack_pending=1000
-        )
+        options = ConsumerOptions(durable=WORKER, stream=name, filters=[f"{name}.a"], headers_only=True)
         await sb.consumers.create(options)
         with pytest.raises(ConfigDrift, match="headers_only"):
             async with sb.pull(f"{name}.a", durable=WORKER):

@@ -10,7 +10,9 @@ import pytest
 from broker import (
     ConfigDrift,
     ConsumerGone,
+    ConsumerLimits,
     ConsumerNotFound,
+    ConsumerOptions,
     InvalidOption,
     NoStream,
     StreamError,
@@ -45,6 +47,58 @@ class OpeningConformance(Conformance):
             await sb.consume(f"{name}.a", print, durable=WORKER, ack_wait=7, max_ack_pending=99)
         assert caught.value.name == WORKER
         assert caught.value.differences == {"ack_wait": (7.0, 5.0)}
+
+    async def test_the_defaults_of_every_way_to_consume_are_the_same(self, connect: Connect) -> None:
+        sb, seen = await connect(), list[Any]()
+        name = await a_stream(sb)
+        await sb.consumers.create(ConsumerOptions(stream=name, durable=WORKER, filters=[f"{name}.a"]))
+        await sb.enqueue(f"{name}.a", 1)
+        await (await sb.consume(f"{name}.a", seen.append, durable=WORKER)).drain()
+        async with sb.pull(f"{name}.a", durable=WORKER) as puller:
+            seen += await puller.fetch(1)
+        assert bodies(seen) == [1]
+
+    async def test_what_a_stream_allows_its_consumers_keeps_nobody_from_reading(self, connect: Connect) -> None:
+        sb, seen = await connect(), list[Any]()
+        name = await a_stream(sb, consumer_limits=ConsumerLimits(inactive_threshold=2.0, max_ack_pending=300))
+        for number in range(3):
+            await sb.enqueue(f"{name}.a", number)
+        async with sb.read(f"{name}.a", until="end") as reader:
+            assert [msg.json() async for msg in reader] == [0, 1, 2]
+        await sb.consume(f"{name}.a", seen.append)
+        await sb.push_subscribe(f"{name}.a", seen.append)
+        await sb.push_subscribe(f"{name}.a", seen.append, ordered=True)
+        await eventually(lambda: sorted(bodies(seen)) == [0, 0, 0, 1, 1, 1, 2, 2, 2], within=10)
+        assert {info.config.threshold async for info in sb.consumers.list(name)} == {2.0}
+
+    async def test_a_name_is_worked_through_in_lanes_or_not(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb, lanes=2)
+        for first in (True, False):
+            group = f"group-{first}"
+            worker = await sb.consume(f"{name}.a", print, queue=group, ordered=first)
+            with pytest.raises(InvalidOption, match=name) as caught:
+                await sb.consume(f"{name}.a", print, queue=group, ordered=not first)
+            assert caught.value.option == "ordered"
+            await worker.drain()
+            await (await sb.consume(f"{name}.a", print, queue=group, ordered=first)).drain()
+
+    async def test_nothing_is_left_of_one_that_ended_by_itself(self, connect: Connect) -> None:
+        sb, gate = await connect(), Gate()
+        name = await a_stream(sb)
+        worker = await sb.consume(f"{name}.a", gate.handle, durable=WORKER)
+        others = asyncio.all_tasks()
+        broken = await sb.consume(f"{name}.a", gate.handle, durable="broken", ack_wait=0.3)
+        await sb.enqueue(f"{name}.a", 1)
+        await eventually(lambda: gate.running == 2)
+        await sb.streams.delete(name)
+        for each in (worker, broken):
+            with pytest.raises(StreamError):
+                await each.wait()
+        assert "failed" in repr(broken)
+        assert gate.running == 2, "what is in hand comes to its own end"
+        gate.open()
+        await eventually(lambda: asyncio.all_tasks() <= others, within=10)
 
     async def test_update_brings_the_consumer_in_line(self, connect: Connect) -> None:
         sb = await connect()

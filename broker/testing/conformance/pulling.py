@@ -89,6 +89,28 @@ class PullConformance(Conformance):
                 await message.ack(confirm=True)
             assert (await sb.consumers.info(name, WORKER)).ack_pending == 0
 
+    async def test_it_is_entered_once_and_says_so(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb)
+        await sb.enqueue(f"{name}.a", 1)
+        for made in (lambda: sb.pull(f"{name}.a", durable=WORKER), lambda: sb.read(f"{name}.a", until="end")):
+            each: Any = made()
+            async with each:
+                with pytest.raises(RuntimeError, match="before"):
+                    await each.__aenter__()
+                assert (await anext(each)).json() == 1, "what is open goes on"
+            with pytest.raises(RuntimeError, match="before"):
+                await each.__aenter__()
+
+    async def test_more_than_may_be_unsettled_is_not_waited_for(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb)
+        await sb.enqueue_many(Entry(f"{name}.a", n) for n in range(10))
+        async with sb.pull(f"{name}.a", durable=WORKER, max_ack_pending=4) as puller:
+            began = monotonic()
+            assert bodies(await puller.fetch(10, timeout=60)) == [0, 1, 2, 3]
+            assert monotonic() - began < 30
+
     async def test_what_is_not_settled_comes_again_after_the_ack_wait(self, connect: Connect) -> None:
         sb = await connect()
         name = await self._five(sb)
@@ -159,8 +181,7 @@ class PullConformance(Conformance):
             async for message in puller:
                 await message.ack()
                 break
-        options: dict[str, Any] = {"durable": WORKER, "max_ack_pending": 1000, "ack_wait": 30}
-        await (await connect()).consume(f"{name}.a", seen.append, **options)
+        await (await connect()).consume(f"{name}.a", seen.append, durable=WORKER, ack_wait=30)
         await eventually(lambda: sorted(bodies(seen)) == [1, 2, 3, 4])
 
     async def test_a_cancelled_fetch_loses_nothing(self, connect: Connect) -> None:

@@ -235,6 +235,42 @@ class PushConformance(Conformance):
                 await sb.consumers.delete(name, consumer)
         assert bodies(seen) == list(range(40))
 
+    @pytest.mark.parametrize("retention", ["limits", "interest"])
+    async def test_ordered_it_misses_nothing_that_is_stored_while_it_is_paused(
+        self, connect: Connect, retention: Any
+    ) -> None:
+        sb, seen = await connect(), list[Any]()
+        name = await a_stream(sb, retention=retention)
+        worker = await sb.push_subscribe(f"{name}.a", seen.append, ordered=True, start="new")
+        for number in range(0, 9, 3):  # paused before the first message, and after some
+            await worker.pause()
+            await never(lambda: len(seen) > number, during=0.2)  # noqa: B023 - asked at once
+            await sb.enqueue_many(Entry(f"{name}.a", number + n) for n in range(3))
+            await worker.resume()
+            await eventually(lambda: bodies(seen) == list(range(number + 3)), within=10)  # noqa: B023 - asked at once
+
+    async def test_ordered_what_was_fetched_and_not_begun_when_it_was_paused_comes_first_afterwards(
+        self, connect: Connect
+    ) -> None:
+        sb, gate, seen = await connect(), Gate(), list[Any]()
+        name = await a_stream(sb, retention="interest")
+
+        async def handle(msg: StreamMessage) -> None:
+            await gate.handle(msg)
+            seen.append(msg)
+
+        worker = await sb.push_subscribe(f"{name}.a", handle, ordered=True)
+        await sb.enqueue_many(Entry(f"{name}.a", n) for n in range(50))
+        await eventually(lambda: gate.running == 1)
+        await worker.pause()
+        gate.open()
+        await eventually(lambda: bodies(seen) == [0])
+        await never(lambda: len(seen) > 1, during=0.2)
+        await sb.enqueue(f"{name}.a", 50)
+        await worker.resume()
+        await eventually(lambda: len(seen) == 51, within=10)
+        assert bodies(seen) == list(range(51))
+
     @pytest.mark.parametrize("options", [{"durable": "w"}, {"queue": "w"}, {"max_deliver": 3}], ids=str)
     async def test_ordered_contradicts_whatever_settles(self, connect: Connect, options: dict[str, Any]) -> None:
         sb = await connect()

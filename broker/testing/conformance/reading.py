@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker import Entry, InvalidOption, NoStream, Unsupported
+from broker import ConnectionLost, Entry, InvalidOption, NoStream, Unsupported
+from broker.testing.cancelling import cancelled_at
 from broker.testing.conformance.scene import Conformance, a_stream, bodies, listed
 from broker.testing.waiting import eventually, never
 
@@ -170,6 +172,22 @@ class ReadConformance(Conformance):
             async with asyncio.timeout(10):
                 seen += [await anext(messages) for _ in range(6)]
         assert bodies(seen) == list(range(11))
+
+    async def test_cancelled_while_it_restarts_it_goes_on_with_the_next_step(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await self._ten(sb)
+        for wait in range(6):
+            async with sb.read(f"{name}.>") as messages:
+                seen = [await anext(messages) for _ in range(5)]
+                for consumer in await listed(sb.consumers.names(name)):
+                    await sb.consumers.delete(name, consumer)
+                with suppress(ConnectionLost):
+                    for late in (False, True):
+                        cut = await cancelled_at(lambda: anext(messages), wait, late=late)
+                        seen += [cut.result] if cut.result is not None else []
+                async with asyncio.timeout(15):
+                    seen += [await anext(messages) for _ in range(10 - len(seen))]
+            assert bodies(seen) == list(range(10))
 
     async def test_waiting_for_new_ones_it_misses_none_when_it_has_to_restart(self, connect: Connect) -> None:
         sb = await connect()

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker import FeatureDisabled, InvalidKey, InvalidOption, InvalidSubject, NoStream, Republish, StreamOptions
+from broker import (
+    ApiError,
+    FeatureDisabled,
+    InvalidKey,
+    InvalidOption,
+    InvalidSubject,
+    NoStream,
+    Republish,
+    StreamOptions,
+)
 from broker.testing.conformance.scene import WORKER, Conformance, a_stream, arrived, bodies, fresh
 from broker.testing.waiting import never
 
@@ -49,6 +58,16 @@ class ScheduleConformance(Conformance):
         await sb.schedule(f"{name}.remind", 1, delay=0.5, key="k")
         await arrived(heard, 1)
         assert (heard[0].subject, heard[0].json()) == (f"live.{name}.remind", 1)
+
+    async def test_what_is_due_is_stored_in_the_stream_where_it_waits_or_refused(self, connect: Connect) -> None:
+        sb, other = await connect(), fresh("other")
+        name = await _scheduling(sb)
+        await sb.declare(StreamOptions(other, [f"{other}.>"]))
+        for subject in (f"{other}.a", fresh("nobody")):
+            with pytest.raises(ApiError) as caught:
+                await sb.schedule(subject, 1, delay=60, key="k", stream=name)
+            assert caught.value.err_code == 10190
+        assert not await sb.cancel("k", stream=name)
 
     async def test_a_time_that_is_past_is_now(self, connect: Connect) -> None:
         sb, seen = await connect(), list[Any]()

@@ -62,9 +62,8 @@ class SettlementConformance(Conformance):
                 await msg.nak(delay=0.05)
                 await gate.handle(msg)
 
-        worker = await sb.consume(
-            f"{name}.a", handle, durable=WORKER, ack_wait=30, batch_size=batch_size, batch_timeout=0.05
-        )
+        batches: dict[str, Any] = {"batch_size": batch_size, "batch_timeout": 0.05} if batch_size else {}
+        worker = await sb.consume(f"{name}.a", handle, durable=WORKER, ack_wait=30, **batches)
         await eventually(lambda: attempts == [1, 2])
         await eventually(lambda: idle(sb, name, WORKER))
         assert gate.running == 1

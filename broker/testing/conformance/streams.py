@@ -18,6 +18,7 @@ from broker import (
     StreamOptions,
 )
 from broker.testing.conformance.scene import Conformance, a_stream, fresh, listed
+from broker.testing.waiting import eventually
 
 if TYPE_CHECKING:
     from broker.testing.conformance.scene import Connect
@@ -211,6 +212,19 @@ class StreamConformance(Conformance):
             await sb.enqueue(f"{name}.a", number)
         assert await sb.streams.purge(name, up_to=4) == 3
         assert (await sb.streams.info(name)).state.first_sequence == 4
+
+    async def test_a_purge_past_the_end_says_what_comes_next(self, connect: Connect) -> None:
+        sb, seen = await connect(), list[Any]()
+        name = await a_stream(sb)
+        await sb.consume(f"{name}.a", seen.append, durable="worker")
+        for number in range(3):
+            await sb.enqueue(f"{name}.a", number)
+        assert await sb.streams.purge(name, subject=f"{name}.b", up_to=50) == 0
+        assert await sb.streams.purge(name, up_to=50) == 3
+        state = (await sb.streams.info(name)).state
+        assert (state.messages, state.first_sequence, state.last_sequence) == (0, 50, 49)
+        assert (await sb.enqueue(f"{name}.a", "next")).sequence == 50
+        await eventually(lambda: bool(seen) and seen[-1].sequence == 50)
 
     async def test_get_message_by_sequence(self, connect: Connect) -> None:
         sb = await connect()
