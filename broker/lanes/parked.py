@@ -8,7 +8,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Final, Self
 from uuid import uuid4
 
-from broker.contracts.envelopes import renamed
+from broker.contracts.envelopes import Expect, expecting, renamed
 from broker.contracts.errors import ConfigDrift, NoStream, PermissionDenied, StreamNotFound
 from broker.contracts.options import ConsumerOptions
 from broker.lanes.parking import Waiting
@@ -110,9 +110,16 @@ class Parked:
         return [each for each in found if each.made == self.made]
 
     async def park(self, delivery: Delivery, *, attempts: int, due: float = 0.0, letter: int | None = None) -> Waiting:
-        """Keep it; what was kept of it before is replaced. Returned means stored."""
+        """Keep it; what was kept of it before is replaced. Returned means stored.
+
+        Raises:
+            SequenceConflict: with a letter only: since this attempt began, something else was kept of it, or removed. A
+                letter may be replayed before its message is parked, and that must not be undone.
+        """
         key, order = delivery.lane_key or "", delivery.sequence
         record = parked_record(self._subject(key, order), delivery, attempts=attempts, due=due, letter=letter)
+        if letter is not None:
+            record = expecting(record, Expect(last_subject_sequence=turn_of(delivery) or 0))
         receipt = await self._store(record)
         if receipt.duplicate and await self._record(receipt.sequence) is None:
             # It waited exactly so before, was released, and is to wait once more.

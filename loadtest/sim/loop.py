@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from random import Random
 
 _RESOLUTION: Final = 1e-9
+_TURN: Final = 1e-6
+"""Seconds a turn takes: where nothing did, what tries until its time is over would try for ever."""
 _TURNS: Final = 400_000
 """Turns after which a run is taken to spin for ever."""
 
@@ -50,9 +52,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.turns += 1
         if timeout is None or self.turns > _TURNS:
             raise Stuck(f"at {self._now:.3f} s, after {self.turns} turns")
-        if timeout > 0:
-            self._now += timeout
-        elif self._chance is not None:
+        self._now += max(timeout, _TURN)
+        if not timeout and self._chance is not None:
             self._shuffle(self._chance)
 
     def _shuffle(self, chance: Random) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from loadtest.sim.world import World
 
 _PAUSE: Final = 0.2
+_LONGEST_HANG: Final = 6.0
+"""Seconds: three times the longest ack wait."""
 
 
 class Poisoned(Exception):
@@ -81,7 +83,7 @@ class Process(ABC):
         await asyncio.sleep(self.world.dice.random() * 2)
         await wire.bury()
         await asyncio.sleep(self.world.dice.random())
-        if not self.world.over:
+        if not self.world.over and not self.alive:
             self.start()
 
     async def leave(self) -> None:
@@ -93,6 +95,8 @@ class Process(ABC):
         main.cancel()
         await asyncio.wait([main])
         await broker.drain(5.0)
+        if wire.dead:  # killed while it was leaving: somebody buries it
+            return
         wire.cut()
         await wire.bury()
 
@@ -259,7 +263,12 @@ class Clerk:
         wire, world = self._wire, self._world
         self._worker.may_crash(where)
         if wire.happens(world.weather.hanging):
-            await asyncio.sleep(world.dice.random() * 3 * world.shape.working["ack_wait"])
+            seconds = world.dice.random() * _LONGEST_HANG
+            wire.note("hang", f"{seconds:.3f} s {where}")
+            if world.dice.random() < 0.5:  # the whole machine does: nobody hears of it meanwhile
+                wire.break_off()
+                asyncio.get_running_loop().call_later(seconds * world.dice.random(), wire.mend)
+            await asyncio.sleep(seconds)
         else:
             await asyncio.sleep(0)
 

@@ -79,7 +79,7 @@ class Shape:
         return cls(
             mode=mode,
             shuffled=dice.random() < 0.5,
-            workers=dice.randint(1, 3),
+            workers=dice.randint(2 if mode == "ordered" else 1, 3),
             lasts=lasts,
             journals=_journals(dice),
             working=_working(dice, mode),

@@ -117,7 +117,8 @@ class World:
             self._loop.call_later(event.strength * 5, struck.wire.mend)
         elif event.deed == "leave" and isinstance(struck, Worker):
             await struck.leave()
-            struck.start()
+            if not struck.alive:
+                struck.start()
 
     def _forget(self, which: float) -> None:
         """The server loses a consumer: somebody deleted it."""
