@@ -47,7 +47,9 @@ async def ended(tasks: Tasks, timeout: float | None, this: set[asyncio.Task[Any]
     """
     clock = asyncio.get_running_loop().time
     deadline = inf if timeout is None else clock() + timeout
-    while (waited := {task for task in tasks if task not in this and not task.done()}) and (left := deadline - clock()) > 0:
+    while (waited := {task for task in tasks if task not in this and not task.done()}) and (
+        left := deadline - clock()
+    ) > 0:
         await asyncio.wait(waited, timeout=min(left, _LOOK))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 _DIGITS: Final = 19
-"""As many as nanoseconds since the epoch have; Python refuses to read thousands of them, and takes its time for less."""
+"""As many as nanoseconds since the epoch have. Python refuses to read thousands of them."""
 
 
 def number_of(text: str | None) -> int | None:

@@ -305,7 +305,7 @@ class OrderedConsumption(Consumption):
         return {**group, "claim": Claim(group=GROUP)}
 
     async def _abandon(self) -> None:
-        """Leave everything now; once begun it goes on by itself, or whoever is cancelled here would leave lanes at work."""
+        """Leave everything now. Once begun it goes on by itself: cancelled half-way it would leave lanes at work."""
         await asyncio.shield(self._loop.create_task(self._leave_all(), name=f"abandon {self.consumer}"))
 
     async def _leave_all(self) -> None:

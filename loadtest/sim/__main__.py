@@ -1,8 +1,8 @@
 """``python -m loadtest.sim``: seeds in which nothing may be lost, applied twice or left. Exit code 1: a promise broke.
 
-    python -m loadtest.sim --seeds 10000
-    python -m loadtest.sim --seed 4711 --trace
-    python -m loadtest.sim --seeds 1000 --plant ack-before-commit     # exit code 1: not found
+python -m loadtest.sim --seeds 10000
+python -m loadtest.sim --seed 4711 --trace
+python -m loadtest.sim --seeds 1000 --plant ack-before-commit     # exit code 1: not found
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def _many(given: argparse.Namespace) -> int:
         print(f"{short.reproduction}    # {short.violations[0]}")
     print(
         f"{tally.seeds} seeds in {took:.1f} s ({tally.seeds / took:.0f}/s on {given.processes} processes), "
-        f"{tally.seconds / 3600:.1f} h simulated: {tally.applied} settlements applied, {tally.absorbed} repeats absorbed, "
-        f"{len(tally.failed)} seeds with violations; traces {tally.digest}"
+        f"{tally.seconds / 3600:.1f} h simulated: {tally.applied} settlements applied, "
+        f"{tally.absorbed} repeats absorbed, {len(tally.failed)} seeds with violations; traces {tally.digest}"
     )
     found = bool(tally.failed)
     if given.plant is not None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections import deque
     from random import Random
 
 _RESOLUTION: Final = 1e-9
@@ -21,7 +21,7 @@ class Stuck(Exception):
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """One thread, no descriptors, no threads, no waiting.
+    """One thread, no descriptors, no waiting. What a thread does is not decided by a seed, so nothing may ask for one.
 
     Args:
         chance: decides in which order tasks that could go on at the same moment do so; ``None`` keeps asyncio's order.
@@ -76,10 +76,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _write_to_self(self) -> None:
         pass
-
-    def run_in_executor(self, *_arguments: Any) -> NoReturn:
-        """Refused: what a thread does is not decided by the seed."""
-        raise NotImplementedError("no threads in a simulation")
 
 
 class _Leap:

@@ -1,4 +1,4 @@
-"""The processes of the model: producers that send until they know, workers that settle. Each can be gone at any await."""
+"""The processes of the model: producers that send until they know, workers that settle; gone at any await."""
 
 from __future__ import annotations
 

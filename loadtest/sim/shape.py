@@ -17,6 +17,7 @@ Deed = Literal["crash", "break", "leave", "clock", "stall", "forget"]
 Plant = Literal["ack-before-commit", "unscoped-key", "stale-lane-owner"]
 
 PLANTS: Final[tuple[Plant, ...]] = ("ack-before-commit", "unscoped-key", "stale-lane-owner")
+DEEDS: Final[tuple[Deed, ...]] = ("crash", "break", "leave", "clock", "stall", "forget")
 KINDS: Final = ("settle", "reward")
 _POISON: Final = 1_000
 
@@ -74,7 +75,7 @@ class Shape:
         }
         mode = dice.choice(modes[plant])
         lasts = dice.uniform(3.0, 8.0)
-        deeds = dice.sample(("crash", "break", "leave", "clock", "stall", "forget"), dice.randint(0, 4))
+        deeds = dice.sample(DEEDS, dice.randint(0, 4))
         count = dice.randint(0, 6) if deeds else 0
         return cls(
             mode=mode,

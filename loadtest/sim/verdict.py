@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+from broker.contracts.headers import KEY, NO_HEADERS
 from broker.contracts.lanes import place_of
-from loadtest.sim.bank import Settlement
 from loadtest.sim.world import STREAM
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _order(world: World) -> list[str]:
     stored: dict[str, list[str]] = defaultdict(list)
     for message in world.hub.streams.find(STREAM).log.since():
         place = place_of(message.subject)
-        key = (message.headers or {}).get("Gamebroker-Key", "")
+        key = (message.headers or NO_HEADERS).get(KEY, "")
         if not place.again and f"{place.subject} {key}" not in stored[place.key or ""]:
             stored[place.key or ""].append(f"{place.subject} {key}")
     applied: dict[str, list[str]] = defaultdict(list)

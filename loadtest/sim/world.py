@@ -70,7 +70,7 @@ class World:
         """Somebody is gone; this sweeps up, and starts it again."""
         task = self._loop.create_task(burial)
         self._afterlives[task] = None
-        task.add_done_callback(lambda done: self._afterlives.pop(done))
+        task.add_done_callback(self._afterlives.pop)
 
     async def run(self) -> None:
         """From the beginning until everybody has left."""

@@ -62,6 +62,9 @@ class Player:
     hp: int = 0
 
 
+STRANGE = [object(), {1: 2}, {(1, 2): 3}, {1, 2}, Player, Player("a"), 1j, "\ud800"]
+
+
 @given(subject_like | anything)
 def test_a_subject_is_taken_or_refused(given_subject):
     for check in (publish_subject, subscribe_pattern, Subject.token, Subject.validate, Subject.validate_pattern):
@@ -112,7 +115,9 @@ def test_a_state_frame_is_read_or_refused(array):
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=["json", "msgpack"])
-@given(data=st.binary(max_size=200) | st.text(max_size=60).map(str.encode) | st.integers(0, 3000).map(lambda n: b"[" * n))
+@given(
+    data=st.binary(max_size=200) | st.text(max_size=60).map(str.encode) | st.integers(0, 3000).map(lambda n: b"[" * n)
+)
 def test_bytes_are_decoded_or_refused(codec, data):
     with suppress(DecodeError):
         codec.loads(data)
@@ -122,7 +127,9 @@ def test_bytes_are_decoded_or_refused(codec, data):
 
 
 @pytest.mark.parametrize("codec", [*CODECS, BytesCodec()], ids=["json", "msgpack", "bytes"])
-@given(body=trees | anything | st.sampled_from([object(), {1: 2}, {(1, 2): 3}, {1, 2}, Player, Player("a"), 1j, "\ud800"]))
+@given(
+    body=trees | anything | st.sampled_from([object(), {1: 2}, {(1, 2): 3}, {1, 2}, Player, Player("a"), 1j, "\ud800"])
+)
 def test_an_object_is_encoded_or_refused(codec, body):
     with suppress(EncodeError):
         assert type(codec.encode(body)) is bytes
@@ -131,10 +138,24 @@ def test_an_object_is_encoded_or_refused(codec, body):
 LETTER_NAMES = st.sampled_from(
     [
         *(f"Gamebroker-Dead-{each}" for each in ("Subject", "Stream", "Consumer", "Sequence", "Attempts", "Reason")),
-        *(f"Gamebroker-Dead-{each}" for each in ("Error", "First-Seen", "Last-Seen", "Lane-Key", "Stream-Made", "Body")),
-        *(f"Gamebroker-Parked-{each}" for each in ("Subject", "Attempts", "Stored", "Due", "Letter", "Turn", "Revived")),
+        *(
+            f"Gamebroker-Dead-{each}"
+            for each in ("Error", "First-Seen", "Last-Seen", "Lane-Key", "Stream-Made", "Body")
+        ),
+        *(
+            f"Gamebroker-Parked-{each}"
+            for each in ("Subject", "Attempts", "Stored", "Due", "Letter", "Turn", "Revived")
+        ),
         *(f"Gamebroker-Later-{each}" for each in ("Subject", "Sequence", "Stored", "Attempts", "Lane-Key")),
-        *("Gamebroker-Key", "Gamebroker-Ordering-Key", "Gamebroker-Error", "Nats-Msg-Id", "mine"),
+        *(
+            "Gamebroker-Dead-Body",
+            "Gamebroker-Parked-Revived",
+            "Gamebroker-Key",
+            "Gamebroker-Ordering-Key",
+            "Gamebroker-Error",
+            "Nats-Msg-Id",
+            "mine",
+        ),
     ]
 )
 written_by_anybody = st.builds(Headers, st.lists(st.tuples(LETTER_NAMES, values), max_size=14))
@@ -160,7 +181,9 @@ def test_what_anybody_wrote_among_letters_and_parked_messages_is_read(headers, s
     error_kind(headers)
 
 
-@given(st.binary(max_size=120) | st.lists(values, max_size=12).map(lambda words: b"$JS.ACK." + ".".join(words).encode()))
+@given(
+    st.binary(max_size=120) | st.lists(values, max_size=12).map(lambda words: b"$JS.ACK." + ".".join(words).encode())
+)
 def test_an_ack_subject_is_read_or_refused(subject):
     with suppress(ValueError, BrokerError, ProtocolViolation):
         reader(subject)(subject)
