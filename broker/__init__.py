@@ -36,7 +36,6 @@ from broker.contracts.errors import (
     NoStream,
     PayloadTooLarge,
     PermissionDenied,
-    QoSViolation,
     RemoteError,
     RequestError,
     RequestTimeout,
@@ -47,6 +46,8 @@ from broker.contracts.errors import (
     Unauthorized,
     Unsupported,
 )
+from broker.contracts.event_contracts import contract
+from broker.contracts.event_errors import MalformedEvent, Problem, QoSViolation
 from broker.contracts.events import ConsumerEvent, ConsumerEventKind
 from broker.contracts.features import (
     ConsumerLimits,
@@ -73,6 +74,7 @@ from broker.lanes.ordered import OrderedConsumption
 from broker.letters import DeadLetter
 from broker.messages import Message, StreamMessage
 from broker.pulling import Puller
+from broker.quality.stats import ContractStats
 from broker.reading import Reader
 from broker.state.following import StateEvent, StateStats, StateUpdate
 from broker.state.publisher import StatePublisher
@@ -112,6 +114,7 @@ __all__ = [
     "ConsumerNotFound",
     "ConsumerOptions",
     "Consumption",
+    "ContractStats",
     "DeadLetter",
     "DeadLetters",
     "DecodeError",
@@ -133,6 +136,7 @@ __all__ = [
     "KeyExists",
     "KeyValue",
     "LimitsExceeded",
+    "MalformedEvent",
     "Message",
     "MsgpackCodec",
     "NoResponders",
@@ -143,6 +147,7 @@ __all__ = [
     "PayloadTooLarge",
     "PermissionDenied",
     "Placement",
+    "Problem",
     "Puller",
     "QoS",
     "QoSViolation",
@@ -180,4 +185,5 @@ __all__ = [
     "Unsupported",
     "Watch",
     "WriteUnknown",
+    "contract",
 ]

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from broker.applying import SomeFailed
 from broker.contracts.errors import BrokerError
 from broker.handling import STOPS, HandlerTask, is_async, run
 from broker.hands import HoldingHands
@@ -13,7 +14,7 @@ from broker.settling import AttemptsExhausted, ConsumeSettler
 from broker.slots import finish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Delivery
@@ -132,6 +133,9 @@ class BatchHands(HoldingHands):
                 await self._run([each.message for each in batch])
             except STOPS:
                 raise
+            except SomeFailed as exc:
+                await self._settle_apart(batch, exc.errors)
+                return
             except BaseException as exc:  # noqa: BLE001 - it becomes the outcome of what is not settled
                 left = [each for each in batch if not each.message.settled]
                 if not (left and recess is not None and recess.called_for(left[0].message, exc)):
@@ -169,6 +173,13 @@ class BatchHands(HoldingHands):
                 await self._settle(settler, message, error)
             else:
                 await self._settle_failed(settler, message, error, more=len(batch) - 1)
+
+    async def _settle_apart(self, batch: Batch, errors: Mapping[StreamMessage, Exception]) -> None:
+        """Those that failed by their own errors, the others as done."""
+        await self._ack([each for each in batch if each.message not in errors])
+        for message, settler in batch:
+            if message in errors:
+                await self._settle_failed(settler, message, errors[message])
 
     async def _give_back(self, batch: Batch) -> None:
         for message, settler in batch:

@@ -100,6 +100,11 @@ class Consumption:
         return len(self._hands.held)
 
     @property
+    def stopping(self) -> bool:
+        """Whether it is coming to its end."""
+        return self._supply.stopping
+
+    @property
     def parked_keys(self) -> int:
         """With ``ordered=True``: ordering keys of which something waits, for a backoff or for a decision; else 0."""
         return 0

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from broker.contracts.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from broker.contracts.backend import Around
     from broker.contracts.status import Stats
@@ -47,11 +47,11 @@ def _method(handler: Callable[..., Any]) -> Any:
     return getattr(handler, "__call__", None)  # noqa: B004 - asking for the method itself, not whether it can be called
 
 
-def check_handler(handler: Callable[..., Any]) -> None:
+def check_handler(handler: Callable[..., Any], given: Sequence[str] = ("message",)) -> None:
     """Refuse at once what would fail for every message.
 
     Raises:
-        InvalidOption: it cannot be called, or not with one message, or is a generator.
+        InvalidOption: it cannot be called, or not with what it is ``given``, or is a generator.
     """
     if not callable(handler):
         raise InvalidOption(f"handler {handler!r} cannot be called", option="handler")
@@ -59,9 +59,10 @@ def check_handler(handler: Callable[..., Any]) -> None:
     if _is_generator(handler):
         raise InvalidOption(f"handler {name} is a generator (it has a yield) and would never run", option="handler")
     try:
-        inspect.signature(handler).bind(None)
+        inspect.signature(handler).bind(*given)
     except TypeError as exc:
-        raise InvalidOption(f"handler {name} must take one message: {exc}", option="handler") from exc
+        takes = "one message" if len(given) == 1 else f"({', '.join(given)})"
+        raise InvalidOption(f"handler {name} must take {takes}: {exc}", option="handler") from exc
     except ValueError:  # a builtin that does not tell
         return
 

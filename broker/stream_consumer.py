@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack, final
 
+from broker.applying import consume_once
 from broker.broker import Broker
 from broker.consumer_builder import (
     Subjects,
@@ -32,6 +33,7 @@ from broker.rescheduling.later import Later, check_possible
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from broker.applying import Handler, Inbox
     from broker.contracts.backend import StreamBackend
     from broker.contracts.failure import OnErrors
     from broker.dead_letters import DeadLetters
@@ -50,7 +52,7 @@ class StreamConsumer(Broker):
     async def consume(
         self,
         subject: Subjects,
-        handler: Callable[[StreamMessage], Any] | Callable[[list[StreamMessage]], Any],
+        handler: Handler,
         *,
         queue: str | None = None,
         durable: str | None = None,
@@ -62,6 +64,7 @@ class StreamConsumer(Broker):
         dead_letter: bool = True,
         auto_extend: bool = True,
         ordered: bool = False,
+        inbox: Inbox | None = None,
         stream: str | None = None,
         ensure: Ensure = "verify",
         metadata: Mapping[str, str] | None = None,
@@ -99,6 +102,8 @@ class StreamConsumer(Broker):
                 workers of the queue; needs a stream with ``lanes``. One message of a lane is unsettled at a time, and
                 ``max_ack_pending`` has no meaning; batches, rates, ``max_bytes``, ``"pause"``, ``headers_only`` and
                 priority groups are refused. One that fails holds up its own key only.
+            inbox: ``broker.exactly_once.Inbox``: the effect happens once in its database. The handler, ``async def``,
+                gets ``(msg, tx)`` (or the list and ``tx``); what it does on ``tx`` is committed with the key.
             stream: its name; looked up by subject when ``None`` (needed with ``ensure="bind"`` where the role may
                 not look up).
             ensure: ``"verify"`` creates the consumer or raises on a difference, ``"update"`` brings it in line,
@@ -130,10 +135,12 @@ class StreamConsumer(Broker):
             ConsumerNotFound: bind only, and it does not exist.
             InvalidSubject, InvalidOption: at once; also ``ordered`` without a name, with one over 240 bytes, or on a
                 stream without lanes.
+            DatabaseUnavailable, SchemaMissing, RetentionTooShort: of ``broker.exactly_once``, with an inbox.
             ConnectionLost, BrokerClosed, PermissionDenied, ApiError.
         """
         self._lifetime.check_open()
-        check_handler(handler)
+        if inbox is None:
+            check_handler(handler)
         check_kind("ordered", ordered, bool, "True or False", shown=True)
         options = how_to_work(
             max_ack_pending,
@@ -165,7 +172,10 @@ class StreamConsumer(Broker):
             claim=claim,
         )
         check_possible(consumer, options)
-        return await (self._in_lanes if ordered else self._work)(handler, consumer, options)
+        work = self._in_lanes if ordered else self._work
+        if inbox is None:
+            return await work(handler, consumer, options)
+        return await consume_once(inbox, handler, consumer, options, backend=self._streams, work=work)
 
     @final
     async def push_subscribe(

@@ -35,7 +35,7 @@ def run(code: str, cwd: Path) -> str:
         # What a page fails at on purpose is logged; anything else on stderr is a mistake of the page.
         quiet = "import logging, runpy; logging.getLogger('broker').addHandler(logging.NullHandler())"
         options = ["-W", "error", "-c", f"{quiet}; runpy.run_path('page.py', run_name='__main__')"]
-    done = subprocess.run([sys.executable, *options], cwd=cwd, capture_output=True, text=True, timeout=18, check=False)
+    done = subprocess.run([sys.executable, *options], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr, done.stderr
     return done.stdout

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import broker
-from broker.contracts import errors, key_errors
+from broker.contracts import errors, event_errors, key_errors
 
 PACKAGE = Path(broker.__file__).parent
 
@@ -44,11 +44,13 @@ class StreamBroker:
     async def increment(self, subject, by=1, *, idempotency_key=None): ...
     async def consume(self, subject, handler, *, queue=None, durable=None, max_ack_pending=256, ack_wait=30.0,
                       concurrency=16, max_deliver=5, backoff=(1, 5, 30, 120), dead_letter=True, auto_extend=True,
-                      stream=None, ensure="verify"): ...  # fmt: skip
+                      ordered=False, inbox=None, stream=None, ensure="verify"): ...  # fmt: skip
     def pull(self, subject, *, queue=None, durable=None, batch=100, max_ack_pending=1000, ack_wait=30.0, stream=None,
              ensure="verify"): ...  # fmt: skip
     def read(self, subject, *, start="first", until=None): ...
     async def key_value(self, bucket, *, history=10, ttl=None, max_bytes=None, storage="file"): ...
+    async def send(self, event): ...
+    async def on(self, event_type, handler, **consume_options): ...
 
 
 class KeyValue:
@@ -207,7 +209,12 @@ def test_stream_broker_adds_verbs_and_overrides_none():
     assert issubclass(broker.StreamBroker, broker.Broker)
 
 
-ERRORS = {**vars(errors), **vars(key_errors)}
+ERRORS = {
+    name: value
+    for module in (errors, event_errors, key_errors)
+    for name, value in vars(module).items()
+    if not inspect.isclass(value) or issubclass(value, BaseException)
+}
 
 
 def drawn():

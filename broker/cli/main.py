@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import math
 import sys
 from typing import TYPE_CHECKING, TextIO
 
 from broker import BrokerError, ConnectError, ConnectionLost, NoResponders, StreamBroker, StreamOptions, __version__
+from broker.cli import doctor
+from broker.cli.connection import add_connection_options, connection
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -25,22 +28,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from broker.server.__main__ import main as serve  # noqa: PLC0415 - only this verb starts a server
 
         return serve(given[1:], prog="gamebroker server")
+    if given[:1] == ["chaos"]:
+        return _chaos(given[1:])
     options = _parser().parse_args(given)
     try:
+        if hasattr(options, "alone"):  # a verb that connects by itself
+            return int(options.alone(options))
         asyncio.run(_run(options))
-    except BrokerError as error:
-        say(f"gamebroker: {error}", to=sys.stderr)
-        if advice := _advice(error):
-            say(advice, to=sys.stderr)
-        return 1
     except (KeyboardInterrupt, BrokenPipeError):
         return 130
+    except (BrokerError, OSError) as error:
+        say(f"gamebroker: {error}", to=sys.stderr)
+        if isinstance(error, BrokerError) and (advice := _advice(error)):
+            say(advice, to=sys.stderr)
+        return 1
     return 0
 
 
 def say(line: str, *, to: TextIO | None = None) -> None:
     """One line out, at once, so that pipes see it."""
     print(line, file=to or sys.stdout, flush=True)
+
+
+def _chaos(given: Sequence[str]) -> int:
+    """A chaos run. It lies beside the library, not in it: only a checkout has it."""
+    try:
+        chaos = importlib.import_module("loadtest.chaos.__main__")
+    except ModuleNotFoundError as missing:
+        say(f"gamebroker: chaos needs a checkout of gamebroker with its dependencies ({missing})", to=sys.stderr)
+        return 1
+    code: int = chaos.main(given)
+    return code
 
 
 def _advice(error: BrokerError) -> str:
@@ -50,7 +68,7 @@ def _advice(error: BrokerError) -> str:
 
 
 async def _run(options: argparse.Namespace) -> None:
-    async with StreamBroker.connect(options.url, name="gamebroker-cli") as sb:
+    async with StreamBroker.connect(**connection(options), name="gamebroker-cli") as sb:
         verb: Verb = options.verb
         await verb(sb, options)
 
@@ -144,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="gamebroker", description="look at a server, send by hand, replay dead letters"
     )
     parser.add_argument("--version", action="version", version=f"gamebroker {__version__}")
-    parser.add_argument("--url", help="default: NATS_URL, else nats://127.0.0.1:4222")
+    add_connection_options(parser)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(name: str, run: Verb, told: str, *positional: str) -> argparse.ArgumentParser:
@@ -156,6 +174,8 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     verbs.add_parser("server", help="run a real nats-server in the foreground (see: gamebroker server --help)")
+    doctor.register(verbs)
+    verbs.add_parser("chaos", help="settle under planned faults and judge the run (see: gamebroker chaos --help)")
     verb("publish", _publish, "send one core message", "subject", "body")
     listen = verb("subscribe", _subscribe, "print core messages", "pattern")
     listen.add_argument("--count", type=int, default=0, help="stop after so many (0: never)")

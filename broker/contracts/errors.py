@@ -32,6 +32,7 @@ BrokerError
 ├── CodecError
 │   ├── EncodeError                   the codec cannot turn this body into bytes
 │   └── DecodeError                   the bytes are not what was asked for
+│       └── MalformedEvent            they are not the event that a contract declares
 ├── PermissionDenied                  the server forbids this verb on this subject
 ├── InvalidSubject                    not a subject, or not one for this verb               (ValueError)
 ├── InvalidKey                        not an idempotency key, or not a bucket's key         (ValueError)
@@ -39,10 +40,11 @@ BrokerError
 ├── InvalidOption                     an option out of its range, or two that contradict    (ValueError)
 ├── PayloadTooLarge                   body and headers exceed what the server takes         (ValueError)
 ├── Unsupported                       this backend cannot do that
-└── QoSViolation                      a contract's guarantee would not hold (reserved)
+└── QoSViolation                      a contract's guarantee would not hold here
 
 ``embedded://`` may also raise ``broker.server``'s ``ServerError`` (a BrokerError: our own server did not start) and its
-kind ``InUse`` (its port or store is taken). What only keys know of is in ``key_errors.py``.
+kind ``InUse`` (its port or store is taken). What only keys know of is in ``key_errors.py``, what only contracts do in
+``event_errors.py``.
 
 Each carries what it knows (subject, stream, code ...) as attributes. The library below never leaks its own exceptions.
 """
@@ -374,7 +376,3 @@ class PayloadTooLarge(BrokerError, ValueError):
 
 class Unsupported(BrokerError):
     """The backend cannot do this."""
-
-
-class QoSViolation(BrokerError):
-    """A contract's guarantee would not hold here."""

@@ -105,6 +105,11 @@ class OrderedConsumption(Consumption):
         return sum(lane.in_hand for lane in self._lanes.values())
 
     @property
+    def stopping(self) -> bool:
+        """Whether it is coming to its end."""
+        return self._stopping
+
+    @property
     def lanes(self) -> frozenset[int]:
         """The lanes this worker holds now."""
         return frozenset(lane.number for lane in self._lanes if lane not in self._leaving)

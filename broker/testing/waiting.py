@@ -17,10 +17,10 @@ _PAUSES = (0.0005, 0.02)
 
 
 @overload
-async def eventually(predicate: Callable[[], Awaitable[T | None]], within: float = 5.0) -> T: ...
+async def eventually(predicate: Callable[[], Awaitable[T | None]], within: float = 15.0) -> T: ...
 @overload
-async def eventually(predicate: Callable[[], T | None], within: float = 5.0) -> T: ...
-async def eventually(predicate: Callable[[], Any], within: float = 5.0) -> Any:
+async def eventually(predicate: Callable[[], T | None], within: float = 15.0) -> T: ...
+async def eventually(predicate: Callable[[], Any], within: float = 15.0) -> Any:
     """The first truthy answer of ``predicate`` (plain or ``async def``), asked again and again.
 
     Raises:

@@ -170,6 +170,7 @@ class TestAnotherLeader:
         listening = Listening(worker.events())
         await store(sb, 1)
         await eventually(lambda: seen == [1], within=15)
+        await eventually(partial(asked_for_more, sb), within=15)
         await step_down(sb, "w")
         await eventually(lambda: "leader_changed" in listening.kinds, within=20)
         await store(sb, 2, 3)
@@ -196,12 +197,18 @@ class TestAnotherLeader:
             taking = asyncio.create_task(take(puller, seen))
             await store(sb, 1)
             await eventually(lambda: seen == [1], within=15)
+            await eventually(partial(asked_for_more, sb), within=15)
             await step_down(sb, "w")
             await eventually(lambda: "leader_changed" in listening.kinds, within=20)
             await store(sb, 2, 3)
             await eventually(partial(complete, seen), within=30)
             taking.cancel()
             await asyncio.wait([taking])
+
+
+async def asked_for_more(sb):
+    """Only who waits for a message hears of the election."""
+    return (await sb.consumers.info("S", "w")).waiting
 
 
 def complete(seen):

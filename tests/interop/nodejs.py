@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 from itertools import count
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds it has for an answer, and for its end."""
 
 

@@ -18,6 +18,7 @@ from broker.testing.conformance.batching import BatchConformance
 from broker.testing.conformance.capabilities import CapabilitiesConformance
 from broker.testing.conformance.catching_up import CatchUpConformance
 from broker.testing.conformance.consuming import ConsumeConformance, ConsumerAdminConformance
+from broker.testing.conformance.contracts import ContractConformance
 from broker.testing.conformance.core import CoreConformance
 from broker.testing.conformance.counting import CountConformance
 from broker.testing.conformance.dead_letters import DeadLetterConformance
@@ -63,6 +64,7 @@ ALL = (
     CatchUpConformance,
     ConsumeConformance,
     ConsumerAdminConformance,
+    ContractConformance,
     CoreConformance,
     CountConformance,
     DeadLetterConformance,
@@ -114,6 +116,7 @@ __all__ = [
     "Connect",
     "ConsumeConformance",
     "ConsumerAdminConformance",
+    "ContractConformance",
     "CoreConformance",
     "CountConformance",
     "DeadLetterConformance",

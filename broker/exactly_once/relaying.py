@@ -1,0 +1,156 @@
+"""The relay: takes committed rows from the outbox to their streams, each until its stream has it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Self
+
+from broker.contracts.envelopes import Entry
+from broker.contracts.errors import BrokerClosed, BrokerError, EnqueueManyError, Unauthorized
+from broker.exactly_once import hooks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from broker.contracts.envelopes import Receipt
+    from broker.exactly_once.claiming import Claim, Claiming, Row
+    from broker.exactly_once.stats import OutboxStats
+    from broker.stream_broker import StreamBroker
+
+log = logging.getLogger("broker.exactly_once")
+
+_SOON: Final = 0.002
+"""Seconds until the second look after a commit was announced: it is announced a moment before it is done."""
+_TROUBLE: Final = (0.1, 5.0)
+"""Seconds between attempts while the database is not there: the first, and the longest."""
+
+
+class Relay:
+    """A relay at work inside ``async with``.
+
+    A crash between storing and marking stores again with the same key: a repeat that the stream, or beyond its window
+    the consumer's inbox, drops.
+    """
+
+    def __init__(
+        self,
+        claiming: Claiming,
+        broker: StreamBroker,
+        committed: asyncio.Event,
+        stats: OutboxStats,
+        *,
+        poll: float,
+        timeout: float,
+    ) -> None:
+        self._claiming = claiming
+        self._broker = broker
+        self._committed = committed
+        self._stats = stats
+        self._poll = poll
+        self._timeout = timeout
+        self._running: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._running = asyncio.create_task(self._run(), name="relay outbox")
+        self._running.add_done_callback(_retrieve)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop where it is; what was in hand is sent again by the next one, under the same keys."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+        with suppress(BrokerError):
+            await self._claiming.release()
+
+    async def wait(self) -> None:
+        """Until it is stopped.
+
+        Raises:
+            BrokerClosed, Unauthorized: the broker will never send again.
+        """
+        if self._running is not None:
+            await asyncio.wait([self._running])
+            if not self._running.cancelled():
+                self._running.result()
+
+    async def _run(self) -> None:
+        pause, trouble = self._poll, _TROUBLE[0]
+        while True:
+            if self._committed.is_set():
+                self._committed.clear()
+                pause = _SOON
+            try:
+                busy = await self._pass()
+            except (BrokerClosed, Unauthorized):
+                raise
+            except BrokerError as exc:
+                log.warning("relaying the outbox: %s", exc)
+                await asyncio.sleep(trouble * random.uniform(0.5, 1.0))
+                trouble = min(trouble * 2, _TROUBLE[1])
+                continue
+            trouble = _TROUBLE[0]
+            if not busy:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._committed.wait()
+                pause = min(pause * 2, self._poll)
+
+    async def _pass(self) -> bool:
+        """Send what there is; whether something was sent, so that there may be more."""
+        async with self._claiming.claim() as claim:
+            sent = await self._send(claim)
+        return sent > 0
+
+    async def _send(self, claim: Claim) -> int:
+        """Each ordering key one after the other, keys side by side; what a key's failure leaves is left for later."""
+        queues = _queues(claim.rows)
+        sent = 0
+        while queues:
+            turn = [queue.popleft() for queue in queues]
+            receipts, errors = await self._store(turn)
+            for index, receipt in receipts.items():
+                claim.sent(turn[index], receipt)
+                self._stats.duplicates += receipt.duplicate
+            for index, error in errors.items():
+                claim.failed(turn[index], error)
+                log.warning("outbox row %d waits: %s: %s", turn[index].id, type(error).__name__, error)
+            sent += len(receipts)
+            self._stats.sent += len(receipts)
+            self._stats.failed += len(errors)
+            queues = [queue for index, queue in enumerate(queues) if queue and index in receipts]
+        hooks.reached("before_mark")
+        return sent
+
+    async def _store(self, rows: Sequence[Row]) -> tuple[Mapping[int, Receipt], Mapping[int, BrokerError]]:
+        entries = [Entry(row.subject, row.body, row.key, row.ordering_key, row.pairs) for row in rows]
+        try:
+            receipts = await self._broker.enqueue_many(entries, timeout=self._timeout)
+        except EnqueueManyError as exc:
+            for error in exc.errors.values():
+                if isinstance(error, BrokerClosed | Unauthorized):  # for all of them, and for good
+                    raise error from exc
+            return exc.receipts, exc.errors
+        return dict(enumerate(receipts)), {}
+
+
+def _queues(rows: Sequence[Row]) -> list[deque[Row]]:
+    """Rows that may go side by side, each with those that must come after it."""
+    keyed: dict[str, deque[Row]] = {}
+    alone = []
+    for row in rows:
+        if row.ordering_key is None:
+            alone.append(deque([row]))
+        else:
+            keyed.setdefault(row.ordering_key, deque()).append(row)
+    return [*alone, *keyed.values()]
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Its error is logged and raised by ``wait``; nobody has to call that."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("the relay ended: %s", error, exc_info=error)

@@ -1,0 +1,1 @@
+"""Contracts kept: what an event type declares decides how it is sent, handled, checked at the start, and counted."""

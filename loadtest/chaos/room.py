@@ -1,0 +1,123 @@
+"""``python -m loadtest.chaos.room``: a game loop at 60 Hz that publishes frames and must never be held up.
+
+What is counted is what the library costs it: the time it was ready and waited for a processor is taken off, where the
+system tells (Linux).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from loadtest.chaos.histories import History
+from loadtest.chaos.joining import joined
+from loadtest.chaos.options import process_options
+from loadtest.chaos.pulse import Pulse
+from services.process import run_process
+
+if TYPE_CHECKING:
+    import argparse
+
+    from broker import Broker
+
+_TICK: Final = 1 / 60
+_FRAMES: Final = 10
+_FRAME: Final = b"x" * 200
+_OFTEN: Final = 0.999
+_KEPT: Final = 60 * 60 * 20
+"""Turns that are remembered: twenty minutes."""
+
+
+_LONG: Final = 0.001
+"""Seconds of a call that are worth asking what they were spent on."""
+_SCHEDULED: Final = Path("/proc/thread-self/schedstat")
+
+
+class Processor:
+    """How long this thread has been ready and waiting for one; seconds."""
+
+    def __init__(self) -> None:
+        try:
+            self._file: int | None = os.open(_SCHEDULED, os.O_RDONLY)
+        except OSError:
+            self._file = None
+
+    def waited(self) -> float:
+        """Since the thread began; 0 where the system does not tell."""
+        return 0.0 if self._file is None else int(os.pread(self._file, 64, 0).split()[1]) / 1e9
+
+
+class Loop:
+    """The loop, and what held it up; seconds."""
+
+    def __init__(self, broker: Broker, processor: Processor) -> None:
+        self._broker = broker
+        self._processor = processor
+        self._late: list[float] = []
+        self._latest = 0.0
+        self._longest_call = 0.0
+
+    def counts(self) -> dict[str, float]:
+        """So far.
+
+        ``call_max``, and ``stall``: what 999 turns in 1,000 were not later than, with ``stall_max``; ``late_max``: the
+        latest, the wait for a processor included; ``turns``; ``dropped`` frames.
+        """
+        late = sorted(self._late) or [0.0]
+        return {
+            "call_max": self._longest_call,
+            "stall": late[int((len(late) - 1) * _OFTEN)],
+            "stall_max": late[-1],
+            "late_max": self._latest,
+            "turns": float(len(self._late)),
+            "dropped": float(self._broker.stats.dropped_outbound),
+        }
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until it is told to stop."""
+        clock = asyncio.get_running_loop().time
+        due = clock()
+        while not stop.is_set():
+            due += _TICK
+            waited = self._processor.waited()
+            await asyncio.sleep(max(0.0, due - clock()))
+            late = clock() - due
+            now_waited = self._processor.waited()
+            self._latest = max(self._latest, late)
+            if len(self._late) < _KEPT:
+                self._late.append(max(0.0, late - (now_waited - waited)))
+            due = max(due, clock() - _TICK)  # turns that were missed are not made up for
+            for number in range(_FRAMES):
+                self._publish(f"chaos.frame.{number}", now_waited)
+
+    def _publish(self, subject: str, waited: float) -> None:
+        began = time.perf_counter()
+        self._broker.publish_nowait(subject, _FRAME)
+        took = time.perf_counter() - began
+        if took > _LONG:
+            took -= self._processor.waited() - waited
+        self._longest_call = max(self._longest_call, took)
+
+
+async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
+    with History(options.directory, options.name, pulse=True) as pulse:
+        async with aclosing(await joined(options.url, options.name)) as broker:
+            loop = Loop(broker, Processor())
+            print(f"{options.name} ready", flush=True)
+            async with Pulse(broker, pulse, loop.counts):
+                await loop.run(stop)
+
+
+def main() -> int:
+    """Run the process; its exit code."""
+    options = process_options(__doc__)
+    return run_process(lambda stop: _serve(options, stop), name="chaos-room", lifeline=options.lifeline)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""The server of a run, or its three."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Self
+
+from broker.server import Cluster, NatsServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from loadtest.chaos.plan import Plan
+
+GUEST: Final = "guest"
+"""Who may do nearly nothing; its password is the same word."""
+WITHOUT_GUEST: Final = """
+no_auth_user: staff
+authorization { users: [ { user: staff, password: staff } ] }
+"""
+ACCESS: Final = """
+no_auth_user: staff
+authorization { users: [
+  { user: staff, password: staff }
+  { user: guest, password: guest, permissions: { publish: "guest.>", subscribe: "_INBOX.>" } }
+] }
+"""
+"""Whoever gives no name is staff."""
+_DUCKS: Final = 'lame_duck_grace_period: "1s"\nlame_duck_duration: "30s"'
+"""A node that is told to go does so in seconds."""
+_START_TIMEOUT: Final = 60.0
+_REPLICAS: Final = 3
+
+
+class Servers:
+    """What the plan's backend says; an async context manager that ends them.
+
+    Args:
+        plan: of the run.
+        store: where they store.
+    """
+
+    def __init__(self, plan: Plan, store: Path) -> None:
+        sync = "always" if plan.durability == "fsync" else None
+        self._cluster = (
+            Cluster(store_dir=store, sync_interval=sync, config=_DUCKS) if plan.backend == "cluster" else None
+        )
+        self._one = NatsServer(store, sync_interval=sync, config=ACCESS) if self._cluster is None else None
+
+    async def __aenter__(self) -> Self:
+        await (self._cluster or self.one).start(_START_TIMEOUT)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await (self._cluster or self.one).stop()
+
+    @property
+    def one(self) -> NatsServer:
+        """The only one; scenarios of that backend ask."""
+        assert self._one is not None
+        return self._one
+
+    @property
+    def cluster(self) -> Cluster:
+        """The three; scenarios of that backend ask."""
+        assert self._cluster is not None
+        return self._cluster
+
+    @property
+    def replicas(self) -> int:
+        """Copies of what is stored."""
+        return 1 if self._cluster is None else _REPLICAS
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return (self._cluster or self.one).url
+
+    @property
+    def port(self) -> int:
+        """Of the first."""
+        return self.one.port if self._cluster is None else self._cluster.nodes[0].port
+
+    @property
+    def version(self) -> str:
+        """The nats-server's."""
+        return (self._cluster or self.one).version

@@ -1,0 +1,112 @@
+"""Chaos runs end to end on a real server: a few seconds of it hold, and every mutation is noticed."""
+
+import json
+import sys
+
+import msgspec
+import pytest
+
+from broker.cli.main import main as gamebroker
+from loadtest.chaos import __main__ as command
+from loadtest.chaos.checker import BROKEN
+from loadtest.chaos.plan import Plan
+
+pytestmark = [pytest.mark.nats, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(180)]
+
+BUSY = ("--slack", "20", "--seed", "1")
+"""What is judged here is the harness, on a machine with other things to do."""
+
+
+def run(tmp_path, *given):
+    code = command.main([*BUSY, "--directory", str(tmp_path), "--report", str(tmp_path / "report.json"), *given])
+    return code, json.loads((tmp_path / "report.json").read_text())
+
+
+def numbers(report):
+    return {finding["number"] for finding in report["verdict"]["findings"] if finding["held"] is False}
+
+
+def test_a_few_seconds_of_it_hold(tmp_path, capsys):
+    scenarios = ("kill-server", "worker-kill", "malformed", "oversized", "shutdown")
+    code, report = run(tmp_path, "--seconds", "5", "--rate", "300", "--faults", "9", "--scenario", *scenarios)
+    told = capsys.readouterr().out
+    assert numbers(report) == set()
+    assert report["verdict"]["void"] == []
+    assert code == 0
+    assert told.startswith("seed 1: 9 faults in 5 s at 300 settlements/s\n   1 ")
+    figures = report["verdict"]["figures"]
+    assert figures["faults"] == {"kill-server": 1, "malformed": 1, "oversized": 1, "shutdown": 1, "worker-kill": 5}
+    assert figures["effects"] > 500
+    assert figures["redelivered"] > 0
+    assert figures["letters"] == 5
+    assert (figures["lost"], figures["twice"], figures["half"], figures["ghosts"], figures["total"]) == (0, 0, 0, 0, 0)
+    assert Plan.load(tmp_path).seed == 1
+    assert report["command"].startswith("gamebroker chaos --mode quick --seed 1 --seconds 5 --rate 300 --faults 9 ")
+    assert report["machine"]["nats_server"]
+    assert sum(report["timeline"]["stored"]) * report["timeline"]["step"] == pytest.approx(
+        figures["confirmed"], rel=0.01
+    )
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<rect") == 9
+    assert "died at mid_batch" in page
+    assert "PASSED: " in page
+
+
+@pytest.mark.parametrize(
+    ("mutation", "given", "broken"),
+    [
+        ("naive", ("--faults", "1", "--scenario", "worker-kill:after_commit"), "I2"),
+        ("ackfirst", ("--faults", "1", "--scenario", "worker-kill:before_commit"), "I1"),
+        ("drop-row", ("--faults", "0"), "I3"),
+        ("dup-row", ("--faults", "0"), "I2"),
+        ("flip-amount", ("--faults", "0"), "I3"),
+    ],
+)
+def test_every_mutation_is_noticed(tmp_path, mutation, given, broken):
+    seconds = "2" if "--scenario" in given else "1"
+    scenario = () if "--scenario" in given else ("--scenario", "kill-server")
+    code, report = run(tmp_path, "--seconds", seconds, "--rate", "300", "--mutate", mutation, *given, *scenario)
+    assert code == BROKEN
+    assert broken in numbers(report)
+    assert report["verdict"]["void"] == []
+
+
+def test_a_scenario_that_does_not_exist_is_refused_before_anything_begins(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run(tmp_path, "--scenario", "earthquake")
+    assert exit_.value.code == 2
+    assert "no scenario 'earthquake'" in capsys.readouterr().err
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_the_command_finds_it(capsys, monkeypatch):
+    with pytest.raises(SystemExit) as exit_:
+        gamebroker(["chaos", "--scenario", "earthquake"])
+    assert exit_.value.code == 2
+    assert "gamebroker chaos: error: no scenario 'earthquake'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "loadtest.chaos.__main__", None)
+    assert gamebroker(["chaos"]) == 1
+    assert "chaos needs a checkout of gamebroker" in capsys.readouterr().err
+
+
+def test_a_checker_that_cannot_judge_is_no_verdict(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command.Director, "run", _nothing)
+    code = command.main([*BUSY, "--directory", str(tmp_path), "--seconds", "1", "--scenario", "malformed"])
+    assert code == command.NOT_RUN
+    assert "the checker could not judge" in capsys.readouterr().err
+
+
+async def _nothing(_):
+    pass
+
+
+def test_a_run_that_could_not_begin_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("broker.server.node.find_nats_server", _no_binary)
+    code = command.main([*BUSY, "--directory", str(tmp_path), "--seconds", "1", "--scenario", "malformed"])
+    assert code == command.NOT_RUN
+    assert "the run could not be brought to its end: there is no server" in capsys.readouterr().err
+    assert msgspec.json.decode((tmp_path / "plan.json").read_bytes())["seed"] == 1
+
+
+def _no_binary(_):
+    raise OSError("there is no server")

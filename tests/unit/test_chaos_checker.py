@@ -1,0 +1,423 @@
+"""The checker of a chaos run on histories and books made by hand: a good run passes, and each way to go wrong shows."""
+
+import sqlite3
+from contextlib import closing
+
+import msgspec
+import pytest
+
+from loadtest.chaos import checker
+from loadtest.chaos.books import Delivered, InboxBooks, Outcome
+from loadtest.chaos.evidence import BOOKS
+from loadtest.chaos.histories import Event, Fate, History, Op, digest_of, events, last_events
+from loadtest.chaos.mutations import Mutation, books
+from loadtest.chaos.page import page
+from loadtest.chaos.plan import Fault, Limits, Plan
+from loadtest.chaos.report import Report, judged_in
+from loadtest.chaos.settlements import Settlement, body_of, read, settlement_of
+from loadtest.machine import Machine
+
+FAULTS = (Fault(1, 1.0, "kill-server", seconds=0.3), Fault(2, 2.0, "worker-kill", 1, detail="after_commit"))
+PLAN = Plan(seed=1, mode="by hand", seconds=10.0, rate=10.0, faults=FAULTS)
+
+
+def delivered(key, sequence=1):
+    settlement = settlement_of(key)
+    return Delivered(settlement, digest_of(body_of(settlement)), sequence)
+
+
+class Run:
+    """A run's directory, written as the processes would."""
+
+    def __init__(self, directory, plan=PLAN, mutation=None):
+        self.directory = directory
+        plan.save(directory)
+        self.books = books(directory / BOOKS, worker="worker-1.1", mutation=mutation)
+        self.books.apply([], lambda _: None)
+        self.lines = {}
+
+    def write(self, process, *lines):
+        self.lines.setdefault(process, []).extend(lines)
+
+    def sent(self, key, at=1.0, fate=Fate.EFFECT, outcome=Op.OK, digest=None):
+        digest = digest or delivered(key).digest
+        self.write("producer-1", Event(at, Op.START, key, digest, told=fate))
+        if outcome is not None:
+            self.write("producer-1", Event(at + 0.1, outcome, key, digest))
+
+    def settled(self, *keys, at=1.2):
+        outcomes = self.books.apply([delivered(key) for key in keys], lambda _: None)
+        for key, outcome in zip(keys, outcomes, strict=True):
+            self.write("worker-1.1", Event(at, Op.DELIVER, key, delivered(key).digest, attempt=1))
+            op = Op.COMMIT if outcome is Outcome.APPLIED else Op.REPEAT
+            self.write("worker-1.1", Event(at, op, key, delivered(key).digest, attempt=1))
+
+    def struck(self, number, begun, healed, *, fired=True):
+        self.write("director", Event(begun, Op.FAULT, number=number, told="kind"))
+        if fired:
+            self.write("director", Event(begun + 0.01, Op.FIRED, number=number, told="seen to be gone"))
+        else:
+            self.write("director", Event(begun + 0.01, Op.TROUBLE, number=number, told="it was not there"))
+        self.write("director", Event(healed, Op.HEALED, number=number))
+
+    def lived(self, process, *, begun=0.0, ended=5.0, why="asked", code=0, took=0.2, until=None, blind=False):
+        self.write("director", Event(begun, Op.BEGUN, process))
+        self.write("director", Event(ended, Op.ENDED, process, told=why, counts={"code": code, "seconds": took}))
+        self.write(process, Event(begun + 0.1, Op.STATUS, told="connected"))
+        if begun < 1.0 and not blind:
+            self.write(process, Event(1.05, Op.STATUS, told="reconnecting"), Event(1.5, Op.STATUS, told="connected"))
+        for half in range(int((until or ended) * 2)):
+            self.write(process, Event(begun + half / 2, Op.BEAT, counts={"rss": 50 << 20}))
+
+    def left(self, waiting=0):
+        self.write("census", Event(6.0, Op.LEFT, counts={"pending": waiting, "ack_pending": 0}))
+
+    def letter(self, key, reason, digest=None):
+        self.write("census", Event(6.0, Op.LETTER, key, digest or delivered(key).digest, told=reason))
+
+    def fine(self):
+        """Everything as it should be, but for nothing left."""
+        for n in range(20):
+            self.sent(f"k{n}", at=0.5 + n / 10)
+        self.settled(*(f"k{n}" for n in range(20)))
+        self.settled("k3")
+        self.struck(1, 1.0, 1.4)
+        self.struck(2, 2.0, 2.2)
+        for process in ("producer-1", "worker-2.1"):
+            self.lived(process)
+        self.lived("worker-1.1", ended=2.1, why="killed", code=-9)
+        self.left()
+        return self
+
+    def tamper(self, *statements):
+        with closing(sqlite3.connect(self.directory / BOOKS)) as db, db:
+            for name in ("inbox", "posting", "outbox"):
+                for verb in ("update", "delete"):
+                    db.execute(f"DROP TRIGGER {name}_no_{verb}")
+            for statement in statements:
+                db.execute(statement)
+            db.commit()
+        self.books.close()
+        self.books = InboxBooks(self.directory / BOOKS, worker="again")  # makes the triggers anew
+
+    def check(self):
+        """The exit code and the verdict."""
+        self.books.close()
+        for process, lines in self.lines.items():
+            with History(self.directory, process) as history:
+                history.write_many(lines)
+        code = checker.main([str(self.directory)])
+        return code, judged_in(self.directory).verdict
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path)
+
+
+def broken(verdict):
+    return {finding.number for finding in verdict.broken}
+
+
+def test_a_good_run_passes(run, capsys):
+    code, verdict = run.fine().check()
+    assert [finding.told for finding in verdict.broken] == []
+    assert verdict.void == ()
+    assert code == 0
+    assert "PASSED: 20 settlements under 2 faults, 0 lost, 0 twice" in capsys.readouterr().out
+    assert verdict.figures.faults == {"kill-server": 1, "worker-kill": 1}
+    assert verdict.figures.repeats == 1
+    assert verdict.figures.recovery["kill-server"].max == pytest.approx(0.1, abs=0.11)
+    assert [finding.number for finding in verdict.findings] == [f"I{n}" for n in range(1, 14)]
+    assert {finding.number for finding in verdict.findings if finding.held is None} == {"I6", "I8"}
+
+
+def test_one_that_was_confirmed_and_never_applied_is_lost(run):
+    run.fine().sent("gone")
+    code, verdict = run.check()
+    assert (code, broken(verdict), verdict.figures.lost) == (1, {"I1"}, 1)
+    assert "1 confirmed and lost (gone " in verdict.sentence
+
+
+def test_one_without_an_answer_may_be_there_or_not(run):
+    run.fine().sent("there", outcome=Op.UNKNOWN)
+    run.settled("there")
+    run.sent("not there", outcome=Op.UNKNOWN)
+    run.sent("never heard of again", outcome=None)
+    code, verdict = run.check()
+    assert (code, verdict.figures.unknown) == (0, 2)
+
+
+def test_one_that_was_refused_must_not_be_there(run):
+    run.fine().sent("refused", outcome=Op.FAIL)
+    run.settled("refused")
+    code, verdict = run.check()
+    assert (code, broken(verdict), verdict.figures.ghosts) == (1, {"I4"}, 1)
+
+
+def test_refused_first_and_taken_later_is_no_ghost(run):
+    run.fine().sent("again", outcome=Op.FAIL)
+    run.sent("again", outcome=Op.OK)
+    run.settled("again")
+    assert run.check()[0] == 0
+
+
+def test_one_that_nobody_sent_is_a_ghost(run):
+    run.fine().settled("from nowhere")
+    assert broken(run.check()[1]) == {"I4"}
+
+
+def test_a_dead_letter_that_can_be_seen_is_not_lost(run):
+    run.fine().sent("buried")
+    run.letter("buried", "max_deliver")
+    code, verdict = run.check()
+    assert (code, verdict.figures.letters, verdict.figures.unmeant) == (0, 1, 1)
+
+
+def test_what_was_meant_for_the_dead_letters_must_be_there(run):
+    run.fine().sent("poison-1", fate=Fate.LETTER)
+    assert broken(run.check()[1]) == {"I7"}
+
+
+def test_what_is_left_unsettled_is_told(run):
+    run.fine().left(3)
+    assert broken(run.check()[1]) == {"I7"}
+
+
+def test_a_conflict_ends_as_a_dead_letter(run):
+    run.fine().sent("k1", fate=Fate.LETTER, digest="another")
+    run.letter("k1", "conflict", digest="another")
+    assert run.check()[0] == 0
+
+
+def test_the_wrong_one_of_two_payloads_is_noticed(run):
+    run.fine().sent("k20", at=0.5)
+    run.books.apply([Delivered(settlement_of("k20"), "another", 1)], lambda _: None)
+    run.sent("k20", fate=Fate.LETTER, digest="another")
+    assert broken(run.check()[1]) == {"I1", "I5"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("DELETE FROM posting WHERE id = 7", {"I3"}),
+        ("DELETE FROM posting WHERE key = 'k5'", {"I1", "I3"}),
+        ("DELETE FROM inbox WHERE key = 'k5'", {"I1", "I4"}),
+        ("INSERT INTO posting SELECT id + 100, key, account, amount FROM posting WHERE id = 7", {"I2", "I3"}),
+        ("INSERT INTO posting SELECT id + 100, key, account, amount FROM posting WHERE key = 'k5'", {"I2", "I3"}),
+        ("UPDATE posting SET amount = -amount WHERE id = 7", {"I3"}),
+        ("UPDATE posting SET amount = 2 * amount WHERE key = 'k5'", {"I3"}),
+        ("UPDATE posting SET account = 'player-none' WHERE id = 7", {"I3"}),
+        ("UPDATE balance SET amount = amount + 1 WHERE account = 'mint'", {"I3"}),
+        ("DELETE FROM outbox WHERE key = 'k5'", {"I3"}),
+        ("INSERT INTO outbox (key, body) VALUES ('k5', 'again')", {"I3"}),
+    ],
+)
+def test_a_ledger_that_was_tampered_with_is_noticed(run, statement, expected):
+    run.fine().tamper(statement)
+    assert broken(run.check()[1]) == expected
+
+
+def test_a_ledger_that_can_be_changed_is_noticed(run):
+    run.fine()
+    with closing(sqlite3.connect(run.directory / BOOKS)) as db:
+        db.execute("DROP TRIGGER posting_no_update")
+    assert broken(run.check()[1]) == {"I3"}
+
+
+@pytest.mark.parametrize("mutation", [Mutation.NAIVE, Mutation.DROP_ROW, Mutation.DUP_ROW, Mutation.FLIP_AMOUNT])
+def test_each_mutation_of_the_books_is_noticed(tmp_path, mutation):
+    code, verdict = Run(tmp_path, mutation=mutation).fine().check()
+    assert code == 1
+    assert broken(verdict) & {"I2", "I3"}
+
+
+def test_a_planned_fault_that_did_not_fire_makes_the_run_void(run, capsys):
+    run.fine()
+    run.lines["director"] = [line for line in run.lines["director"] if line.number != 2]
+    run.struck(2, 2.0, 2.2, fired=False)
+    code, verdict = run.check()
+    assert (code, broken(verdict)) == (2, set())
+    assert "VOID: 1 planned faults did not fire (2 worker-kill: it was not there)" in capsys.readouterr().out
+
+
+def test_a_fault_that_never_began_makes_the_run_void(tmp_path):
+    run = Run(tmp_path, msgspec.structs.replace(PLAN, faults=(*FAULTS, Fault(3, 3.0, "poison")))).fine()
+    assert run.check()[1].void == ("1 planned faults did not fire (3 poison: never begun)",)
+
+
+def test_a_run_without_a_census_or_without_settlements_is_void(tmp_path):
+    verdict = Run(tmp_path, msgspec.structs.replace(PLAN, faults=())).check()[1]
+    assert verdict.void == ("nothing was stored", "nobody looked what was left at the end")
+
+
+def test_what_held_is_told_even_when_the_run_is_void_and_a_broken_promise_outweighs_it(run):
+    run.fine().sent("gone")
+    run.lines["director"] = [line for line in run.lines["director"] if line.number != 2]
+    code, verdict = run.check()
+    assert (code, len(verdict.void)) == (1, 1)
+    assert verdict.sentence.startswith("FAILED: I1")
+
+
+# -- conduct
+
+
+def test_a_slow_publish_or_a_late_loop_is_noticed(run):
+    run.fine().lived("room")
+    run.write("room", Event(4.8, Op.BEAT, counts={"rss": 1.0, "call_max": 0.004, "stall": 0.019}))
+    assert run.check()[0] == 0
+    run.lines.clear()
+    run.write("room", Event(4.9, Op.BEAT, counts={"rss": 1.0, "call_max": 0.006, "stall": 0.021}))
+    [told] = [each.told for each in run.check()[1].broken]
+    assert told == "one publish_nowait took 6.0 ms; the loop was 21.0 ms late"
+
+
+def test_memory_that_grows_is_noticed(run):
+    run.fine()
+    run.write("producer-1", Event(4.9, Op.BEAT, counts={"rss": 120 << 20}))
+    verdict = run.check()[1]
+    assert broken(verdict) == {"I9"}
+    assert verdict.figures.growth_mib == 70
+
+
+@pytest.mark.parametrize(("changed", "words"), [({"code": 1}, "ended badly"), ({"took": 11.0}, "ended late")])
+def test_a_bad_end_is_noticed(run, changed, words):
+    run.fine().lived("worker-2.2", **changed)
+    verdict = run.check()[1]
+    assert broken(verdict) == {"I10"}
+    assert words in verdict.sentence
+
+
+def test_a_slow_recovery_is_noticed(run):
+    run.fine()
+    run.lines["director"] = [line for line in run.lines["director"] if line.number != 1]
+    run.struck(1, 1.0, 1.4)
+    run.lines["producer-1"] = [
+        line for line in run.lines["producer-1"] if line.op is not Op.OK or line.t < 1.4 or line.t > 99
+    ]
+    run.sent("late", at=3.5)
+    run.settled("late")
+    verdict = run.check()[1]
+    assert broken(verdict) == {"I11"}
+    assert verdict.figures.recovery["kill-server"].max == pytest.approx(2.2)
+
+
+def test_never_storing_again_is_no_recovery(run):
+    run.fine()
+    run.lines["producer-1"] = [line for line in run.lines["producer-1"] if line.op is not Op.OK or line.t < 1.4]
+    verdict = run.check()[1]
+    assert broken(verdict) == {"I11"}
+    assert verdict.figures.recovery["kill-server"].max is None
+
+
+def test_who_gives_no_sign_of_life_is_noticed_unless_it_was_stopped_on_purpose(tmp_path):
+    plan = msgspec.structs.replace(PLAN, faults=(*FAULTS, Fault(3, 2.5, "worker-hang", 2, 7.0)))
+    run = Run(tmp_path, plan).fine()
+    run.struck(3, 2.6, 9.6)
+    run.lived("worker-2.7", ended=11.0, until=2.5)
+    run.write("worker-2.7", Event(10.0, Op.BEAT))
+    assert run.check()[0] == 0
+    run.lines.clear()
+    run.lived("worker-1.7", ended=11.0, until=2.5, begun=2.0)
+    run.write("worker-1.7", Event(10.5, Op.BEAT))
+    assert broken(run.check()[1]) == {"I12"}
+
+
+def test_who_dies_or_never_connects_again_is_noticed(run):
+    run.fine().lived("worker-1.2", begun=2.3, why="died", code=-11)
+    run.write("producer-1", Event(4.0, Op.STATUS, told="reconnecting"))
+    verdict = run.check()[1]
+    assert broken(verdict) == {"I12"}
+    assert "never connected again (producer-1: reconnecting); 1 died by themselves (worker-1.2 with -11)" in (
+        verdict.sentence
+    )
+
+
+def test_who_does_not_notice_that_the_server_is_gone_is_told(run):
+    run.fine().lived("worker-1.2", blind=True)
+    verdict = run.check()[1]
+    assert broken(verdict) == {"I13"}
+    assert "kill-server number 1 by worker-1.2" in verdict.sentence
+
+
+# -- the parts
+
+
+def test_a_torn_line_is_left_out_and_a_mended_one_is_an_error(tmp_path):
+    with History(tmp_path, "worker-1.1") as history:
+        history.write(Op.COMMIT, key="a")
+        history.write(Op.COMMIT, key="b", counts={"x": 1.0})
+    path = tmp_path / "worker-1.1.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"t":1,"op":"comm')
+    assert [event.key for event in events(path)] == ["a", "b"]
+    assert [event.key for event in last_events(path)] == ["a", "b"]
+    assert [event.key for event in last_events(path, tail=80)] == ["b"]
+    assert last_events(tmp_path / "nobody.jsonl") == []
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(msgspec.DecodeError):
+        list(events(path))
+
+
+def test_the_inbox_tells_repeats_and_conflicts_and_dies_in_the_middle_without_a_trace(tmp_path):
+    passed = []
+    with InboxBooks(tmp_path / BOOKS, worker="w") as kept:
+        assert kept.apply([delivered("a"), delivered("b"), delivered("a")], passed.append) == [
+            *(Outcome.APPLIED, Outcome.APPLIED, Outcome.REPEATED)
+        ]
+        assert passed == ["mid_batch", "before_commit", "after_commit"]
+        other = delivered("a")._replace(digest="another")
+        assert kept.apply([other, delivered("c")], passed.append) == [Outcome.CONFLICT, Outcome.APPLIED]
+
+        def fail(point):
+            raise OSError(point)
+
+        with pytest.raises(OSError, match="mid_batch"):
+            kept.apply([delivered("d"), delivered("e")], fail)
+        assert kept.apply([delivered("d")], passed.append) == [Outcome.APPLIED]
+
+
+def test_settlements_come_through_the_wire_and_nothing_else_does():
+    settlement = settlement_of("producer-1-17")
+    assert read(body_of(settlement)) == settlement
+    for body in (
+        *(b"", b"{", b"[" * 100_000, b'{"key":"a"}', b'{"key":"a","account":"b","amount":1,"c":1}'),
+        *(body_of(Settlement("a", "b", 0)), body_of(Settlement("a", "b", -5)), body_of(Settlement("", "b", 1))),
+    ):
+        with pytest.raises(ValueError, match="not a settlement"):
+            read(body)
+
+
+def test_limits_stretch_in_time_and_not_in_memory():
+    limits = Limits().times(10)
+    assert (limits.recovery, limits.growth) == (20.0, 64.0)
+
+
+def test_a_run_smaller_than_promised_is_void(tmp_path):
+    run = Run(tmp_path, msgspec.structs.replace(PLAN, least=21)).fine()
+    assert run.check()[1].void == ("only 20 settlements took effect, of 21 at least",)
+
+
+def test_the_report_says_how_to_do_it_again_and_the_page_escapes_what_it_shows(tmp_path):
+    plan = msgspec.structs.replace(PLAN, mode="<quick>", scenarios=("kill-server", "worker-kill:after_commit"))
+    Run(tmp_path, plan).fine().check()
+    machine = Machine.here()
+    report = Report.of(plan, judged_in(tmp_path), machine, began="then")
+    assert report.command.endswith("--durability os --scenario kill-server worker-kill:after_commit")
+    assert report.passed
+    assert "<quick>" not in (drawn := page(report))
+    assert "&lt;quick&gt;" in drawn
+    assert drawn.count("<rect") == 2
+    assert "seen to be gone, next stored after" in drawn
+    report.save(tmp_path / "kept.json")
+    assert msgspec.json.decode((tmp_path / "kept.json").read_bytes(), type=Report) == report
+
+
+def test_the_timeline_counts_everything_once_and_knows_what_never_began(tmp_path):
+    plan = msgspec.structs.replace(PLAN, faults=(*FAULTS, Fault(3, 3.0, "poison")))
+    Run(tmp_path, plan).fine().check()
+    line = judged_in(tmp_path).timeline
+    assert sum(line.stored) * line.step == sum(line.settled) * line.step == 20
+    assert [span.lane for span in line.faults] == ["server", "worker 1", "data"]
+    assert [span.fired is not None for span in line.faults] == [True, True, False]
+    assert line.faults[0].recovery == pytest.approx(0.0, abs=0.11)
+    assert (line.faults[2].begun, line.faults[2].told) == (None, "never begun")
