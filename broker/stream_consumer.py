@@ -311,7 +311,7 @@ class StreamConsumer(Broker):
         queue: str | None = None,
         durable: str | None = None,
         batch: int = 100,
-        max_ack_pending: int = 256,
+        max_ack_pending: int = 1000,
         ack_wait: float = 30.0,
         stream: str | None = None,
         ensure: Ensure = "verify",
