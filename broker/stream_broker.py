@@ -17,6 +17,7 @@ from broker.eventing import Eventing
 from broker.key_value.bucket import KeyValue
 from broker.key_value.buckets import BucketAdmin
 from broker.publishing import Publishing
+from broker.quality.journaling import Journaling
 from broker.quality.sending import Sender
 from broker.scheduling import Scheduler
 
@@ -45,7 +46,8 @@ class StreamBroker(Eventing, Publishing):
         self._enqueuer = Enqueuer(self._streams, self._codec)
         self._scheduler = Scheduler(self._streams, self._enqueuer)
         self._counting = Counting(self._streams, self._enqueuer)
-        self._sender = Sender(self._streams, self._codec, self._enqueuer, self._roster)
+        self._journaling = Journaling(self, lambda: self._address, self._roster.drainables.add)
+        self._sender = Sender(self._streams, self._codec, self._enqueuer, self._journaling, self._roster)
         self.streams = StreamAdmin(self._streams, self._codec)
         self.consumers = ConsumerAdmin(self._streams)
         self.dead_letters = DeadLetters(self._streams, self._enqueuer, self._codec)
