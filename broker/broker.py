@@ -71,6 +71,7 @@ class Broker:
         link: LinkChoice | None = None,
         tls_first: bool = False,
         echo: bool = True,
+        id_secret: str | bytes | None = None,
     ) -> Connecting[Self]:
         """Connect; ``await`` the result or ``async with`` it.
 
@@ -91,6 +92,8 @@ class Broker:
                 taken there.
             tls_first: shake hands before the server's first word, for servers with ``handshake_first``.
             echo: whether what is published here comes back to subscriptions made here.
+            id_secret: of a ``StreamBroker``, 16 bytes at least: nobody without it can tell by which id the server will
+                know a key, and use it up first. The same for all who may send the same key; another one is another id.
 
         Raises:
             ConnectError: no server answered in time.
@@ -114,14 +117,20 @@ class Broker:
             echo=echo,
         )
 
-        codec = checked_codec(codec)
+        codec, keyed = checked_codec(codec), {} if id_secret is None else cls._keyed(id_secret)
 
         async def start() -> Self:
-            broker = cls(await connected_backend(options), codec=codec)
+            broker = cls(await connected_backend(options), codec=codec, **keyed)
             broker._name, broker._address = options.name, address_of(options)
             return broker
 
         return Connecting(start)
+
+    @classmethod
+    def _keyed(cls, id_secret: str | bytes) -> dict[str, Any]:
+        """What makes its ids keyed ones; a broker that stores nothing has none."""
+        del id_secret
+        raise InvalidOption("id_secret is for a StreamBroker: a Broker stores nothing", option="id_secret")
 
     def __repr__(self) -> str:
         named = "" if self._name is None else f" {self._name!r}"

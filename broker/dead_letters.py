@@ -82,15 +82,9 @@ class DeadLetterWriter:
         Raises:
             ConfigDrift: a stream of that name exists and does not take dead letters.
         """
-        if not self._create:
-            return
-        info = await self._backend.stream_info(source_stream)
-        try:
-            await self._backend.create_stream(dead_stream_options(info.config.replicas))
-        except ConfigDrift as drift:
-            # Declared by an administrator, with limits of their own: theirs are right, as long as letters fit in.
-            if "subjects" in drift.differences:
-                raise
+        if self._create:
+            info = await self._backend.stream_info(source_stream)
+            await _make_sure(self._backend, info.config.replicas)
 
     async def write(
         self,
@@ -162,6 +156,17 @@ class DeadLetters:
         self._backend = backend
         self._enqueuer = enqueuer
         self._codec = codec
+
+    async def declare(self, *, replicas: int = 1) -> None:
+        """Make the stream that holds them, for roles that only bind; whoever may make it needs no such call.
+
+        Fine when it exists, with whatever limits.
+
+        Raises:
+            ConfigDrift: a stream of that name exists and does not take dead letters.
+            InvalidOption: at once.
+        """
+        await _make_sure(self._backend, replicas)
 
     async def list(
         self, *, stream: str | None = None, consumer: str | None = None, subject: str | None = None
@@ -332,6 +337,15 @@ class DeadLetters:
         except StreamNotFound:
             return None
         return None if stored is None else letter_of(stored)
+
+
+async def _make_sure(backend: StreamBackend, replicas: int) -> None:
+    try:
+        await backend.create_stream(dead_stream_options(replicas))
+    except ConfigDrift as drift:
+        # Declared by an administrator, with limits of their own: theirs are right, as long as letters fit in.
+        if "subjects" in drift.differences:
+            raise
 
 
 def _sequence_of(letter: DeadLetter | int) -> int:

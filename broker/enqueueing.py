@@ -26,17 +26,26 @@ if TYPE_CHECKING:
 
 
 class Enqueuer:
-    """Turns entries into records and sees each through to a receipt or a typed error."""
+    """Turns entries into records and sees each through to a receipt or a typed error.
 
-    def __init__(self, backend: StreamBackend, codec: Codec) -> None:
+    Args:
+        backend: where to.
+        codec: for bodies.
+        secret: what ids are made with; empty for ids that whoever knows a key can tell.
+    """
+
+    def __init__(self, backend: StreamBackend, codec: Codec, secret: bytes = b"") -> None:
         self._backend = backend
         self._codec = codec
+        self._secret = secret
         self._prefix = f"{GENERATED}{os.urandom(8).hex()}-"
         self._counter = 0
 
     def fresh_id(self, subject: str) -> str:
         """A wire id that no message has."""
         self._counter += 1
+        if self._secret:  # whoever has seen one must not know the next
+            self._prefix = f"{GENERATED}{os.urandom(8).hex()}-"
         return generated_id(subject, f"{self._prefix}{self._counter}")
 
     def record(self, entry: Entry) -> Record:
@@ -54,7 +63,7 @@ class Enqueuer:
         else:
             pair = (KEY, check_key(key))
             headers = headers.adding(pair) if headers else Headers((pair,))
-            message_id = wire_id(subject, key)
+            message_id = wire_id(subject, key, self._secret)
         if ordering_key is not None:
             pair = (ORDERING_KEY, check_key(ordering_key, "ordering_key"))
             headers = headers.adding(pair) if headers else Headers((pair,))

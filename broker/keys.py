@@ -6,7 +6,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Final
 
-from broker.contracts.errors import InvalidKey
+from broker.contracts.errors import InvalidKey, InvalidOption
 from broker.contracts.headers import KEY
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ GENERATED: Final = "gamebroker~"
 _MAX_KEY_BYTES: Final = 255
 _BAD_KEY: Final = re.compile(r"[\x00-\x1f\x7f]")
 _ID_BYTES: Final = 16
+_SHORTEST_SECRET: Final = 16
 _GENERATED_KEY: Final = re.compile(rf"{GENERATED}[0-9a-f]{{16}}-\d+\Z")
 
 
@@ -25,15 +26,30 @@ def generated_id(subject: str, key: str) -> str:
     return f"{key}@{subject}"
 
 
-def wire_id(subject: str, key: str) -> str:
+def derived_secret(secret: object) -> bytes:
+    """What ids are made with, from what the caller keeps secret.
+
+    Raises:
+        InvalidOption: neither bytes nor text, or so short that it could be guessed. It is not shown.
+    """
+    if not isinstance(secret, str | bytes):
+        raise InvalidOption(f"id_secret: must be text or bytes, not {type(secret).__name__}", option="id_secret")
+    told = secret.encode() if isinstance(secret, str) else secret
+    if len(told) < _SHORTEST_SECRET:
+        raise InvalidOption(f"id_secret: must have at least {_SHORTEST_SECRET} bytes", option="id_secret")
+    return hashlib.blake2b(told, digest_size=32, person=b"gamebroker ids").digest()
+
+
+def wire_id(subject: str, key: str, secret: bytes = b"") -> str:
     """The id the server deduplicates by: of the subject and the key, so that two message types never collide.
 
     The server's window is per stream, not per subject; the digest keeps it short whatever the key. A generated key
-    needs none, and comes back to the same id when the caller uses what ``EnqueueUnknown`` carries.
+    needs none, and comes back to the same id when the caller uses what ``EnqueueUnknown`` carries. With a secret nobody
+    else can tell which id a key has, and have it dropped by sending that id first.
     """
     if key.startswith(GENERATED) and _GENERATED_KEY.match(key):
         return generated_id(subject, key)
-    return hashlib.blake2b(f"{subject}\0{key}".encode(), digest_size=_ID_BYTES).hexdigest()
+    return hashlib.blake2b(f"{subject}\0{key}".encode(), digest_size=_ID_BYTES, key=secret).hexdigest()
 
 
 def check_key(key: object, option: str = "idempotency_key") -> str:

@@ -78,12 +78,13 @@ class Message(Struct, eq=False):
         return getattr(self.envelope, "reply_to", None)
 
     def json(self) -> Any:
-        """The body as plain builtins.
+        """The body as plain builtins, within the limits of the broker's ``JsonCodec``.
 
         Raises:
             DecodeError: it is not JSON.
         """
-        return _JSON.loads(self.envelope.data)
+        codec = self._codec
+        return (codec if isinstance(codec, JsonCodec) else _JSON).loads(self.envelope.data)
 
     def decode(self, into: type[T]) -> T:
         """The body as that type (dataclass, msgspec Struct, TypedDict, builtin ...), by the broker's codec.

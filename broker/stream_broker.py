@@ -16,6 +16,7 @@ from broker.enqueueing import Enqueuer
 from broker.eventing import Eventing
 from broker.key_value.bucket import KeyValue
 from broker.key_value.buckets import BucketAdmin
+from broker.keys import derived_secret
 from broker.publishing import Publishing
 from broker.quality.journaling import Journaling
 from broker.quality.sending import Sender
@@ -38,12 +39,19 @@ class StreamBroker(Eventing, Publishing):
         buckets: look at, list and delete buckets of keys.
     """
 
-    def __init__(self, backend: StreamBackend | CoreBackend, *, codec: Codec | None = None) -> None:
+    def __init__(
+        self,
+        backend: StreamBackend | CoreBackend,
+        *,
+        codec: Codec | None = None,
+        id_secret: str | bytes | None = None,
+    ) -> None:
         if not isinstance(backend, str) and not hasattr(backend, "append"):
             raise Unsupported("this backend has no streams; use Broker")
         super().__init__(backend, codec=codec)
         self._streams = cast("StreamBackend", backend)
-        self._enqueuer = Enqueuer(self._streams, self._codec)
+        secret = b"" if id_secret is None else derived_secret(id_secret)
+        self._enqueuer = Enqueuer(self._streams, self._codec, secret)
         self._scheduler = Scheduler(self._streams, self._enqueuer)
         self._counting = Counting(self._streams, self._enqueuer)
         self._journaling = Journaling(self, lambda: self._address, self._roster.drainables.add)
@@ -52,6 +60,11 @@ class StreamBroker(Eventing, Publishing):
         self.consumers = ConsumerAdmin(self._streams)
         self.dead_letters = DeadLetters(self._streams, self._enqueuer, self._codec)
         self.buckets = BucketAdmin(self.streams)
+
+    @classmethod
+    def _keyed(cls, id_secret: str | bytes) -> dict[str, Any]:
+        derived_secret(id_secret)
+        return {"id_secret": id_secret}
 
     @final
     async def declare(self, *streams: StreamOptions, ensure: Ensure = "verify") -> None:

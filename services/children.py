@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _POLL: Final = 0.02
 _LAST_LINES: Final = 3
@@ -80,8 +80,8 @@ class Children:
         self._url = url
         self._all: list[Child] = []
 
-    def start(self, name: str, module: str, *arguments: str) -> Child:
-        """Start ``python -m module`` with the server's URL and a lifeline."""
+    def start(self, name: str, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> Child:
+        """Start ``python -m module`` with the server's URL and a lifeline; ``env`` stands instead of our variables."""
         log = self._directory / f"{name}.log"
         command = [sys.executable, "-m", module, "--url", self._url, "--lifeline", *arguments]
         with log.open("wb") as output:
@@ -92,6 +92,7 @@ class Children:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=_ROOT,
+                env=env,
                 # A group of its own, so that Ctrl-C reaches the starter alone; in the starter's session, so that the
                 # system wakes a stopped child when the starter is gone.
                 process_group=0,

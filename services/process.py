@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker import BrokerError
 from broker.telemetry import export_from_environment
+from services.connection import add_connection_options
 
 if TYPE_CHECKING:
     import argparse
@@ -25,13 +26,13 @@ ORPHANED: Final = 70
 
 def add_process_options(parser: argparse.ArgumentParser) -> None:
     """The options every service takes."""
-    parser.add_argument("--url", default=None, help="of the server; default NATS_URL, else nats://127.0.0.1:4222")
     parser.add_argument(
         "--grace", type=float, default=25.0, metavar="SECONDS", help="to finish in after SIGTERM (default %(default)g)"
     )
     parser.add_argument(
         "--lifeline", action="store_true", help="end at once when standard input closes: no orphan of a killed starter"
     )
+    add_connection_options(parser)
 
 
 def run_process(serve: Callable[[asyncio.Event], Coroutine[Any, Any, int | None]], *, name: str, lifeline: bool) -> int:

@@ -10,6 +10,8 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from broker import BrokerError, ConnectError, ConnectionLost, NoResponders, StreamBroker, StreamOptions, __version__
+from broker.cli import doctor
+from broker.cli.connection import add_connection_options, connection
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -30,14 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _chaos(given[1:])
     options = _parser().parse_args(given)
     try:
+        if hasattr(options, "alone"):  # a verb that connects by itself
+            return int(options.alone(options))
         asyncio.run(_run(options))
-    except BrokerError as error:
-        say(f"gamebroker: {error}", to=sys.stderr)
-        if advice := _advice(error):
-            say(advice, to=sys.stderr)
-        return 1
     except (KeyboardInterrupt, BrokenPipeError):
         return 130
+    except (BrokerError, OSError) as error:
+        say(f"gamebroker: {error}", to=sys.stderr)
+        if isinstance(error, BrokerError) and (advice := _advice(error)):
+            say(advice, to=sys.stderr)
+        return 1
     return 0
 
 
@@ -64,7 +68,7 @@ def _advice(error: BrokerError) -> str:
 
 
 async def _run(options: argparse.Namespace) -> None:
-    async with StreamBroker.connect(options.url, name="gamebroker-cli") as sb:
+    async with StreamBroker.connect(**connection(options), name="gamebroker-cli") as sb:
         verb: Verb = options.verb
         await verb(sb, options)
 
@@ -158,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="gamebroker", description="look at a server, send by hand, replay dead letters"
     )
     parser.add_argument("--version", action="version", version=f"gamebroker {__version__}")
-    parser.add_argument("--url", help="default: NATS_URL, else nats://127.0.0.1:4222")
+    add_connection_options(parser)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(name: str, run: Verb, told: str, *positional: str) -> argparse.ArgumentParser:
@@ -170,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     verbs.add_parser("server", help="run a real nats-server in the foreground (see: gamebroker server --help)")
+    doctor.register(verbs)
     verbs.add_parser("chaos", help="settle under planned faults and judge the run (see: gamebroker chaos --help)")
     verb("publish", _publish, "send one core message", "subject", "body")
     listen = verb("subscribe", _subscribe, "print core messages", "pattern")

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from broker.codecs.size import check_size, checked_size
 from broker.contracts.codec import Codec
 from broker.contracts.errors import DecodeError, EncodeError
 
@@ -13,7 +14,14 @@ T = TypeVar("T")
 
 
 class MsgpackCodec(Codec):
-    """Encodes what msgspec does: builtins, dataclasses, Structs, datetimes, UUIDs, bytes."""
+    """Encodes what msgspec does: builtins, dataclasses, Structs, datetimes, UUIDs, bytes.
+
+    Args:
+        max_bytes: of a body that is decoded at all; ``None``: what the server lets through.
+    """
+
+    def __init__(self, *, max_bytes: int | None = None) -> None:
+        self._max_bytes = checked_size(max_bytes)
 
     def encode(self, body: Any) -> bytes:
         """See ``Codec``."""
@@ -24,6 +32,8 @@ class MsgpackCodec(Codec):
 
     def decode(self, data: bytes, into: type[T]) -> T:
         """See ``Codec``."""
+        if self._max_bytes is not None:
+            check_size(data, self._max_bytes)
         try:
             return msgspec.msgpack.decode(data, type=into)
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from broker import Broker
+from services.connection import connection
 from services.events import Command, CommandNumbers
 from services.gateway.gateway import Gateway
 from services.history import History
@@ -142,7 +143,7 @@ class Crowd:
 
 async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
     with History(options.stats) as history:
-        async with Broker.connect(options.url, name="crowd") as broker:
+        async with Broker.connect(**connection(options), name="crowd") as broker:
             gateway = Gateway(broker, "crowd")
             crowd = Crowd(gateway, options.rooms.split(","), rate=options.rate, dice=random.Random(options.seed))
             running = asyncio.ensure_future(gateway.run(stop))

@@ -8,6 +8,16 @@ from services.events.bodies import (
     PlayerResult,
 )
 from services.events.buckets import TokenBucket
+from services.events.consumers import (
+    ALL_CONSUMERS,
+    AUDIT_CONSUMER,
+    MAIL_CONSUMER,
+    SETTLE_CONSUMER,
+    SETTLE_QUEUE,
+    SETTLE_WORKER,
+    STANDINGS_CONSUMER,
+    STANDINGS_WORKER,
+)
 from services.events.limits import (
     BATCH_BYTES,
     BATCH_COMMANDS,
@@ -18,12 +28,14 @@ from services.events.limits import (
     PER_TICK,
 )
 from services.events.numbering import CommandNumbers
-from services.events.streams import LEADERBOARD, SETTLE_QUEUE, SETTLE_WORKER, SETTLEMENTS, STANDINGS_WORKER
+from services.events.streams import ALL_STREAMS, AUDIT, LEADERBOARD, MAIL, REPLICAS, SETTLEMENTS
 from services.events.subjects import (
+    AUDIT_RECORDS,
     BATTLE_COMMANDS,
     BATTLE_SETTLE,
     BATTLE_STATES,
     LEADERBOARD_UPDATE,
+    PLAYERS_MAIL,
     battle_batch,
     battle_command,
     battle_state,
@@ -35,6 +47,11 @@ from services.events.subjects import (
 from services.events.views import BATTLE, PLAYER, BattleState, PlayerState, View
 
 __all__ = [
+    "ALL_CONSUMERS",
+    "ALL_STREAMS",
+    "AUDIT",
+    "AUDIT_CONSUMER",
+    "AUDIT_RECORDS",
     "BATCH_BYTES",
     "BATCH_COMMANDS",
     "BATTLE",
@@ -47,11 +64,17 @@ __all__ = [
     "COMMAND_WINDOW",
     "LEADERBOARD",
     "LEADERBOARD_UPDATE",
+    "MAIL",
+    "MAIL_CONSUMER",
     "PER_TICK",
     "PLAYER",
+    "PLAYERS_MAIL",
+    "REPLICAS",
     "SETTLEMENTS",
+    "SETTLE_CONSUMER",
     "SETTLE_QUEUE",
     "SETTLE_WORKER",
+    "STANDINGS_CONSUMER",
     "STANDINGS_WORKER",
     "BattleEnded",
     "BattleState",

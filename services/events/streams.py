@@ -1,4 +1,4 @@
-"""The streams and the names of the workers' positions in them, declared in this one place.
+"""The streams, declared in this one place.
 
 A stream captures exact subjects only: ``battle.*`` would also store thirty frames a second of every room.
 """
@@ -9,9 +9,9 @@ import os
 from typing import Final
 
 from broker import StreamOptions
-from services.events.subjects import BATTLE_SETTLE, LEADERBOARD_UPDATE
+from services.events.subjects import AUDIT_RECORDS, BATTLE_SETTLE, LEADERBOARD_UPDATE, PLAYERS_MAIL
 
-_REPLICAS: Final = int(os.environ.get("STREAM_REPLICAS", "1"))
+REPLICAS: Final = int(os.environ.get("STREAM_REPLICAS", "1"))
 """Copies in a cluster: the deployment's choice, the same for every service that declares these streams."""
 
 # "limits", not "workqueue": the server forgets the keys of acked messages of a work queue when it restarts.
@@ -23,7 +23,7 @@ SETTLEMENTS: Final = StreamOptions(
     discard="new",
     max_bytes=256 << 20,
     duplicate_window=600.0,
-    replicas=_REPLICAS,
+    replicas=REPLICAS,
     description="results of battles, once each",
 )
 LEADERBOARD: Final = StreamOptions(
@@ -33,10 +33,28 @@ LEADERBOARD: Final = StreamOptions(
     discard="new",
     max_bytes=256 << 20,
     duplicate_window=600.0,
-    replicas=_REPLICAS,
+    replicas=REPLICAS,
     description="points for players, once per event",
 )
 
-SETTLE_WORKER: Final = "settle-worker"
-SETTLE_QUEUE: Final = "settle-queue"
-STANDINGS_WORKER: Final = "standings-worker"
+MAIL: Final = StreamOptions(
+    name="MAIL",
+    subjects=(PLAYERS_MAIL,),
+    retention="limits",
+    discard="new",
+    max_bytes=256 << 20,
+    duplicate_window=600.0,
+    replicas=REPLICAS,
+    description="mail for players, once per key",
+)
+AUDIT: Final = StreamOptions(
+    name="AUDIT",
+    subjects=(AUDIT_RECORDS,),
+    retention="limits",
+    discard="new",
+    max_bytes=256 << 20,
+    duplicate_window=600.0,
+    replicas=REPLICAS,
+    description="what was done and denied, and by whom",
+)
+ALL_STREAMS: Final = (SETTLEMENTS, LEADERBOARD, MAIL, AUDIT)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from broker import StreamBroker, Subject
+from services.connection import keyed_connection
 from services.events import SETTLEMENTS
 from services.game_room.room import Room
 from services.game_room.service import RoomHost, RoomService
@@ -46,9 +47,11 @@ async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
     lateness = Lateness()
     with History(options.stats) as history:
         async with StreamBroker.connect(
-            options.url, name=f"game-room {names[0]} and {len(names) - 1} more", outbound_limit=_OUTBOUND_LIMIT
+            **keyed_connection(options),
+            name=f"game-room {names[0]} and {len(names) - 1} more",
+            outbound_limit=_OUTBOUND_LIMIT,
         ) as broker:
-            await broker.declare(SETTLEMENTS)
+            await broker.declare(SETTLEMENTS, ensure=options.ensure)
             starts = spread(len(names), rate=options.tick_rate, now=time.monotonic())
             hosts = [
                 RoomHost(

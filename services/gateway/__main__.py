@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from broker import Broker
+from services.connection import connection
 from services.gateway.entrance import Entrance
 from services.gateway.gateway import MOST_PLAYERS, Gateway
 from services.history import History
@@ -39,7 +40,7 @@ def _options() -> argparse.Namespace:
 async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
     with History(options.stats) as history:
         async with Broker.connect(
-            options.url, name=f"gateway {options.name}", outbound_limit=_OUTBOUND_LIMIT
+            **connection(options), name=f"gateway {options.name}", outbound_limit=_OUTBOUND_LIMIT
         ) as broker:
             gateway = Gateway(broker, options.name, tick_rate=options.tick_rate, most_players=options.most_players)
             entrance = Entrance(broker, gateway, options.name)

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from broker import StreamBroker
-from services.events import LEADERBOARD
+from services.connection import keyed_connection
+from services.events import LEADERBOARD, STANDINGS_CONSUMER
 from services.leaderboard.standings import Standings
 from services.leaderboard.worker import LeaderboardWorker
 from services.process import add_process_options, run_process, stopped
@@ -25,16 +26,20 @@ def _options() -> argparse.Namespace:
         help="SQLite file (default %(default)s)",
     )
     parser.add_argument(
-        "--ack-wait", type=float, default=30.0, metavar="SECONDS", help="until a dead worker's messages go to others"
+        "--ack-wait",
+        type=float,
+        default=STANDINGS_CONSUMER.ack_wait,
+        metavar="SECONDS",
+        help="until a dead worker's messages go to others",
     )
     return parser.parse_args()
 
 
 async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
     with Standings(options.standings) as standings:
-        async with StreamBroker.connect(options.url, name="leaderboard") as broker:
-            await broker.declare(LEADERBOARD)
-            worker = LeaderboardWorker(broker, standings, ack_wait=options.ack_wait)
+        async with StreamBroker.connect(**keyed_connection(options), name="leaderboard") as broker:
+            await broker.declare(LEADERBOARD, ensure=options.ensure)
+            worker = LeaderboardWorker(broker, standings, ack_wait=options.ack_wait, ensure=options.ensure)
             try:
                 consumption = await worker.start()
                 print("leaderboard ready", flush=True)

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from broker import DecodeError
-from services.events import LEADERBOARD_UPDATE, STANDINGS_WORKER, LeaderboardUpdate
+from services.events import LEADERBOARD_UPDATE, STANDINGS_CONSUMER, LeaderboardUpdate
 from services.leaderboard.standings import Applied
 
 if TYPE_CHECKING:
     from broker import Consumption, StreamBroker, StreamMessage
+    from services.connection import Ensure
     from services.leaderboard.standings import Standings
 
 log = logging.getLogger("services.leaderboard")
@@ -24,10 +25,18 @@ _BACKOFF: Final = (0.2, 1.0, 5.0, 30.0)
 class LeaderboardWorker:
     """Consumes points and writes the standings in a thread of its own."""
 
-    def __init__(self, broker: StreamBroker, standings: Standings, *, ack_wait: float = 30.0) -> None:
+    def __init__(
+        self,
+        broker: StreamBroker,
+        standings: Standings,
+        *,
+        ack_wait: float = STANDINGS_CONSUMER.ack_wait,
+        ensure: Ensure = "verify",
+    ) -> None:
         self._broker = broker
         self._standings = standings
         self._ack_wait = ack_wait
+        self._ensure: Ensure = ensure
         # One thread: the standings are one connection, and a wait for its lock must not stop the event loop.
         self._thread = ThreadPoolExecutor(1, "standings")
         self._consumption: Consumption | None = None
@@ -37,8 +46,10 @@ class LeaderboardWorker:
         self._consumption = await self._broker.consume(
             LEADERBOARD_UPDATE,
             self.count,
-            durable=STANDINGS_WORKER,
-            max_ack_pending=256,
+            durable=STANDINGS_CONSUMER.durable,
+            stream=STANDINGS_CONSUMER.stream,
+            ensure=self._ensure,
+            max_ack_pending=STANDINGS_CONSUMER.max_ack_pending,
             ack_wait=self._ack_wait,
             max_deliver=_MAX_DELIVER,
             backoff=_BACKOFF,

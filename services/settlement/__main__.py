@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from broker import StreamBroker
-from services.events import LEADERBOARD, SETTLEMENTS
+from services.connection import keyed_connection
+from services.events import LEADERBOARD, SETTLE_CONSUMER, SETTLEMENTS
 from services.process import add_process_options, run_process, stopped
 from services.settlement.ledger import Ledger
 from services.settlement.worker import SettlementWorker
@@ -27,16 +28,20 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--name", default=f"settlement-{os.getpid()}", help="of this worker (default %(default)s)")
     parser.add_argument(
-        "--ack-wait", type=float, default=30.0, metavar="SECONDS", help="until a dead worker's messages go to others"
+        "--ack-wait",
+        type=float,
+        default=SETTLE_CONSUMER.ack_wait,
+        metavar="SECONDS",
+        help="until a dead worker's messages go to others",
     )
     return parser.parse_args()
 
 
 async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
     with Ledger(options.ledger, worker=options.name) as ledger:
-        async with StreamBroker.connect(options.url, name=options.name) as broker:
-            await broker.declare(SETTLEMENTS, LEADERBOARD)
-            worker = SettlementWorker(broker, ledger, ack_wait=options.ack_wait)
+        async with StreamBroker.connect(**keyed_connection(options), name=options.name) as broker:
+            await broker.declare(SETTLEMENTS, LEADERBOARD, ensure=options.ensure)
+            worker = SettlementWorker(broker, ledger, ack_wait=options.ack_wait, ensure=options.ensure)
             try:
                 consumption = await worker.start()
                 print(f"settlement ready: {options.name}", flush=True)

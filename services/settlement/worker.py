@@ -9,13 +9,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from broker import DecodeError
-from services.events import BATTLE_SETTLE, SETTLE_QUEUE, SETTLE_WORKER, BattleEnded
+from services.events import BATTLE_SETTLE, SETTLE_CONSUMER, BattleEnded
 from services.settlement.ledger import Delivered, Outcome
 from services.settlement.relay import OutboxRelay
 from services.settlement.rewards import UnpayableResult
 
 if TYPE_CHECKING:
     from broker import Consumption, StreamBroker, StreamMessage
+    from services.connection import Ensure
     from services.settlement.ledger import Ledger
 
 log = logging.getLogger("services.settlement")
@@ -28,10 +29,18 @@ _BACKOFF: Final = (0.2, 1.0, 5.0, 30.0)
 class SettlementWorker:
     """Consumes results, writes the ledger in a thread of its own, and relays the outbox."""
 
-    def __init__(self, broker: StreamBroker, ledger: Ledger, *, ack_wait: float = 30.0) -> None:
+    def __init__(
+        self,
+        broker: StreamBroker,
+        ledger: Ledger,
+        *,
+        ack_wait: float = SETTLE_CONSUMER.ack_wait,
+        ensure: Ensure = "verify",
+    ) -> None:
         self._broker = broker
         self._ledger = ledger
         self._ack_wait = ack_wait
+        self._ensure: Ensure = ensure
         # One thread: the ledger is one connection, and a wait for its lock must not stop the event loop.
         self._thread = ThreadPoolExecutor(1, "ledger")
         self._relay = OutboxRelay(broker, ledger, self._thread)
@@ -44,9 +53,11 @@ class SettlementWorker:
         self._consumption = await self._broker.consume(
             BATTLE_SETTLE,
             self.settle,
-            durable=SETTLE_WORKER,
-            queue=SETTLE_QUEUE,
-            max_ack_pending=100,
+            durable=SETTLE_CONSUMER.durable,
+            queue=SETTLE_CONSUMER.queue,
+            stream=SETTLE_CONSUMER.stream,
+            ensure=self._ensure,
+            max_ack_pending=SETTLE_CONSUMER.max_ack_pending,
             ack_wait=self._ack_wait,
             max_deliver=_MAX_DELIVER,
             backoff=_BACKOFF,

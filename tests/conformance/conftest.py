@@ -71,9 +71,13 @@ async def connect(environment):
     backend, server = environment
     opened = []
 
-    async def connect(*, codec=None, **options):
+    async def connect(*, codec=None, id_secret=None, **options):
         wrapped = backend.wrap(await open_backend(ConnectOptions(url=server.url, link=backend.link, **options)))
-        opened.append(StreamBroker(wrapped, codec=codec))
+        try:
+            opened.append(StreamBroker(wrapped, codec=codec, id_secret=id_secret))
+        except BaseException:
+            await wrapped.close()
+            raise
         return opened[-1]
 
     yield connect

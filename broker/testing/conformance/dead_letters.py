@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker import Entry, NoStream, StreamError, StreamOptions, SubjectTransform, Unsupported
+from broker import (
+    ConfigDrift,
+    ConsumerOptions,
+    Entry,
+    NoStream,
+    StreamError,
+    StreamOptions,
+    SubjectTransform,
+    Unsupported,
+)
 from broker.testing.conformance.scene import WORKER, Conformance, Gate, a_stream, bodies, fresh, idle, letters
 from broker.testing.waiting import eventually, never
 
@@ -56,6 +65,27 @@ class DeadLetterConformance(Conformance):
         assert letter.first_seen.tzinfo is not None
         assert abs(datetime.now(UTC) - letter.last_seen) < timedelta(minutes=5)
         assert await sb.dead_letters.get(letter.sequence) == letter
+
+    async def test_declared_beforehand_it_takes_the_letters_of_whoever_only_binds(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb)
+        for _ in range(2):  # fine when it is there
+            await sb.dead_letters.declare()
+        await sb.consumers.create(ConsumerOptions(durable=WORKER, queue=WORKER, stream=name))
+        await sb.enqueue(f"{name}.a", 1)
+
+        async def handle(_: StreamMessage) -> None:
+            raise ValueError("never")
+
+        await sb.consume(f"{name}.a", handle, durable=WORKER, stream=name, ensure="bind", max_deliver=1)
+        await eventually(lambda: idle(sb, name, WORKER))
+        assert [letter.error for letter in await letters(sb)] == ["never"]
+
+    async def test_a_stream_in_their_place_that_does_not_take_them_is_told(self, connect: Connect) -> None:
+        sb = await connect()
+        await sb.declare(StreamOptions("GAMEBROKER_DEAD_LETTERS", ["elsewhere"]))
+        with pytest.raises(ConfigDrift):
+            await sb.dead_letters.declare()
 
     async def test_term_writes_a_dead_letter_with_its_reason(self, connect: Connect) -> None:
         sb, attempts = await connect(), list[int]()

@@ -59,6 +59,38 @@ class EnqueueConformance(Conformance):
         assert [r.duplicate for r in receipts] == [False, False]
         assert (await sb.streams.info(name)).messages == 2
 
+    async def test_with_a_secret_a_key_is_one_message_to_whoever_has_it(self, connect: Connect) -> None:
+        ours = "sixteen bytes at least"
+        sb, other = await connect(id_secret=ours), await connect(id_secret=ours.encode())
+        name = await a_stream(sb)
+        receipts = [await each.enqueue(f"{name}.settle", 1, idempotency_key="battle-1") for each in (sb, other, sb)]
+        assert [each.duplicate for each in receipts] == [False, True, True]
+        stored = await sb.streams.get_message(name, 1)
+        assert stored is not None
+        assert stored.idempotency_key == "battle-1"
+
+    async def test_without_the_secret_a_key_cannot_be_used_up_for_others(self, connect: Connect) -> None:
+        ours = "known to the services only"
+        sb = await connect(id_secret=ours)
+        name = await a_stream(sb)
+        for secret in (None, "the secret of somebody else"):
+            stranger = await connect(id_secret=secret)
+            assert not (await stranger.enqueue(f"{name}.settle", "forged", idempotency_key="battle-1")).duplicate
+        assert not (await sb.enqueue(f"{name}.settle", "honest", idempotency_key="battle-1")).duplicate
+
+    async def test_with_a_secret_messages_without_a_key_are_all_stored(self, connect: Connect) -> None:
+        sb = await connect(id_secret=b"0123456789abcdef")
+        name = await a_stream(sb)
+        assert not any([(await sb.enqueue(f"{name}.a", n)).duplicate for n in range(20)])
+        assert (await sb.streams.info(name)).messages == 20
+
+    @pytest.mark.parametrize("secret", ["", "short", b"fifteen bytes..", 16, ["0123456789abcdef"]])
+    async def test_a_secret_that_can_be_guessed_is_refused_and_not_shown(self, connect: Connect, secret: Any) -> None:
+        with pytest.raises(InvalidOption) as caught:
+            await connect(id_secret=secret)
+        assert caught.value.option == "id_secret"
+        assert not secret or str(secret) not in str(caught.value)
+
     async def test_key_and_subject_do_not_run_into_each_other(self, connect: Connect) -> None:
         sb = await connect()
         name = await a_stream(sb)

@@ -1,0 +1,158 @@
+"""The services under the roles that are shipped: a battle from a player's command to the standings, by TLS."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from services.children import Children
+from services.demo.evidence import ended_battles, records, rows
+from services.events import ALL_CONSUMERS, ALL_STREAMS, BATTLE_SETTLE, battle_state, gateway_input, gateway_output
+from tests.deployment import Secrets, single
+
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
+ROOM, PLAYER, GATEWAY = "room-1", "room-1-p1", "gateway-1"
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory):
+    return Secrets.make(tmp_path_factory.mktemp("secrets"))
+
+
+@pytest.fixture
+async def server(secrets):
+    async with single(secrets) as started:
+        yield started
+
+
+@pytest.fixture
+def children(server, tmp_path):
+    with Children(tmp_path, server.url) as started:
+        yield started
+
+
+@pytest.fixture
+async def declared(children, secrets):
+    """By the admin's role, before anybody works."""
+    admin = children.start("declare", "services.declare", env=secrets.environment("admin", NATS_ENSURE="verify"))
+    assert await admin.ended(30) == 0, admin.obituary()
+    assert admin.log.read_text() == f"declared: {len(ALL_STREAMS) + 1} streams, {len(ALL_CONSUMERS)} consumers\n"
+
+
+def count(path, query):
+    found = rows(path, query)
+    return found[0][0] if found else 0
+
+
+async def play(player, seen):
+    """Send commands by way of the gateway until the room has taken one."""
+    number = 0
+    while not any(view["state"][f"player.{PLAYER}"]["ack"] for view in seen):
+        number += 1
+        tick = seen[-1]["tick"] if seen else 0
+        command = {"player": PLAYER, "cmd_seq": number, "client_tick": tick, "kind": "move", "dx": 1, "dy": 0}
+        await player.publish(gateway_input(GATEWAY, ROOM, PLAYER), command)
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.usefixtures("declared")
+async def test_a_battle_end_to_end_each_service_under_its_own_role(server, children, secrets, tmp_path, eventually):
+    record, ledger, standings = tmp_path / "rooms.jsonl", tmp_path / "ledger.db", tmp_path / "standings.db"
+
+    def service(name, role, *options):
+        return children.start(name, f"services.{name}", *options, env=secrets.environment(role))
+
+    running = [
+        service("settlement", "settlement", "--ledger", str(ledger)),
+        service("leaderboard", "leaderboard", "--standings", str(standings)),
+        service("gateway", "gateway", "--name", GATEWAY),
+    ]
+    rooms = service("game_room", "room", "--rooms", ROOM, "--battle-seconds", "1", "--stats", str(record))
+    await children.ready((*running, rooms), 30)
+
+    seen, frames = [], []
+    async with secrets.connect(server, "session-1") as player:
+        await player.subscribe(gateway_output(GATEWAY, ROOM, PLAYER), lambda msg: seen.append(msg.json()))
+        await player.subscribe(battle_state(ROOM), frames.append)
+        async with asyncio.timeout(30):
+            await play(player, seen)
+        assert frames, "the player sees the room's own frames"
+        assert player.stats.protocol_errors == 0
+
+    await eventually(lambda: len(ended_battles([record])) >= 2, 30)
+    assert await children.drain([rooms], 30) == []
+    ended = sorted(ended_battles([record]))
+    await eventually(lambda: count(ledger, "SELECT count(*) FROM settlement") == len(ended), 30)
+    assert sorted(battle for (battle,) in rows(ledger, "SELECT battle_id FROM settlement")) == ended
+    assert rows(ledger, "SELECT sum(amount) FROM entry") == [(0,)]
+    await eventually(lambda: count(standings, "SELECT count(*) FROM applied") == 8 * len(ended), 30)
+    assert await children.drain(running, 30) == []
+    assert records(record)[-1]["commands"]["accepted"] > 0
+    async with secrets.connect(server, "admin") as admin:
+        assert [letter async for letter in admin.dead_letters.list()] == []
+        for name in ("SETTLEMENTS", "LEADERBOARD"):
+            [info] = [info async for info in admin.consumers.list(name)]
+            assert (info.pending, info.ack_pending) == (0, 0)
+        # Who knows the key, but not the room's secret, does not hit its id.
+        assert not (await admin.enqueue(BATTLE_SETTLE, b"{}", idempotency_key=ended[0])).duplicate
+    for log in tmp_path.glob("*.log"):
+        assert "Violation" not in log.read_text(), log.name
+
+
+@pytest.mark.usefixtures("declared")
+async def test_a_role_that_tries_to_make_what_it_needs_is_told_that_it_may_not(children, secrets, tmp_path):
+    environment = secrets.environment("settlement", NATS_ENSURE="verify")
+    worker = children.start("settler", "services.settlement", "--ledger", str(tmp_path / "l.db"), env=environment)
+    assert await worker.ended(30) == 1
+    said = worker.log.read_text()
+    assert "PermissionDenied: not permitted to publish on '$JS.API.STREAM.CREATE.SETTLEMENTS'" in said
+    assert "Traceback" not in said
+
+
+async def test_a_worker_that_only_binds_ends_when_nobody_declared_its_consumer(children, secrets, tmp_path):
+    environment = secrets.environment("settlement")
+    worker = children.start("settler", "services.settlement", "--ledger", str(tmp_path / "l.db"), env=environment)
+    assert await worker.ended(30) == 1
+    said = worker.log.read_text()
+    assert said.startswith("ConsumerNotFound: ")
+    assert "'settle-worker'" in said
+    assert "'SETTLEMENTS'" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("how", ["variable", "file"])
+async def test_a_wrong_password_is_one_plain_sentence_that_does_not_show_it(children, secrets, tmp_path, how):
+    wrong = "p4ssw0rd-of-somebody-else"
+    environment, arguments = secrets.environment("room", NATS_PASSWORD=wrong), []
+    if how == "file":
+        given = tmp_path / "password"
+        given.write_text(f"{wrong}\n")
+        environment["NATS_PASSWORD"] = secrets.password("room")
+        arguments = ["--password-file", str(given)]
+    room = children.start("rooms", "services.game_room", *arguments, env=environment)
+    assert await room.ended(30) == 1
+    said = room.log.read_text()
+    assert "Unauthorized" in said
+    assert wrong not in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("declared")
+async def test_what_was_declared_otherwise_is_told_or_brought_in_line(children, secrets):
+    environment = secrets.environment("admin", NATS_ENSURE="verify")
+
+    async def declare(name, *options):
+        admin = children.start(name, "services.declare", *options, env=environment)
+        return await admin.ended(30), admin.log.read_text()
+
+    code, said = await declare("again")
+    assert (code, said.split(":")[0]) == (0, "declared")
+    code, said = await declare("other", "--ack-wait", "5")
+    assert code == 1
+    assert "ConfigDrift" in said
+    assert "ack_wait" in said
+    assert (await declare("update", "--ack-wait", "5", "--ensure", "update"))[0] == 0
+    code, said = await declare("bind", "--ensure", "bind")
+    assert code == 2
+    assert "makes nothing" in said
