@@ -226,10 +226,6 @@ def markdown(machine: Machine, given: argparse.Namespace, runs: Mapping[str, Seq
     """What was run, on what, and what came of it."""
     judged = verdicts(runs)
     missed = [each.what for each in judged if not each.met]
-    here = (
-        f"{machine.cpu}, {machine.cores} cores, load {machine.load:g} before, {machine.kernel}, {machine.python}, "
-        f"gamebroker {machine.gamebroker}, uvloop {machine.uvloop}, nats-server {machine.nats_server}"
-    )
     note = (
         f"The second column: of each run's {given.passes} passes the median, every pass with a consumer of its own and "
         f"from the first message of its stream on. Messages have {given.size} B; a plain handler counts them, and each "
@@ -240,7 +236,7 @@ def markdown(machine: Machine, given: argparse.Namespace, runs: Mapping[str, Seq
         "",
         f"One run of `{command}`: {given.rounds} rounds; medians, and in brackets the lowest and the highest.",
         "",
-        here,
+        machine.told,
         "",
         f"**{'MISSED: ' + '; '.join(missed) if missed else 'every bar met'}**",
         "",

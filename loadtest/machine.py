@@ -45,6 +45,14 @@ class Machine:
             uvloop=metadata.version("uvloop"),
         )
 
+    @property
+    def told(self) -> str:
+        """In a line of a report."""
+        return (
+            f"{self.cpu}, {self.cores} cores, load {self.load:g} before, {self.kernel}, {self.python}, "
+            f"gamebroker {self.gamebroker}, uvloop {self.uvloop}, nats-server {self.nats_server}"
+        )
+
 
 def _cpu_model() -> str:
     try:
