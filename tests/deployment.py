@@ -3,7 +3,7 @@
 import os
 import ssl
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker import StreamBroker
@@ -26,7 +26,7 @@ class Secrets:
     """
 
     directory: Path
-    passwords: dict[str, str]
+    passwords: dict[str, str] = field(repr=False)
 
     @classmethod
     def make(cls, directory):

@@ -48,7 +48,7 @@ HOMES = {
     ),
     "rich": ("services/demo/", "broker/cli/", "loadtest/"),
     "redis": ("broker/backends/redis/",),
-    "sqlalchemy": ("broker/exactly_once/",),
+    "sqlalchemy": ("broker/exactly_once/", "loadtest/"),
     "alembic": ("broker/exactly_once/",),
     "aiosqlite": ("broker/exactly_once/one_hop.py",),
     "pytest": ("broker/testing/",),

@@ -110,14 +110,13 @@ def _open(database: object) -> AsyncEngine:
     if not isinstance(database, str):
         told = f"{type(database).__name__}: must be a database URL or an SQLAlchemy AsyncEngine"
         raise InvalidOption(told, option="database")
+    url = _parsed(database)
+    if url is None:  # outside of what was caught: its text may hold the password
+        raise InvalidOption("the database URL is not one SQLAlchemy understands", option="database")
+    if url.get_backend_name() == "sqlite":
+        _refuse_memory(url)
     try:
-        url = make_url(database)
-        url = url.set(drivername=_with_driver(url.drivername))
-        if url.get_backend_name() == "sqlite":
-            _refuse_memory(url)
         engine = create_async_engine(url, **_settings(url))
-    except (ArgumentError, NoSuchDialect) as exc:  # its text may hold the password
-        raise InvalidOption("the database URL is not one SQLAlchemy understands", option="database") from exc
     except ImportError as exc:
         raise Unsupported(f"the database driver is missing: pip install gamebroker[sql] ({exc})") from exc
     if engine.dialect.name == "sqlite":
@@ -126,6 +125,18 @@ def _open(database: object) -> AsyncEngine:
         event.listen(engine.sync_engine, "do_connect", one_hop.connect)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     return engine
+
+
+def _parsed(database: str) -> URL | None:
+    try:
+        url = make_url(database)
+        url = url.set(drivername=_with_driver(url.drivername))
+        url.get_dialect()
+    except ImportError:  # a driver that is missing is told when the engine is made
+        return url
+    except (ArgumentError, NoSuchDialect, ValueError):
+        return None
+    return url
 
 
 def _with_driver(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from broker.server.errors import ServerError
@@ -59,7 +59,7 @@ class Settings:
     name: str | None = None
     sync_interval: str | None = None
     max_payload: int | None = None
-    text: str = ""
+    text: str = field(default="", repr=False)  # there are passwords in it
     peering: Peering | None = None
 
 

@@ -55,6 +55,9 @@ AUDIT: Final = StreamOptions(
     max_bytes=256 << 20,
     duplicate_window=600.0,
     replicas=REPLICAS,
+    # A record does not end by itself, and none is taken out alone, whoever asks.
+    allow_msg_ttl=False,
+    deny_delete=True,
     description="what was done and denied, and by whom",
 )
 ALL_STREAMS: Final = (SETTLEMENTS, LEADERBOARD, MAIL, AUDIT)

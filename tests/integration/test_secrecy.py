@@ -13,7 +13,8 @@ import nkeys
 import pytest
 
 from broker import BrokerError, ConnectError, StreamBroker, Unauthorized
-from broker.server import NatsServer
+from broker.exactly_once import Inbox
+from broker.server import NatsServer, ServerError
 from broker.testing.waiting import eventually
 from tests.deployment import Secrets
 
@@ -53,7 +54,8 @@ async def watched(seen):
 def texts(error):
     """What is shown of an exception: itself and all it came from, with the code around."""
     yield from (repr(error), str(error), "".join(traceback.format_exception(error)))
-    yield repr(vars(error))
+    if isinstance(error, BrokerError):  # a driver's own errors carry its connection along
+        yield repr(vars(error))
     for other in (error.__cause__, error.__context__):
         if other is not None:
             yield from texts(other)
@@ -176,6 +178,32 @@ async def test_one_that_may_do_little_shows_nothing_when_it_tries(server, watche
             await sb.request("elsewhere", b"", timeout=1)
         assert kept(word, *texts(caught.value), repr(sb))
     assert kept(word, watched())
+
+
+@pytest.mark.parametrize("mistake", ["{word}", "{word}, bogus: 1", '"{word}'])
+async def test_a_server_that_does_not_start_shows_nothing_of_its_configuration(watched, word, mistake):
+    text = f"authorization {{ user: a, password: {mistake.format(word=word)}"
+    server = NatsServer(config=text if mistake == "{word}" else text + " }")
+    assert kept(word, repr(server), repr(server.settings))
+    with pytest.raises(ServerError) as caught:
+        await server.start()
+    assert kept(word, *texts(caught.value), watched())
+
+
+@pytest.mark.parametrize("where", ["@127.0.0.1:1/x", "@127.0.0.1:port/x", "@[h/x", "@h:1:2/x", ""])
+@pytest.mark.parametrize("scheme", ["postgresql://u:", "nonsense://u:", "u:"])
+async def test_a_database_that_cannot_be_reached_shows_nothing(watched, word, scheme, where):
+    with pytest.raises(BrokerError) as caught:
+        await used(f"{scheme}{word}{where}")
+    assert kept(word, *texts(caught.value), watched())
+
+
+async def used(url):
+    inbox = Inbox(url)
+    try:
+        await inbox.create()
+    finally:
+        await inbox.aclose()
 
 
 async def test_replies_are_taken_on_ones_own_inbox_only(server):

@@ -10,6 +10,7 @@ from services.children import Children
 from services.demo.evidence import ended_battles, records, rows
 from services.events import ALL_CONSUMERS, ALL_STREAMS, BATTLE_SETTLE, battle_state, gateway_input, gateway_output
 from tests.deployment import Secrets, single
+from tests.integration.test_permissions import declare as declare_all
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
 ROOM, PLAYER, GATEWAY = "room-1", "room-1-p1", "gateway-1"
@@ -100,7 +101,6 @@ async def test_a_battle_end_to_end_each_service_under_its_own_role(server, child
         assert "Violation" not in log.read_text(), log.name
 
 
-@pytest.mark.usefixtures("declared")
 async def test_a_role_that_tries_to_make_what_it_needs_is_told_that_it_may_not(children, secrets, tmp_path):
     environment = secrets.environment("settlement", NATS_ENSURE="verify")
     worker = children.start("settler", "services.settlement", "--ledger", str(tmp_path / "l.db"), env=environment)
@@ -138,8 +138,8 @@ async def test_a_wrong_password_is_one_plain_sentence_that_does_not_show_it(chil
     assert len(said.splitlines()) == 1
 
 
-@pytest.mark.usefixtures("declared")
-async def test_what_was_declared_otherwise_is_told_or_brought_in_line(children, secrets):
+async def test_what_was_declared_otherwise_is_told_or_brought_in_line(server, children, secrets):
+    await declare_all(server, secrets)
     environment = secrets.environment("admin", NATS_ENSURE="verify")
 
     async def declare(name, *options):

@@ -237,16 +237,17 @@ async def _about_user(core: NatsCore, facts: Facts) -> None:
 async def _list_streams(api: Api, facts: Facts) -> None:
     found: dict[str, dict[str, Any]] = {}
     silent: set[str] = set()
-    total = 1
-    while len(found) + len(silent) < total:
-        answer = await api.call("STREAM.LIST", {"offset": len(found) + len(silent)}, timeout=LIST_TIMEOUT)
+    offset, total = 0, 1
+    while offset < total:
+        answer = await api.call("STREAM.LIST", {"offset": offset}, timeout=LIST_TIMEOUT)
         page, unanswered = answer.get("streams") or [], answer.get("missing") or []
         if not page and not unanswered:
             break
         found |= {str(each["config"]["name"]): each for each in page}
         silent |= {*map(str, unanswered)}
+        offset += len(page) + len(unanswered)
         total = int(answer.get("total") or 0)
-    facts.streams, facts.silent = list(found.values()), sorted(silent)
+    facts.streams, facts.silent = list(found.values()), sorted(silent - found.keys())
 
 
 def _compare_clocks(facts: Facts, theirs: str, before: float) -> None:
