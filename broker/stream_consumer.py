@@ -330,7 +330,7 @@ class StreamConsumer(Broker):
             queue: see ``consume``.
             durable: see ``consume``.
             batch: messages ``async for`` asks for at a time.
-            max_ack_pending: see ``consume``; no fetch brings more.
+            max_ack_pending: see ``consume``, whose default differs: a durable of both needs it; no fetch brings more.
             ack_wait: see ``consume``; nothing is extended for you.
             stream: see ``consume``.
             ensure: see ``consume``.

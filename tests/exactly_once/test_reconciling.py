@@ -59,7 +59,7 @@ async def test_what_the_server_lost_is_sent_again_and_applied_once(sb, stream, i
     await send(outbox, sb, "cyd", "dan")
     await sb.streams.purge("BATTLES")  # as a damaged disk would
     assert await look(outbox, inbox, sb) == Reconciled(settled=2, again=2)
-    await sb.consume(SETTLE, payer(ledger), durable=WORKER, inbox=inbox, max_ack_pending=1000)
+    await sb.consume(SETTLE, payer(ledger), durable=WORKER, inbox=inbox)
     async with outbox.relay(sb, poll=0.05):
         await eventually(lambda: inbox.stats.applied == 4, within=15)
     await past_the_window()
@@ -77,7 +77,7 @@ async def test_a_stream_made_anew_reuses_sequences_and_deceives_nobody(sb, strea
     await sb.declare(stream)
     await sb.enqueue(SETTLE, {"winner": "zoe"}, idempotency_key="battle-zoe")  # it has ann's sequence now
     assert await look(outbox, inbox, sb) == Reconciled(again=1)
-    await sb.consume(SETTLE, payer(ledger), durable=WORKER, inbox=inbox, max_ack_pending=1000)
+    await sb.consume(SETTLE, payer(ledger), durable=WORKER, inbox=inbox)
     async with outbox.relay(sb, poll=0.05):
         await eventually(lambda: inbox.stats.applied == 2, within=15)
     assert await ledger.paid() == {"ann": 1, "zoe": 1}
