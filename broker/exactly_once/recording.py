@@ -52,7 +52,11 @@ def _sqlite_insert(count: int) -> str:
 @lru_cache(maxsize=_KEPT)
 def _sqlite_select(count: int) -> str:
     keys = ", ".join(["(?, ?)"] * count)
-    return f"SELECT subject, key, digest FROM gamebroker_inbox WHERE consumer = ? AND (subject, key) IN (VALUES {keys})"  # noqa: S608 - placeholders
+    # CROSS JOIN keeps the order: each key is looked up. (subject, key) IN (...) would read all that consumer's marks.
+    return (
+        f"WITH mark (subject, key) AS (VALUES {keys}) SELECT i.subject, i.key, i.digest FROM mark "  # noqa: S608 - placeholders
+        "CROSS JOIN gamebroker_inbox i ON i.consumer = ? AND i.subject = mark.subject AND i.key = mark.key"
+    )
 
 
 class Recording:
@@ -110,7 +114,7 @@ class Recording:
     async def _select(self, tx: AsyncConnection, consumer: str, keys: Sequence[tuple[str, str]]) -> Found:
         if self._kind == "sqlite":
             flat = [value for key in keys for value in key]
-            result = await tx.exec_driver_sql(_sqlite_select(len(keys)), (consumer, *flat))
+            result = await tx.exec_driver_sql(_sqlite_select(len(keys)), (*flat, consumer))
         else:
             subjects, names = zip(*keys, strict=True)
             result = await tx.exec_driver_sql(_PG_SELECT, (list(subjects), list(names), consumer))

@@ -22,7 +22,7 @@ import uvloop
 from broker import BrokerError
 from loadtest import shelf
 from loadtest.chaos import schedule
-from loadtest.chaos.catalogue import BACKENDS, KINDS, kinds_for
+from loadtest.chaos.catalogue import BACKENDS, DATABASES, KINDS, kinds_for
 from loadtest.chaos.director import Director
 from loadtest.chaos.modes import MODES
 from loadtest.chaos.mutations import Mutation
@@ -68,7 +68,7 @@ def _plan(given: argparse.Namespace) -> Plan:
     mode = MODES[given.mode]
     seed = SystemRandom().randrange(_SEEDS) if given.seed is None else given.seed
     seconds = mode.seconds if given.seconds is None else given.seconds
-    scenarios = given.scenario or kinds_for(given.backend)
+    scenarios = given.scenario or kinds_for(given.backend, given.db)
     faults = schedule.scheduled(
         scenarios,
         count=mode.faults if given.faults is None else given.faults,
@@ -76,6 +76,7 @@ def _plan(given: argparse.Namespace) -> Plan:
         workers=given.workers,
         seed=seed,
         backend=given.backend,
+        database=given.db,
     )
     return Plan(
         seed=seed,
@@ -87,6 +88,7 @@ def _plan(given: argparse.Namespace) -> Plan:
         limits=Limits().times(given.slack),
         workers=given.workers,
         backend=given.backend,
+        db=given.db,
         durability=given.durability,
         least=mode.least if given.seconds is None and given.rate is None else 0,
         mutation=None if given.mutate is None else Mutation(given.mutate),
@@ -125,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backend", choices=BACKENDS, default="nats", help="one real nats-server, or a cluster of three"
     )
-    parser.add_argument("--db", choices=["sqlite"], default="sqlite", help="that holds the ledger")
+    parser.add_argument("--db", choices=DATABASES, default="sqlite", help="that holds the ledger (default %(default)s)")
     parser.add_argument("--scenario", nargs="+", metavar="NAME", help=f"of: {', '.join(KINDS)}; or NAME:VARIANT")
     parser.add_argument("--mutate", choices=[each.value for each in Mutation], help="break the books: must be noticed")
     parser.add_argument(

@@ -11,8 +11,11 @@ Track = Literal["server", "worker", "data"]
 BACKENDS: Final = ("nats", "cluster")
 """One server, or three that replicate."""
 
-POINTS: Final = ("before_commit", "after_commit", "before_ack", "after_ack", "mid_batch")
-"""Where a worker can be made to die."""
+DATABASES: Final = ("sqlite", "postgres")
+"""That hold the ledger."""
+
+POINTS: Final = ("before_commit", "after_commit", "before_ack", "after_ack", "mid_batch", "mid_handler")
+"""Where a worker can be made to die: the library's own, and the middle of its handler's work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,7 @@ class Kind:
         outage: how fast everybody recovers is judged: from when the one ``"server"`` is there again, or from when a
             cluster has lost its ``"leader"``.
         backends: that it can happen to.
+        databases: likewise.
         symptom: the connection status that processes must have noticed soon.
     """
 
@@ -39,6 +43,7 @@ class Kind:
     earliest: float = 0.0
     outage: Literal["", "server", "leader"] = ""
     backends: tuple[str, ...] = BACKENDS
+    databases: tuple[str, ...] = DATABASES
     symptom: str = ""
 
 
@@ -137,6 +142,15 @@ KINDS: Final = {
         Kind(name="consumer-deleted", track="data", told="the workers' position is deleted", earliest=1.0),
         Kind(name="stream-full", track="data", told="the stream refuses until its limit is raised", earliest=1.0),
         Kind(name="db-locked", track="data", told="somebody else holds the ledger", seconds=(1.2, 2.5), earliest=0.5),
+        Kind(
+            name="db-restarted",
+            track="data",
+            told="the database is gone and comes back",
+            seconds=(0.2, 1.5),
+            details=("stop", "kill"),
+            earliest=0.5,
+            databases=("postgres",),
+        ),
         Kind(name="slow-consumer", track="data", told="a subscriber that does not keep up with the game loop"),
         Kind(
             name="permission-denied",
@@ -156,6 +170,6 @@ KINDS: Final = {
 """Name -> kind."""
 
 
-def kinds_for(backend: str) -> list[str]:
-    """Names of all that can happen to it."""
-    return [kind.name for kind in KINDS.values() if backend in kind.backends]
+def kinds_for(backend: str, database: str = "sqlite") -> list[str]:
+    """Names of all that can happen to them."""
+    return [kind.name for kind in KINDS.values() if backend in kind.backends and database in kind.databases]

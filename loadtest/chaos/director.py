@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from broker import BrokerError, StreamBroker, StreamOptions
 from broker.server.errors import ServerError
-from loadtest.chaos.books import InboxBooks
 from loadtest.chaos.catalogue import DUPLICATE_WINDOW, KINDS
 from loadtest.chaos.census import unsettled
 from loadtest.chaos.crew import START_TIMEOUT, Crew
-from loadtest.chaos.evidence import BOOKS
+from loadtest.chaos.databases import database_of
 from loadtest.chaos.histories import History, Op
 from loadtest.chaos.injecting import Injector
 from loadtest.chaos.progress import Progress
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from loadtest.chaos.databases import Database
     from loadtest.chaos.plan import Fault, Plan
 
 NAME: Final = "director"
@@ -52,8 +52,15 @@ class Director:
             ChildFailed, BrokerError, OSError: it could not be brought to its end.
         """
         self._plan.save(self._directory)
-        books = self._directory / BOOKS
-        InboxBooks(books, worker=NAME).close()
+        database = await asyncio.to_thread(database_of, self._plan, self._directory)
+        try:
+            await database.open(self._directory)
+            await self._direct(database)
+            await asyncio.to_thread(database.keep)
+        finally:
+            await asyncio.to_thread(database.close)
+
+    async def _direct(self, database: Database) -> None:
         with (
             History(self._directory, NAME) as messages,
             History(self._directory, NAME, pulse=True) as pulse,
@@ -69,7 +76,7 @@ class Director:
                         crew = Crew(self._directory, children, pulse, grace=self._plan.limits.grace)
                         inject = Injector(broker, messages)
                         await self._play(
-                            Stage(self._plan, self._directory, books, servers, broker, crew, inject, messages, pulse)
+                            Stage(self._plan, self._directory, database, servers, broker, crew, inject, messages, pulse)
                         )
 
     async def _play(self, stage: Stage) -> None:
@@ -79,7 +86,7 @@ class Director:
         await crew.begin([*workers, "room"])
         await crew.begin(producers)
         self._began = asyncio.get_running_loop().time()
-        showing = asyncio.ensure_future(self._show(Progress(crew, stage.books, len(plan.faults))))
+        showing = asyncio.ensure_future(self._show(Progress(crew, stage.database, len(plan.faults))))
         try:
             await self._under_fire(stage)
             await stage.inject.send("probe", body_of(settlement_of("probe")))
@@ -124,7 +131,7 @@ class Director:
     async def _settled(self, broker: StreamBroker) -> None:
         """Return when nothing is left to settle, or when it takes too long: the census will tell."""
         clock = asyncio.get_running_loop().time
-        deadline = clock() + self._plan.settle_within
+        deadline = clock() + self._plan.limits.settling
         while clock() < deadline:
             with suppress(BrokerError):
                 if not sum((await unsettled(broker)).values()):

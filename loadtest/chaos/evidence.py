@@ -8,16 +8,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from loadtest.chaos.books import APPEND_ONLY, reader
-from loadtest.chaos.histories import Event, Fate, Op, events, histories
+from loadtest.chaos.books import BOOKS, GUARDS, INBOX, reader
+from loadtest.chaos.histories import DIGEST, Event, Fate, Op, events, histories
 from loadtest.chaos.plan import Plan
 from loadtest.chaos.settlements import MINT, settlement_of
 
 if TYPE_CHECKING:
     import sqlite3
     from pathlib import Path
-
-BOOKS: Final = "books.db"
 
 Pair = tuple[str, str]
 """A key and the digest of a payload: what was sent under a key twice with different payloads is two."""
@@ -204,7 +202,8 @@ _OF_MESSAGES: Final = frozenset({Op.START, Op.OK, Op.FAIL, Op.DELIVER, Op.COMMIT
 
 
 def _ledger(db: sqlite3.Connection) -> Ledger:
-    found = Ledger(effects=set(db.execute("SELECT key, digest FROM inbox")))
+    marks = db.execute(f"SELECT key, digest FROM {INBOX}")  # noqa: S608 - a constant
+    found = Ledger(effects={(key, bytes(digest).hex()[:DIGEST]) for key, digest in marks})
     for key, legs, amount in db.execute(
         "SELECT key, count(*), sum(amount) FROM posting GROUP BY key HAVING count(*) <> 2 OR sum(amount) <> 0"
     ):
@@ -219,15 +218,17 @@ def _ledger(db: sqlite3.Connection) -> Ledger:
         for key, account, amount in db.execute("SELECT key, account, amount FROM posting WHERE account <> ?", (MINT,))
         if (said := settlement_of(key)).account != account or said.amount != amount
     ]
-    found.unbooked = _keys(db, "SELECT key FROM inbox EXCEPT SELECT key FROM posting")
-    found.unclaimed = _keys(db, "SELECT key FROM posting EXCEPT SELECT key FROM inbox")
-    found.unsent = _keys(db, "SELECT key FROM inbox EXCEPT SELECT key FROM outbox GROUP BY key HAVING count(*) = 1")
+    marked, booked = f"SELECT key FROM {INBOX}", "SELECT key FROM posting"  # noqa: S608 - a constant
+    found.unbooked = _keys(db, f"{marked} EXCEPT {booked}")
+    found.unclaimed = _keys(db, f"{booked} EXCEPT {marked}")
+    sent = "SELECT key FROM outbox GROUP BY key HAVING count(*) = 1"
+    found.unsent = _keys(db, f"{marked} EXCEPT {sent}")
     [found.total] = db.execute("SELECT coalesce(sum(amount), 0) FROM posting").fetchone()
     sums = dict(db.execute("SELECT account, sum(amount) FROM posting GROUP BY account"))
     balances = dict(db.execute("SELECT account, amount FROM balance"))
     found.untrue = sorted(name for name in sums.keys() | balances.keys() if sums.get(name, 0) != balances.get(name, 0))
     triggers = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
-    found.guarded = triggers >= {f"{table}_no_{verb}" for table in APPEND_ONLY for verb in ("update", "delete")}
+    found.guarded = triggers >= GUARDS
     return found
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _SUFFIX: Final = ".jsonl"
 _PULSE: Final = ".pulse"
-_DIGEST: Final = 16
+DIGEST: Final = 16
+"""Characters of a payload's digest."""
 
 
 class Op(StrEnum):
@@ -42,8 +43,6 @@ class Op(StrEnum):
     """It took effect."""
     REPEAT = "repeat"
     """It had taken effect before."""
-    CONFLICT = "conflict"
-    """Its key had taken effect with another payload."""
     GIVEN_BACK = "nak"
     TERMINATED = "term"
     LETTER = "dlq"
@@ -51,7 +50,7 @@ class Op(StrEnum):
     LEFT = "left"
     """Messages that nobody had settled at the end, in ``counts``."""
     TROUBLE = "trouble"
-    """A handler failed on all of a batch; ``told`` how."""
+    """A planned fault could not be made to happen; ``told`` why."""
     DIE = "die"
     """Ends itself by SIGKILL, now, at the point ``told``."""
     STATUS = "status"
@@ -106,7 +105,7 @@ _decoder: Final = Decoder(Event)
 
 def digest_of(body: bytes) -> str:
     """Equal for equal payloads."""
-    return hashlib.sha256(body).hexdigest()[:_DIGEST]
+    return hashlib.sha256(body).hexdigest()[:DIGEST]
 
 
 def now() -> float:

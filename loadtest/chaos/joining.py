@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from broker import ApiError, ConnectError, RequestTimeout, StreamBroker
+from broker.exactly_once import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -15,17 +16,17 @@ T = TypeVar("T")
 
 log = logging.getLogger("loadtest.chaos")
 
-_OUTAGES: Final = (ConnectError, RequestTimeout, ApiError)
+_OUTAGES: Final = (ConnectError, RequestTimeout, ApiError, DatabaseUnavailable)
 _PAUSE: Final = 0.1
 
 
 async def patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """What it returns, made again for as long as the server is away; who started this process knows when to give up."""
+    """What it returns, made again for as long as a server is away; who started this process knows when to give up."""
     while True:
         try:
             return await call()
         except _OUTAGES as exc:
-            log.warning("waits for the server: %s", exc)
+            log.warning("waits for its servers: %s", exc)
             await asyncio.sleep(_PAUSE)
 
 

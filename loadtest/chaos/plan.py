@@ -45,6 +45,8 @@ class Limits(Struct, frozen=True):
         grace: from SIGTERM to the end.
         notice: from a fault to the status that tells of it.
         alive: between two signs of life of a process that nobody stopped, and until one is connected again.
+        showing: within which a fault has to be seen to have happened; other faults may be in its way.
+        settling: that what was produced may take to be settled at the end.
     """
 
     recovery: float = 2.0
@@ -55,6 +57,8 @@ class Limits(Struct, frozen=True):
     grace: float = 10.0
     notice: float = 3.0
     alive: float = 5.0
+    showing: float = 60.0
+    settling: float = 60.0
 
     def times(self, slack: float) -> Limits:
         """The same with so much more time, for machines with other things to do."""
@@ -69,12 +73,12 @@ class Plan(Struct, frozen=True, kw_only=True):
         scenarios: the faults were chosen from; none when none were.
         seconds: producers produce.
         rate: settlements per second, all producers together.
-        settle_within: seconds that what was produced may take to be settled at the end.
         durability: what the server does before it confirms: ``"fsync"`` syncs every write to disk, ``"os"`` leaves it
             to the operating system. A killed process loses nothing either way; a power cut is not among the faults.
         least: settlements that must have taken effect for the run to count.
         ack_wait: seconds until a dead worker's messages go to another.
-        mutation: how the books are broken; ``None`` when they are not.
+        db: that holds the ledger.
+        mutation: how the workers are broken; ``None`` when they are not.
     """
 
     seed: int
@@ -88,10 +92,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     workers: int = 2
     batch: int = 100
     ack_wait: float = 2.0
-    settle_within: float = 60.0
     least: int = 0
     backend: Literal["nats", "cluster"] = "nats"
-    db: Literal["sqlite"] = "sqlite"
+    db: Literal["sqlite", "postgres"] = "sqlite"
     durability: Literal["fsync", "os"] = "os"
     mutation: Mutation | None = None
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from typing import TYPE_CHECKING
 
-from loadtest.chaos.books import reader
+from loadtest.chaos.databases import Unreadable
 from loadtest.chaos.histories import Op
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from loadtest.chaos.crew import Crew
+    from loadtest.chaos.databases import Database
 
 
 class Progress:
     """Remembers what it showed last, for rates."""
 
-    def __init__(self, crew: Crew, books: Path, planned: int) -> None:
+    def __init__(self, crew: Crew, database: Database, planned: int) -> None:
         self._crew = crew
-        self._books = books
+        self._database = database
         self._planned = planned
         self._last = 0.0, 0, 0
 
@@ -46,8 +43,6 @@ class Progress:
 
     def _settled(self) -> int:
         try:
-            with closing(reader(self._books)) as db:
-                row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
-        except sqlite3.OperationalError:  # being made, or locked on purpose: there is a next look
+            return self._database.last()
+        except Unreadable:  # stopped or locked on purpose: there is a next look
             return self._last[2]
-        return int(row[0]) if row else 0

@@ -66,10 +66,11 @@ class Report(Struct, frozen=True, kw_only=True):
 
 def command(plan: Plan) -> str:
     """What repeats a run: the same faults at the same times."""
-    every = set(plan.scenarios) == set(kinds_for(plan.backend))
+    every = set(plan.scenarios) == set(kinds_for(plan.backend, plan.db))
     return (
         f"gamebroker chaos --mode {plan.mode} --seed {plan.seed} --seconds {plan.seconds:g} --rate {plan.rate:g} "
-        f"--faults {len(plan.faults)} --backend {plan.backend} --workers {plan.workers} --durability {plan.durability}"
+        f"--faults {len(plan.faults)} --backend {plan.backend} --db {plan.db} "
+        f"--workers {plan.workers} --durability {plan.durability}"
         + (f" --mutate {plan.mutation}" if plan.mutation else "")
         + ("" if every else f" --scenario {' '.join(plan.scenarios)}")
     )

@@ -21,7 +21,14 @@ _JITTER: Final = 0.35
 
 
 def scheduled(
-    scenarios: Sequence[str], *, count: int, seconds: float, workers: int, seed: int, backend: str = "nats"
+    scenarios: Sequence[str],
+    *,
+    count: int,
+    seconds: float,
+    workers: int,
+    seed: int,
+    backend: str = "nats",
+    database: str = "sqlite",
 ) -> tuple[Fault, ...]:
     """``count`` faults within ``seconds``, in order: each variant of each scenario once if they fit, then by weight.
 
@@ -29,9 +36,9 @@ def scheduled(
     in every process and on every machine.
 
     Raises:
-        ValueError: no such scenario, none for this backend, or one that a run this short has no room for.
+        ValueError: no such scenario, none for this backend or database, or one that a run this short has no room for.
     """
-    variants = [variant for name in dict.fromkeys(scenarios) for variant in _variants(name, seconds, backend)]
+    variants = [variant for name in dict.fromkeys(scenarios) for variant in _variants(name, seconds, backend, database)]
     chance = random.Random(seed)
     tracks: dict[tuple[str, int], list[tuple[Kind, str]]] = {}
     turn = chance.randrange(workers)
@@ -53,13 +60,15 @@ def scheduled(
     )
 
 
-def _variants(scenario: str, seconds: float, backend: str) -> list[tuple[Kind, str]]:
+def _variants(scenario: str, seconds: float, backend: str, database: str) -> list[tuple[Kind, str]]:
     name, _, detail = scenario.partition(":")
     kind = KINDS.get(name)
     if kind is None or (detail and detail not in kind.details):
         raise ValueError(f"no scenario {scenario!r}; there are {', '.join(KINDS)}")
     if backend not in kind.backends:
         raise ValueError(f"{name} is nothing that happens to the backend {backend}")
+    if database not in kind.databases:
+        raise ValueError(f"{name} is nothing that happens to the database {database}")
     if kind.earliest + _TAIL > seconds:
         raise ValueError(f"{name} needs a run of {kind.earliest + _TAIL:g} s at least, not {seconds:g}")
     return [(kind, each) for each in kind.details if not detail or each == detail]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from broker import StreamBroker
     from loadtest.chaos.crew import Crew
+    from loadtest.chaos.databases import Database
     from loadtest.chaos.histories import History
     from loadtest.chaos.injecting import Injector
     from loadtest.chaos.plan import Fault, Plan
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _POLL: Final = 0.05
-PATIENCE: Final = 30.0
-"""Seconds within which a fault has to show that it has happened; other faults may be in its way."""
 
 
 class NotFired(Exception):
@@ -37,7 +36,7 @@ class Stage:
 
     plan: Plan
     directory: Path
-    books: Path
+    database: Database
     servers: Servers
     broker: StreamBroker
     crew: Crew
@@ -66,7 +65,7 @@ class Stage:
             NotFired: nothing, for too long.
         """
         clock = asyncio.get_running_loop().time
-        deadline = clock() + PATIENCE
+        deadline = clock() + self.plan.limits.showing
         while True:
             try:
                 if found := await look():

@@ -126,7 +126,7 @@ def _figures(found: Evidence) -> Figures:
         effects=len(ledger.effects),
         redelivered=found.redelivered,
         repeats=counts[Op.REPEAT],
-        conflicts=counts[Op.CONFLICT],
+        conflicts=sum(reason == "conflict" for reason in found.letters.values()),
         letters=len(found.letters),
         unmeant=len(effects.unmeant(found)),
         lost=len(effects.lost(found)),

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from broker import StreamOptions
 from broker.exactly_once import Inbox
-from tests.postgres import PostgresServer
+from loadtest.postgres import PostgresServer
 
 STREAM = StreamOptions("BATTLES", ["battle.>"], duplicate_window=0.1, storage="memory")
 """With a window so short that whatever comes again gets through to the inbox."""

@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from broker import Entry, StreamOptions
 from broker.exactly_once import Inbox, hooks
 from broker.testing.waiting import eventually, never
+from loadtest.postgres import PostgresServer
 from tests.exactly_once.conftest import Ledger
 from tests.exactly_once.test_inbox import SETTLE, WORKER, enqueue, idle, letters, payer
-from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.timeout(60)
 

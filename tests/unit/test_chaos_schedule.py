@@ -52,6 +52,14 @@ def test_what_does_not_exist_is_refused():
             quick(scenarios=[name])
 
 
+def test_a_database_with_a_server_can_be_restarted():
+    names = kinds_for("nats", "postgres")
+    faults = scheduled(names, count=60, seconds=60.0, workers=2, seed=1, database="postgres")
+    assert {fault.detail for fault in faults if fault.kind == "db-restarted"} == {"stop", "kill"}
+    with pytest.raises(ValueError, match="db-restarted is nothing that happens to the database sqlite"):
+        quick(scenarios=["db-restarted"])
+
+
 def test_a_cluster_has_faults_of_its_own():
     everything = scheduled(kinds_for("cluster"), count=60, seconds=120.0, workers=2, seed=1, backend="cluster")
     kinds = {fault.kind for fault in everything}

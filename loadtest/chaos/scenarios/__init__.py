@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from loadtest.chaos.scenarios.access import AuthRevoked, PermissionIsDenied
 from loadtest.chaos.scenarios.clusters import FreezeLeader, KillAll, KillLeader, LameDuck, Rolling
 from loadtest.chaos.scenarios.consumers import ConsumerDeleted, StreamFull
-from loadtest.chaos.scenarios.databases import DatabaseLocked
+from loadtest.chaos.scenarios.databases import DatabaseLocked, DatabaseRestarted
 from loadtest.chaos.scenarios.messages import DupInside, DupOutside, KeyConflict, Malformed, Oversized, Poison
 from loadtest.chaos.scenarios.servers import FreezeServer, KillServer, RestartServer
 from loadtest.chaos.scenarios.storms import ReconnectStorm, SlowConsumer
@@ -50,6 +50,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "consumer-deleted": ConsumerDeleted(),
     "stream-full": StreamFull(),
     "db-locked": DatabaseLocked(),
+    "db-restarted": DatabaseRestarted(),
     "reconnect-storm": ReconnectStorm(),
     "slow-consumer": SlowConsumer(),
     "permission-denied": PermissionIsDenied(),

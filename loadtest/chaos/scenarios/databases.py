@@ -1,45 +1,43 @@
-"""What happens to the ledger's file."""
+"""What happens to the ledger's database."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-import time
-from contextlib import closing
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from loadtest.chaos.histories import Op, now
+from loadtest.chaos.census import unsettled
+from loadtest.chaos.databases import Unreadable
+from loadtest.chaos.stage import NotFired
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from loadtest.chaos.plan import Fault
     from loadtest.chaos.stage import Stage
 
-_TO_GET_IT: Final = 20.0
-
 
 class DatabaseLocked:
-    """Somebody else holds it longer than workers wait: they pause, and try again."""
+    """Somebody else holds it: nothing is committed meanwhile, though there is something to be settled."""
 
     async def play(self, fault: Fault, stage: Stage) -> None:
         """See ``Scenario``."""
-        since = now()
-        await asyncio.to_thread(_hold, stage.books, fault.seconds)
+
+        async def held_up() -> str | None:
+            try:
+                idle = await asyncio.to_thread(stage.database.hold, fault.seconds)
+            except Unreadable:  # another fault's doing
+                return None
+            waiting = sum((await unsettled(stage.broker)).values())
+            return f"held for {fault.seconds:g} s; {waiting:.0f} messages waited" if idle and waiting else None
+
+        stage.fired(fault, await stage.shown(held_up, "no worker had to wait for it"))
+
+
+class DatabaseRestarted:
+    """Its server ends, in order or at once, and begins again: workers wait for it, the messages in hand."""
+
+    async def play(self, fault: Fault, stage: Stage) -> None:
+        """See ``Scenario``."""
+        told = await asyncio.to_thread(stage.database.restart, fault.seconds, how=fault.detail)
         stage.healed(fault)
-
-        async def noticed() -> str | None:
-            for name in stage.crew.names("worker"):
-                for event in stage.crew.pulse(name):
-                    if event.op is Op.TROUBLE and event.t > since:
-                        return f"{name}: {event.told}"
-            return None
-
-        stage.fired(fault, await stage.shown(noticed, "no worker had to wait for it"))
-
-
-def _hold(path: Path, seconds: float) -> None:
-    with closing(sqlite3.connect(path, timeout=_TO_GET_IT, isolation_level=None)) as db:
-        db.execute("BEGIN IMMEDIATE")
-        time.sleep(seconds)
-        db.execute("ROLLBACK")
+        if not told:
+            raise NotFired("connections have outlived it")
+        stage.fired(fault, told)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from loadtest.chaos import orders
 from loadtest.chaos.histories import Op, now
-from loadtest.chaos.stage import PATIENCE, NotFired
+from loadtest.chaos.stage import NotFired
 
 if TYPE_CHECKING:
     from loadtest.chaos.plan import Fault
@@ -30,7 +30,7 @@ class WorkerKill:
         role, crew = _role(fault), stage.crew
         name = crew.child(role).name
         orders.give(stage.directory, name, fault.detail)
-        code = await crew.over(role, PATIENCE)
+        code = await crew.over(role, stage.plan.limits.showing)
         if code is None:
             orders.withdraw(stage.directory, name)
             raise NotFired(f"{name} has not come to {fault.detail}")
