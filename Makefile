@@ -7,7 +7,7 @@ READY := .venv/.ready
 SIDE_BY_SIDE ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint fix bench capacity soak chaos lock clean
+.PHONY: help setup demo test check lint fix bench capacity soak sim fuzz chaos lock clean
 
 help: ## print the verbs
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,12 @@ capacity: $(READY) ## how many rooms one room process and one server hold (sever
 
 soak: $(READY) ## ten minutes at 3,000 msg/s under random disconnects: memory flat, nothing leaked or lost
 	@$(BIN)/python -m loadtest.soak $(ARGS)
+
+sim: $(READY) ## 10,000 seeds of a simulation on virtual time, faults everywhere (about five minutes; ARGS="--seed 7 --trace")
+	@$(BIN)/python -m loadtest.sim --seeds 10000 $(ARGS)
+
+fuzz: $(READY) ## 5,000 examples of every property of what comes from outside (a few minutes)
+	@$(BIN)/python -m pytest -q --hypothesis-profile=fuzz --timeout=900 tests/properties/test_fuzz.py tests/properties/test_wire_bytes.py $(ARGS)
 
 chaos: $(READY) ## a minute of settlements under planned faults: each takes effect once (ARGS="--mode full")
 	@$(BIN)/gamebroker chaos $(ARGS)

@@ -40,6 +40,7 @@ from broker.contracts.errors import (
     RequestError,
     RequestTimeout,
     SequenceConflict,
+    StorageFull,
     StreamError,
     StreamFull,
     StreamNotFound,
@@ -68,7 +69,9 @@ from broker.contracts.subjects import Subject
 from broker.dead_letters import DeadLetters
 from broker.key_value.bucket import KeyValue
 from broker.key_value.buckets import BucketAdmin
+from broker.key_value.claiming import Claims
 from broker.key_value.entries import KeyEntry
+from broker.key_value.projecting import Projection
 from broker.key_value.watching import Watch
 from broker.lanes.ordered import OrderedConsumption
 from broker.letters import DeadLetter
@@ -98,6 +101,7 @@ __all__ = [
     "BucketNotFound",
     "BucketOptions",
     "BytesCodec",
+    "Claims",
     "Codec",
     "CodecError",
     "ConfigDrift",
@@ -148,6 +152,7 @@ __all__ = [
     "PermissionDenied",
     "Placement",
     "Problem",
+    "Projection",
     "Puller",
     "QoS",
     "QoSViolation",
@@ -167,6 +172,7 @@ __all__ = [
     "StateView",
     "Stats",
     "Status",
+    "StorageFull",
     "StreamAdmin",
     "StreamBroker",
     "StreamError",

@@ -371,7 +371,7 @@ def _declared(options: object) -> StreamOptions:
         hint = "; several: declare(*streams)" if isinstance(options, list | tuple) else ""
         told = f"a stream is declared with StreamOptions(...), not {type(options).__name__} {options!r:.60}{hint}"
         raise InvalidOption(told, option="streams")
-    return options
+    return options.promising_nothing()
 
 
 def _asked(options: object) -> ConsumerOptions:

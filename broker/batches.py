@@ -45,7 +45,7 @@ class BatchHands(HoldingHands):
         self._gathered: Batch = []
         self._due: asyncio.TimerHandle | None = None
         self._overdue = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
 
     def room(self) -> int:
         """What is missing in the batch that is gathered."""
@@ -82,7 +82,7 @@ class BatchHands(HoldingHands):
         batch, self._gathered = self._gathered, []
         self._reset()
         task = HandlerTask(self._handle(batch), loop=self._loop, name="handle batch")
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(lambda ended: self._done(ended, batch))
 
     def _reset(self) -> None:
@@ -91,7 +91,7 @@ class BatchHands(HoldingHands):
         self._due, self._overdue = None, False
 
     def _done(self, task: asyncio.Task[None], batch: Batch) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if task.cancelled():  # perhaps before its first step: its handler could not give anything back
             self._gathered.extend(each for each in batch if not each.message.settled)
         else:

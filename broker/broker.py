@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, cast, final
 
 from broker.codecs import checked_codec
 from broker.collecting import collected
-from broker.connecting import Connecting, connected_backend, leave, url_or_default
+from broker.connecting import Connecting, address_of, connected_backend, leave, url_or_default
 from broker.contracts.errors import InvalidOption
 from broker.contracts.headers import Headers, HeadersLike
 from broker.contracts.options import ConnectOptions, LinkChoice, Overflow, in_range
@@ -47,6 +47,7 @@ class Broker:
             raise InvalidOption(f"{kind} wants a backend: use {kind}.connect(url)", option="backend")
         self._backend = backend
         self._name: str | None = None
+        self._address: str | None = None
         self._codec = checked_codec(codec)
         self._roster = Roster()
         self._lifetime = Lifetime(backend, self._roster)
@@ -120,7 +121,7 @@ class Broker:
 
         async def start() -> Self:
             broker = cls(await connected_backend(options), codec=codec, **keyed)
-            broker._name = options.name
+            broker._name, broker._address = options.name, address_of(options)
             return broker
 
         return Connecting(start)

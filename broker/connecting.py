@@ -58,6 +58,19 @@ async def leave(broker: Endable, error: BaseException | None) -> None:
         await broker.aclose()
 
 
+def address_of(options: ConnectOptions) -> str | None:
+    """Servers and user without any secret, the same for every way to write them; ``None`` for a twin in memory."""
+    parts = []
+    for url in options.url.split(","):
+        scheme, separator, rest = url.strip().rpartition("://")
+        user, _, host = rest.rpartition("@")
+        if scheme == "memory":
+            return None
+        named = f"{scheme}{separator}" if scheme == "embedded" else ""
+        parts.append(f"{user.partition(':')[0]}@{named}{host.rstrip('/')}")
+    return ",".join([*sorted(parts), options.user or "", options.creds or ""])
+
+
 class Connecting(Generic[B]):
     """A connection about to be made. ``await`` it for a broker you close yourself, or ``async with`` it."""
 

@@ -11,9 +11,11 @@ from broker.stream_consumer import StreamConsumer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from os import PathLike
 
     from broker.consuming import Consumption
     from broker.contracts.envelopes import Receipt
+    from broker.quality.journaling import Journaling
     from broker.quality.receiving import EventOptions
     from broker.quality.sending import Sender
     from broker.quality.stats import ContractStats
@@ -24,13 +26,18 @@ class Eventing(StreamConsumer):
     """A part of ``StreamBroker``, which makes what these verbs work with."""
 
     _sender: Sender
+    _journaling: Journaling
 
     @final
     async def send(self, event: object, *, timeout: float = 15.0) -> Receipt | None:
         """Send an event as its contract says.
 
         At QoS 0 as ``publish_nowait``: in microseconds, dropped and counted when the connection cannot take it; there
-        is no receipt. At QoS 1 and 2 as ``enqueue``, under the event's key when it has one.
+        is no receipt. At QoS 1 as ``enqueue``, under the event's key when it has one.
+
+        At QoS 2 it goes into the journal first (see ``keep_journal``), a file on this machine's disk, and from there to
+        its stream, also after this process was killed. The receipt is the stream's word; ``None`` says that there was
+        none within ``timeout`` seconds, and that the journal sees to it.
 
         The first event of a type makes the broker look whether its promises hold on this server (see
         ``check_contracts``): at QoS 1 and 2 it waits for the answer, for up to 2 s, and at QoS 0 the sends after the
@@ -38,14 +45,15 @@ class Eventing(StreamConsumer):
 
         Args:
             event: of a type with a ``@contract``.
-            timeout: seconds, all attempts together, at QoS 1 and 2.
+            timeout: seconds, all attempts together, at QoS 1; at QoS 2 how long to wait for the stream's word.
 
         Raises:
             QoSViolation: what the contract promises would not hold here; nothing was sent.
             InvalidOption: its type has no contract.
             EncodeError: its values are not of the types it declares; nothing was sent.
             InvalidKey: the field that names it holds no key; nothing was sent.
-            EnqueueUnknown: no word in time; send the same event again, which is safe when it has a key.
+            EnqueueUnknown: no word in time, and no journal; send the same event again, which is safe when it has a key.
+            KeyConflict, JournalFull, DatabaseUnavailable: of ``broker.exactly_once``: the journal did not take it.
             And what ``publish_nowait`` (QoS 0) and ``enqueue`` raise.
         """
         self._lifetime.check_loop()
@@ -103,6 +111,25 @@ class Eventing(StreamConsumer):
         return await self.consume(contract.subject, work, **options)
 
     @final
+    async def keep_journal(self, directory: str | PathLike[str] | None) -> None:
+        """Say where events of QoS 2 are kept until their stream has them, before the first one is sent.
+
+        By default, for a broker made by ``connect``: in the directory that ``GAMEBROKER_JOURNAL`` names, else in
+        ``gamebroker`` under ``XDG_STATE_HOME`` or ``~/.local/state``, each server in a directory of its own there.
+
+        Args:
+            directory: for this server alone, on a local disk that outlives the process; ``None`` keeps no journal:
+                ``send`` is then ``enqueue`` with a key, and an ``EnqueueUnknown`` yours to repeat.
+
+        Raises:
+            QoSViolation: the directory cannot be used, or the extra ``sql`` is not installed.
+            InvalidOption: there is a journal already.
+            DatabaseUnavailable, SchemaMissing: of ``broker.exactly_once``.
+        """
+        self._lifetime.check_open()
+        await self._journaling.keep(directory)
+
+    @final
     async def check_contracts(self, *event_types: type) -> None:
         """Look now whether what is sent of these types would be kept as declared: for the start of a program.
 
@@ -116,6 +143,8 @@ class Eventing(StreamConsumer):
         self._lifetime.check_open()
         for line in [self._sender.line(each) for each in event_types]:
             await line.look.again()
+            if line.contract.qos is QoS.EXACTLY_ONCE:
+                await self._journaling.journal(line.contract)
 
     @final
     def contract_stats(self, event_type: type) -> ContractStats:

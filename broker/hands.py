@@ -89,7 +89,7 @@ class HoldingHands(Hands):
 
     def __init__(self, handler: Callable[..., Any], *, supply: Supply, options: ConsumeOptions, codec: Codec) -> None:
         super().__init__(handler, supply=supply, options=options, codec=codec)
-        self._held: set[StreamMessage] = set()
+        self._held: dict[StreamMessage, None] = {}  # in the order taken
         self._newest: dict[tuple[int, int], tuple[StreamMessage, float]] = {}
         self._clock = asyncio.get_running_loop().time
         self._freed = asyncio.Event()
@@ -97,7 +97,7 @@ class HoldingHands(Hands):
     @property
     def held(self) -> Collection[StreamMessage]:
         """See ``Hands``."""
-        return self._held
+        return self._held.keys()
 
     async def until_room(self) -> None:
         """See ``Hands``."""
@@ -118,12 +118,12 @@ class HoldingHands(Hands):
             return None
         message = StreamMessage(delivery, self._codec, self._backend, settler=self._supply.settler)
         self._newest[place] = message, self._clock()
-        self._held.add(message)
+        self._held[message] = None
         self._backend.stats.redelivered += message.attempt > 1
         return message
 
     def _let_go(self, message: StreamMessage) -> None:
-        self._held.discard(message)
+        self._held.pop(message, None)
         place = message.sequence, message.delivery.timestamp_ns
         if self._newest.get(place, (None, 0.0))[0] is message:
             del self._newest[place]

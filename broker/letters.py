@@ -11,6 +11,7 @@ from broker.contracts.envelopes import Delivery, Record, StoredMessage
 from broker.contracts.errors import InvalidKey
 from broker.contracts.headers import KEY, ORDERING_KEY, Headers
 from broker.contracts.lanes import key_of_token
+from broker.contracts.numerals import number_of
 from broker.contracts.subjects import MAX_SUBJECT_BYTES
 from broker.handling import one_line, text_of
 from broker.keys import check_key
@@ -216,7 +217,7 @@ def _one_line(text: str) -> str:
 
 
 def _number(text: str | None) -> int:
-    return int(text) if text and text.isascii() and text.isdigit() else 0
+    return number_of(text) or 0
 
 
 def _time(text: str | None, default: datetime) -> datetime:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from broker.handling import HandlerTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Collection, Coroutine
 
     from broker.messages import StreamMessage
     from broker.settling import ConsumeSettler
 
+    Tasks = Collection[asyncio.Task[None]]
     Handle = Callable[[StreamMessage, ConsumeSettler], Coroutine[None, None, None]]
 
 LAST_WORDS: Final = 1.0
@@ -29,24 +30,26 @@ _MEMORY: Final = 0.8
 """How much of the average an earlier handler keeps when another one ends."""
 
 
-async def finish(tasks: set[asyncio.Task[None]], timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
+async def finish(tasks: Tasks, timeout: float, this: set[asyncio.Task[Any] | None]) -> None:
     """Let tasks come to an end, but ``this``; cancel those that have not after ``timeout`` seconds."""
     await ended(tasks, timeout, this)
-    rest = tasks - this
+    rest = [task for task in tasks if task not in this]
     for task in rest:
         task.cancel()
     if rest:
         await asyncio.wait(rest, timeout=LAST_WORDS)
 
 
-async def ended(tasks: set[asyncio.Task[None]], timeout: float | None, this: set[asyncio.Task[Any] | None]) -> None:
+async def ended(tasks: Tasks, timeout: float | None, this: set[asyncio.Task[Any] | None]) -> None:
     """Wait for tasks, but ``this``, at most ``timeout`` seconds; both may change meanwhile.
 
     ``this`` are those who wait for the same end: one that comes to be among them is not waited for any more.
     """
     clock = asyncio.get_running_loop().time
     deadline = inf if timeout is None else clock() + timeout
-    while (waited := {task for task in tasks - this if not task.done()}) and (left := deadline - clock()) > 0:
+    while (waited := {task for task in tasks if task not in this and not task.done()}) and (
+        left := deadline - clock()
+    ) > 0:
         await asyncio.wait(waited, timeout=min(left, _LOOK))
 
 
@@ -66,7 +69,7 @@ class Slots:
         self._waiting: deque[tuple[StreamMessage, ConsumeSettler]] = deque()
         self._ahead = 0
         self._pace: float | None = None
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], None] = {}
 
     def room(self, held: int) -> int:
         """How many more messages may be in hand when ``held`` are."""
@@ -101,11 +104,11 @@ class Slots:
     def _run(self, message: StreamMessage, settler: ConsumeSettler) -> None:
         # A task each: what one handler sets in its context is nobody else's.
         task = HandlerTask(self._handle(message, settler), loop=self._loop, name="handle")
-        self.tasks.add(task)
+        self.tasks[task] = None
         task.add_done_callback(lambda ended: self._done(ended, message, settler))
 
     def _done(self, task: asyncio.Task[None], message: StreamMessage, settler: ConsumeSettler) -> None:
-        self.tasks.discard(task)
+        self.tasks.pop(task, None)
         if task.cancelled():
             if not message.settled:  # cancelled before its first step: its handler could not give it back
                 self._waiting.append((message, settler))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, final
 
 from broker.administration import ConsumerAdmin, StreamAdmin
@@ -12,12 +12,14 @@ from broker.contracts.key_value import BucketOptions
 from broker.contracts.options import Ensure, StreamOptions, check_ensure
 from broker.counting import Counting
 from broker.dead_letters import DeadLetters
+from broker.durability import proven
 from broker.enqueueing import Enqueuer
 from broker.eventing import Eventing
 from broker.key_value.bucket import KeyValue
 from broker.key_value.buckets import BucketAdmin
 from broker.keys import derived_secret
 from broker.publishing import Publishing
+from broker.quality.journaling import Journaling
 from broker.quality.sending import Sender
 from broker.scheduling import Scheduler
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Expect, Receipt
     from broker.contracts.headers import HeadersLike
+    from broker.durability import Unproven
 
 
 class StreamBroker(Eventing, Publishing):
@@ -53,7 +56,8 @@ class StreamBroker(Eventing, Publishing):
         self._enqueuer = Enqueuer(self._streams, self._codec, secret)
         self._scheduler = Scheduler(self._streams, self._enqueuer)
         self._counting = Counting(self._streams, self._enqueuer)
-        self._sender = Sender(self._streams, self._codec, self._enqueuer, self._roster)
+        self._journaling = Journaling(self, lambda: self._address, self._roster.drainables.add)
+        self._sender = Sender(self._streams, self._codec, self._enqueuer, self._journaling, self._roster)
         self.streams = StreamAdmin(self._streams, self._codec)
         self.consumers = ConsumerAdmin(self._streams)
         self.dead_letters = DeadLetters(self._streams, self._enqueuer, self._codec)
@@ -65,21 +69,34 @@ class StreamBroker(Eventing, Publishing):
         return {"id_secret": id_secret}
 
     @final
-    async def declare(self, *streams: StreamOptions, ensure: Ensure = "verify") -> None:
+    async def declare(
+        self,
+        *streams: StreamOptions,
+        ensure: Ensure = "verify",
+        monitoring: str | Sequence[str] | None = None,
+        unproven: Unproven = "refuse",
+    ) -> None:
         """Make sure of streams: created when missing.
 
         Args:
             streams: what must be there.
             ensure: ``"verify"`` raises on a difference, ``"update"`` brings the server in line, ``"bind"`` asks
                 nothing.
+            monitoring: of streams with a ``durability``: the monitoring URLs of their servers (``http://host:8222``),
+                where alone a NATS server tells what it does; ``None`` takes ``NATS_MONITORING``.
+            unproven: when a ``durability`` is not there, or nobody could say that it is: ``"refuse"`` makes nothing,
+                ``"warn"`` says so in the log.
 
         Raises:
-            ConfigDrift: verify, and one exists with other settings; it names each field.
+            ConfigDrift: verify, and one exists with other settings; it names each field. Or a ``durability`` that is
+                not proven.
             ConnectionLost, BrokerClosed, PermissionDenied, ApiError.
         """
         check_ensure(ensure)
         self._lifetime.check_loop()
-        for options in streams:
+        for options in await proven(
+            streams, self._streams, ask=ensure != "bind", monitoring=monitoring, unproven=unproven
+        ):
             await self.streams.ensure(options, ensure)
 
     @final

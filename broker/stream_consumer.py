@@ -311,7 +311,7 @@ class StreamConsumer(Broker):
         queue: str | None = None,
         durable: str | None = None,
         batch: int = 100,
-        max_ack_pending: int = 256,
+        max_ack_pending: int = 1000,
         ack_wait: float = 30.0,
         stream: str | None = None,
         ensure: Ensure = "verify",
@@ -330,7 +330,7 @@ class StreamConsumer(Broker):
             queue: see ``consume``.
             durable: see ``consume``.
             batch: messages ``async for`` asks for at a time.
-            max_ack_pending: see ``consume``; no fetch brings more.
+            max_ack_pending: see ``consume``, whose default differs: a durable of both needs it; no fetch brings more.
             ack_wait: see ``consume``; nothing is extended for you.
             stream: see ``consume``.
             ensure: see ``consume``.

@@ -45,7 +45,7 @@ class StreamBroker:
     async def consume(self, subject, handler, *, queue=None, durable=None, max_ack_pending=256, ack_wait=30.0,
                       concurrency=16, max_deliver=5, backoff=(1, 5, 30, 120), dead_letter=True, auto_extend=True,
                       ordered=False, inbox=None, stream=None, ensure="verify"): ...  # fmt: skip
-    def pull(self, subject, *, queue=None, durable=None, batch=100, max_ack_pending=256, ack_wait=30.0, stream=None,
+    def pull(self, subject, *, queue=None, durable=None, batch=100, max_ack_pending=1000, ack_wait=30.0, stream=None,
              ensure="verify"): ...  # fmt: skip
     def read(self, subject, *, start="first", until=None): ...
     async def key_value(self, bucket, *, history=10, ttl=None, max_bytes=None, storage="file"): ...

@@ -12,6 +12,7 @@ BrokerError
 ├── StreamError
 │   ├── NoStream                      no stream captures the subject: nothing was stored
 │   ├── StreamFull                    the stream's limit is reached and it refuses new messages
+│   │   └── StorageFull               the server or the account has no room: for no stream of that kind
 │   ├── SequenceConflict              an expectation did not hold: nothing was stored
 │   │   └── KeyExists                 the key that was to be created has a value
 │   ├── EnqueueUnknown                stored or not is unknown: enqueue again with the same key  (TimeoutError)
@@ -131,6 +132,10 @@ class NoStream(StreamError):
 
 class StreamFull(StreamError):
     """The stream has reached a limit and refuses new messages; nothing was stored."""
+
+
+class StorageFull(StreamFull):
+    """The server or the account has no room left for what streams store; nothing was stored."""
 
 
 class SequenceConflict(StreamError):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from broker.contracts.errors import InvalidOption
+from broker.contracts.numerals import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,9 +140,10 @@ def place_of(stored: str) -> Place:
 def lane_of_filter(stored: str) -> Lane | None:
     """The lane a consumer's filter is about; ``None`` for one that covers them all, or none."""
     parts = stored.split(".", _LANE_PARTS)
-    if stored.startswith(LANE) and len(parts) > _LANE_PARTS and parts[2].isdigit() and parts[3].isdigit():
-        return Lane(int(parts[2]), int(parts[3]))
-    return None
+    if not stored.startswith(LANE) or len(parts) <= _LANE_PARTS:
+        return None
+    generation, number = number_of(parts[2]), number_of(parts[3])
+    return None if generation is None or number is None else Lane(generation, number)
 
 
 def stored_patterns(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 from broker.contracts.checks import check_flags, check_kind, check_words, in_range, one_of
 from broker.contracts.errors import InvalidOption
@@ -59,7 +59,8 @@ class StreamOptions:
         description: free text, at most 4 KiB.
         metadata: free names and values, at most 128 KiB; names starting with ``_nats`` or ``gamebroker.``
             are not yours.
-        durability: reserved for the declared durability check; must be ``None`` in this version.
+        durability: what ``declare`` makes sure of: ``"fsync"``, a message that is stored is on the disk; ``"os"``, it
+            outlives the server's process. Files only; the server does not keep the word. ``None``: no matter.
         lanes: how many messages with an ``ordering_key`` can be handled at once, each key in its order, 1 to 1,024; for
             ``consume(ordered=True)``. ``None`` keeps no order between workers. Only the number can be changed. Not with
             ``retention="interest"``, nor with what stores or rewrites subjects otherwise (``atomic``, ``schedules``,
@@ -149,8 +150,17 @@ class StreamOptions:
         self._check_numbers()
         self._settle_flags()
         _check_contradictions(self)
+
+    def promising_nothing(self) -> Self:
+        """The same: whoever creates or updates looks at no server's disk, so that only ``declare`` takes a durability.
+
+        Raises:
+            InvalidOption: there is one.
+        """
         if self.durability is not None:
-            raise InvalidOption("durability is not available in this version", option="durability")
+            told = f"durability={self.durability!r}: is looked after by declare() only, which asks the server first"
+            raise InvalidOption(told, option="durability")
+        return self
 
     def _check_subjects(self) -> None:
         if isinstance(self.subjects, str) or not isinstance(self.subjects, Sequence):
@@ -250,6 +260,8 @@ def _check_contradictions(options: StreamOptions) -> None:
         ("delete_marker_ttl", marked and not options.allow_msg_ttl, "allow_msg_ttl=True"),
         ("delete_marker_ttl", marked and not options.allow_rollup, "allow_rollup=True"),
         ("delete_marker_ttl", marked and options.mirror is not None, "mirror=None"),
+        ("durability", options.storage != "file", 'storage="file"'),
+        ("durability", options.persist_mode == "async", 'persist_mode="default"'),
         ("first_seq", options.mirror is not None, "mirror=None"),
         ("lanes", options.retention == "interest", 'retention "limits" or "workqueue"'),
         ("lanes", bool(options.atomic), "atomic=False"),
@@ -258,6 +270,8 @@ def _check_contradictions(options: StreamOptions) -> None:
         ("lanes", options.subject_transform is not None, "subject_transform=None"),
         ("lanes", options.mirror is not None or bool(options.sources), "neither mirror nor sources"),
     )
+    if options.durability is not None:
+        one_of("durability", options.durability, ("fsync", "os"))
     for option, wrong, needed in contradictions:
         if wrong and getattr(options, option):
             raise InvalidOption(f"{option}={getattr(options, option)!r} needs {needed}", option=option)

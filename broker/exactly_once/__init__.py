@@ -11,12 +11,14 @@ except ImportError as missing:
 from broker.exactly_once.errors import (
     DatabaseContended,
     DatabaseUnavailable,
+    JournalFull,
     KeyConflict,
     RetentionTooShort,
     SchemaMissing,
     TransactionEnded,
 )
 from broker.exactly_once.inbox import Inbox
+from broker.exactly_once.journal import Journal
 from broker.exactly_once.migrating import upgrade
 from broker.exactly_once.outbox import Outbox
 from broker.exactly_once.reconciling import Reconciled, reconcile
@@ -29,6 +31,8 @@ __all__ = [
     "DatabaseUnavailable",
     "Inbox",
     "InboxStats",
+    "Journal",
+    "JournalFull",
     "KeyConflict",
     "Outbox",
     "OutboxStats",

@@ -17,6 +17,10 @@ class SchemaMissing(BrokerError):
     """The tables are not there: ``await inbox.create()`` makes them, and so do the shipped migrations."""
 
 
+class JournalFull(BrokerError):
+    """So much waits in the journal that it takes nothing more until the server has some of it."""
+
+
 class TransactionEnded(BrokerError):
     """The transaction that belongs to the inbox ended before its time, so nothing of it may count as done.
 

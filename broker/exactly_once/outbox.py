@@ -14,9 +14,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from broker.codecs.json_codec import JsonCodec
+from broker.contracts.envelopes import Receipt
 from broker.contracts.errors import InvalidOption
+from broker.contracts.event_contracts import contract_of
 from broker.contracts.headers import Headers
 from broker.contracts.options import in_range
+from broker.contracts.qos import QoS
 from broker.contracts.subjects import publish_subject
 from broker.exactly_once.claiming import Claiming
 from broker.exactly_once.databases import Database
@@ -29,7 +32,8 @@ from broker.keys import check_key
 from broker.messages import encode_body
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
+    from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -123,7 +127,49 @@ class Outbox:
         self._watch(connection)
         return str(row["key"])
 
-    def relay(self, broker: StreamBroker, *, poll: float = 1.0, batch: int = 500, timeout: float = 10.0) -> Relay:
+    async def send(self, tx: AsyncConnection | AsyncSession, event: object) -> str:
+        """Write an event in the caller's transaction, as its contract says; its key. See ``enqueue``.
+
+        Raises:
+            InvalidOption: its type has no contract, or one of QoS 0, which nobody stores.
+            And what ``enqueue`` raises.
+        """
+        declared = contract_of(type(event))
+        if declared.qos is QoS.AT_MOST_ONCE:
+            told = f"{declared.name}: nobody stores what is sent at most once; use StreamBroker.send"
+            raise InvalidOption(told, option="event")
+        return await self.enqueue(
+            tx,
+            declared.subject,
+            event,
+            idempotency_key=declared.key_of(event),
+            ordering_key=declared.ordering_key_of(event),
+        )
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A transaction for messages alone, in turn with the relays of this process.
+
+        Raises:
+            DatabaseUnavailable, DatabaseContended: nothing is known to be written.
+        """
+        return self._transactions.begin()
+
+    async def receipt(self, tx: AsyncConnection, subject: str, key: str) -> Receipt | None:
+        """Where a message that was sent before is stored; ``None`` while it waits."""
+        row = OUTBOX.c
+        query = select(row.stream, row.sequence).where(row.subject == subject, row.key == key, row.sent_at.is_not(None))
+        found = (await tx.execute(query)).first()
+        return None if found is None else Receipt(found[0], found[1], duplicate=True)
+
+    def relay(
+        self,
+        broker: StreamBroker,
+        *,
+        poll: float = 1.0,
+        batch: int = 500,
+        timeout: float = 10.0,
+        tell: Callable[[str, str, Receipt], None] | None = None,
+    ) -> Relay:
         """Sends what was committed, inside ``async with``; as many as you like, in as many processes.
 
         On PostgreSQL they share the work; on SQLite one works, and another takes over seconds after it is gone. What
@@ -134,6 +180,7 @@ class Outbox:
             poll: seconds between two looks at what other processes have committed.
             batch: messages taken at a time.
             timeout: seconds that a batch may take to be stored.
+            tell: called with subject, key and receipt of what is stored; returns at once and never raises.
 
         Raises:
             InvalidOption: out of range.
@@ -144,7 +191,7 @@ class Outbox:
         committed = asyncio.Event()
         self._committed.add(committed)
         claiming = Claiming(self._database, self._transactions, batch)
-        return Relay(claiming, broker, committed, self.stats, poll=poll, timeout=timeout)
+        return Relay(claiming, broker, committed, self.stats, poll=poll, timeout=timeout, tell=tell)
 
     async def waiting(self) -> int:
         """How many messages are not sent yet.

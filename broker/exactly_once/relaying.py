@@ -14,7 +14,7 @@ from broker.contracts.errors import BrokerClosed, BrokerError, EnqueueManyError,
 from broker.exactly_once import hooks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from broker.contracts.envelopes import Receipt
     from broker.exactly_once.claiming import Claim, Claiming, Row
@@ -45,7 +45,9 @@ class Relay:
         *,
         poll: float,
         timeout: float,
+        tell: Callable[[str, str, Receipt], None] | None = None,
     ) -> None:
+        self._tell = tell
         self._claiming = claiming
         self._broker = broker
         self._committed = committed
@@ -116,6 +118,8 @@ class Relay:
             for index, receipt in receipts.items():
                 claim.sent(turn[index], receipt)
                 self._stats.duplicates += receipt.duplicate
+                if self._tell is not None:
+                    self._tell(turn[index].subject, turn[index].key, receipt)
             for index, error in errors.items():
                 claim.failed(turn[index], error)
                 log.warning("outbox row %d waits: %s: %s", turn[index].id, type(error).__name__, error)

@@ -17,6 +17,7 @@ from broker.contracts.errors import (
     BrokerError,
     PayloadTooLarge,
     PermissionDenied,
+    SequenceConflict,
     StreamFull,
     Unauthorized,
 )
@@ -281,6 +282,10 @@ class LaneConsumption(Consumption):
         async with self._book:
             try:
                 waiting = await self._parked.park(delivery, attempts=attempts, due=due, letter=letter)
+            except SequenceConflict:  # decided about already: what there is now holds
+                self._lane_source.missed = True
+                self._stir.set()
+                return
             except BaseException:
                 self._lane_source.missed = True
                 raise

@@ -335,6 +335,10 @@ class OrderedConsumption(Consumption):
         return {**group, "claim": Claim(group=GROUP)}
 
     async def _abandon(self) -> None:
+        """Leave everything now. Once begun it goes on by itself: cancelled half-way it would leave lanes at work."""
+        await asyncio.shield(self._loop.create_task(self._leave_all(), name=f"abandon {self.consumer}"))
+
+    async def _leave_all(self) -> None:
         await self._members.leave()
         await asyncio.gather(*(lane.drain(0) for lane in tuple(self._lanes.values())))
         self._lanes.clear()

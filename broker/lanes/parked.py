@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from copy import copy
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, cast
 from uuid import uuid4
 
-from broker.contracts.envelopes import renamed
+from broker.contracts.envelopes import Expect, expecting, renamed
 from broker.contracts.errors import ConfigDrift, NoStream, PermissionDenied, StreamNotFound
 from broker.contracts.options import ConsumerOptions
 from broker.lanes.parking import Waiting
@@ -34,12 +34,15 @@ if TYPE_CHECKING:
     from broker.contracts.codec import Codec
     from broker.contracts.envelopes import Delivery, Receipt, Record, StoredMessage
     from broker.contracts.lanes import Lane
+    from broker.contracts.options import Start
     from broker.dead_letters import DeadLetters
     from broker.enqueueing import Enqueuer
 
 log = logging.getLogger("broker.lanes")
 
 _STORE_TIMEOUT: Final = 10.0
+_PASSES: Final = 3
+"""How often what was written meanwhile is read at most: others of the group write all the time."""
 
 
 class Parked:
@@ -91,28 +94,57 @@ class Parked:
                 raise
 
     async def load(self, lane: int, lanes: int) -> list[Waiting]:
-        """Everything of one lane that waits; what is left of a former stream is removed."""
-        options = ConsumerOptions(
-            filters=(f"{group_subject(self._stream, self._queue)}.>",),
-            stream=PARKED_STREAM,
-            acks=False,
-            start="last_per_subject",
-        )
-        try:
-            async with Reader(options, "end", backend=self._backend, codec=self._codec) as stored:
-                every = [waiting_of(message.delivery) async for message in stored]
-        except (NoStream, StreamNotFound):
-            return []
-        found = [each for each in every if each is not None and each.lane(lanes) == lane]
+        """Everything of one lane that waits; what is left of a former stream is removed.
+
+        One that is replaced while this reads (somebody replays its dead letter) is found in neither form by a single
+        pass, and its key would go on without it: what was written meanwhile is read as well.
+        """
+        every: dict[tuple[int, str, int], Waiting] = {}
+        position, start = 0, cast("Start", "last_per_subject")
+        for _ in range(_PASSES):
+            newest = await self._newest()
+            if newest <= position:
+                break
+            for each in await self._read(start, newest):
+                every[each.made, each.key, each.order] = each
+            position, start = newest, newest + 1
+        found = [each for each in every.values() if each.lane(lanes) == lane]
         for each in found:
             if each.made < self.made:
                 await self.release(each)
         return [each for each in found if each.made == self.made]
 
+    async def _newest(self) -> int:
+        """The number of the last record of this group, 0 when there is none."""
+        of_group = f"{group_subject(self._stream, self._queue)}.>"
+        try:
+            stored = await self._backend.get_message(PARKED_STREAM, sequence=None, last_of=of_group, fresh=True)
+        except StreamNotFound:
+            return 0
+        return 0 if stored is None else stored.sequence
+
+    async def _read(self, start: Start, end: int) -> list[Waiting]:
+        """What waits in the records from there to there."""
+        filters = (f"{group_subject(self._stream, self._queue)}.>",)
+        options = ConsumerOptions(filters=filters, stream=PARKED_STREAM, acks=False, start=start)
+        try:
+            async with Reader(options, end, backend=self._backend, codec=self._codec) as stored:
+                every = [waiting_of(message.delivery) async for message in stored]
+        except (NoStream, StreamNotFound):
+            return []
+        return [each for each in every if each is not None]
+
     async def park(self, delivery: Delivery, *, attempts: int, due: float = 0.0, letter: int | None = None) -> Waiting:
-        """Keep it; what was kept of it before is replaced. Returned means stored."""
+        """Keep it; what was kept of it before is replaced. Returned means stored.
+
+        Raises:
+            SequenceConflict: with a letter only: since this attempt began, something else was kept of it, or removed. A
+                letter may be replayed before its message is parked, and that must not be undone.
+        """
         key, order = delivery.lane_key or "", delivery.sequence
         record = parked_record(self._subject(key, order), delivery, attempts=attempts, due=due, letter=letter)
+        if letter is not None:
+            record = expecting(record, Expect(last_subject_sequence=turn_of(delivery) or 0))
         receipt = await self._store(record)
         if receipt.duplicate and await self._record(receipt.sequence) is None:
             # It waited exactly so before, was released, and is to wait once more.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from broker.contracts.envelopes import Delivery, Record
 from broker.contracts.headers import Headers
 from broker.contracts.lanes import Place, again_subject
+from broker.contracts.numerals import number_of
 from broker.contracts.options import StreamOptions
 from broker.lanes.parking import Waiting
 
@@ -132,8 +133,8 @@ def again_record(stream: str, queue: str, lane: Lane, waiting: Waiting, kept: St
 def parked_delivery(stream: str, queue: str, kept: StoredMessage) -> Delivery | None:
     """A parked message as if it were handed out once more; ``None`` for one that is none, or dead."""
     waiting, headers = waiting_of(kept), kept.headers or Headers()
-    stored = headers.get(_STORED, "")
-    if waiting is None or waiting.letter is not None or not stored.isdigit():
+    stored = number_of(headers.get(_STORED))
+    if waiting is None or waiting.letter is not None or stored is None:
         return None
     pairs = [pair for pair in headers.pairs if not pair[0].lower().startswith("nats-")]
     return Delivery(
@@ -144,7 +145,7 @@ def parked_delivery(stream: str, queue: str, kept: StoredMessage) -> Delivery | 
         consumer=queue,
         sequence=waiting.order,
         attempt=waiting.attempts + 1,
-        timestamp_ns=int(stored),
+        timestamp_ns=stored,
         pending=0,
         token=None,
         lane_key=waiting.key,
@@ -166,7 +167,7 @@ def turn_of(delivery: Delivery) -> int | None:
     if not delivery.again:
         return None
     turn = (delivery.headers or Headers()).get(_TURN, "")
-    return int(turn) if turn.isascii() and turn.isdigit() else 0
+    return number_of(turn) or 0
 
 
 def is_revived(message: Delivery | StoredMessage) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from broker.contracts.envelopes import Receipt
     from broker.contracts.event_contracts import Contract
     from broker.enqueueing import Enqueuer
+    from broker.quality.journaling import Journaling
     from broker.roster import Roster
 
 _FIRST_WORD: Final = 2.0
@@ -47,7 +48,10 @@ class Line:
 class Sender:
     """Sends events, and knows every type of event of its broker."""
 
-    def __init__(self, backend: StreamBackend, codec: Codec, enqueuer: Enqueuer, roster: Roster) -> None:
+    def __init__(
+        self, backend: StreamBackend, codec: Codec, enqueuer: Enqueuer, journaling: Journaling, roster: Roster
+    ) -> None:
+        self._journaling = journaling
         self._backend = backend
         self._codec = codec
         self._enqueuer = enqueuer
@@ -79,9 +83,21 @@ class Sender:
         self._begin(line)
         await line.look.answered(min(_FIRST_WORD, timeout))
         line.look.check()
-        receipt = await self._enqueuer.store(self._enqueuer.record(entry), deadline=deadline)
+        journal = None
+        if line.contract.qos is QoS.EXACTLY_ONCE:
+            self._backend.board.check_open()
+            journal = await self._journaling.journal(line.contract)
+        if journal is None:
+            receipt: Receipt | None = await self._enqueuer.store(self._enqueuer.record(entry), deadline=deadline)
+        else:
+            slip = await journal.write(entry)
+            left = max(0.0, deadline - asyncio.get_running_loop().time())
+            receipt = await journal.stored(slip, left)
         line.stats.sent += 1
-        line.stats.duplicates += receipt.duplicate
+        if receipt is None:
+            line.stats.journaled += 1
+        else:
+            line.stats.duplicates += receipt.duplicate
         return receipt
 
     async def drain(self, timeout: float, *, caller: asyncio.Task[object] | None = None) -> None:

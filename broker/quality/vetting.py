@@ -72,11 +72,12 @@ class FirstLook:
         self._backend = backend
         self._violation: QoSViolation | None = None
         self._task: asyncio.Task[None] | None = None
+        self._answered = False
 
     @property
     def begun(self) -> bool:
         """Whether anybody has looked."""
-        return self._task is not None
+        return self._answered or self._task is not None
 
     def begin(self) -> None:
         """Look, beside whoever sends."""
@@ -97,9 +98,9 @@ class FirstLook:
         try:
             await vet(self._contract, self._backend)
         except QoSViolation as exc:
-            self._violation = exc
+            self._violation, self._answered = exc, True
             raise
-        self._violation = None
+        self._violation, self._answered = None, True
 
     async def stop(self) -> None:
         """Ask no more. Idempotent."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from broker.contracts.backend import DeliverySource, StreamBackend
+from broker.contracts.durability import Kept, TellsDurability
 from broker.telemetry import naming
 from broker.telemetry.appending import Appending
 from broker.telemetry.batching import append_batch
@@ -54,6 +55,12 @@ class TracedStreams(TracedCore, StreamBackend):
     async def look_up(self, record: Record, *, timeout: float) -> Receipt | None:
         """Whether a record is stored; nothing is sent on its way, so no span."""
         return await self._streams.look_up(record, timeout=timeout)
+
+    async def durability(self, monitoring: Sequence[str]) -> Kept:
+        """What the server does before it says that a message is stored."""
+        if isinstance(self._streams, TellsDurability):
+            return await self._streams.durability(monitoring)
+        return Kept("none", told=False, why="this backend does not tell")
 
     async def open_consumer(self, options: ConsumerOptions) -> DeliverySource:
         """A traced source on the consumer."""

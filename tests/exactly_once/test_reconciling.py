@@ -98,7 +98,7 @@ async def test_what_another_client_acked_is_sent_again(sb, inbox, outbox, ledger
         for message in await puller.fetch(1, timeout=5):
             await message.ack(confirm=True)
     assert await look(outbox, inbox, sb) == Reconciled(again=1)
-    await sb.consume(SETTLE, payer(ledger), durable=WORKER, inbox=inbox)
+    await sb.consume(SETTLE, payer(ledger), durable=WORKER, inbox=inbox, max_ack_pending=1000)
     async with outbox.relay(sb, poll=0.05):
         await eventually(lambda: inbox.stats.applied == 1, within=15)
 

@@ -17,6 +17,7 @@ from broker.contracts.errors import (
     InvalidOption,
     PayloadTooLarge,
     SequenceConflict,
+    StorageFull,
     StreamFull,
     StreamNotFound,
 )
@@ -238,7 +239,7 @@ class TestErrors:
         ("number", "kind"),
         [
             (10077, StreamFull),
-            (10047, StreamFull),
+            (10047, StorageFull),
             (10071, SequenceConflict),
             (10164, SequenceConflict),
             (10060, SequenceConflict),

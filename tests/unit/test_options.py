@@ -37,7 +37,7 @@ from broker.contracts.options import ConnectOptions, in_range
         ("max_age", 0),
         ("duplicate_window", 0),
         ("max_msg_size", True),
-        ("durability", "fsync"),
+        ("durability", "always"),
         ("max_msg_size", 2**31),
         ("max_consumers", 0),
         ("first_seq", 0),

@@ -11,6 +11,7 @@ from broker.backends.memory.outbox import Batch, Posting
 from broker.backends.memory.source import MemorySource
 from broker.backends.memory.wire import check_payload, record_headers
 from broker.contracts.backend import StreamBackend
+from broker.contracts.durability import Kept
 from broker.contracts.envelopes import Receipt
 from broker.contracts.errors import ApiError, BrokerClosed, NoResponders, NoStream, PayloadTooLarge
 from broker.contracts.lanes import OURS
@@ -93,6 +94,11 @@ class MemoryBackend(MemoryCore, StreamBackend):
             raise NoResponders(f"no stream captures {record.subject!r}", subject=record.subject)
         first = stream.first_copy(record.message_id)
         return None if first is None else Receipt(stream.name, first, duplicate=True)
+
+    async def durability(self, monitoring: Sequence[str]) -> Kept:
+        """Nothing of what is stored here outlives this process, whatever its options say."""
+        del monitoring
+        return Kept("none", told=True, why="a twin in memory ends with this process; it is for tests")
 
     async def find_stream(self, subject: str) -> str | None:
         """The first stream, by name, that captures something the subject or pattern covers, as the server answers."""

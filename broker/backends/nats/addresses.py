@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from broker.contracts.errors import InvalidOption
+from broker.contracts.numerals import number_of
 
 if TYPE_CHECKING:
     from broker.contracts.options import ConnectOptions
@@ -102,10 +103,11 @@ def _port(netloc: str) -> int | None:
     text = netloc.rpartition("@")[2].rpartition("]")[2].rpartition(":")[2] if ":" in netloc.rpartition("@")[2] else ""
     if not text:
         return None
-    if not text.isdigit() or not 0 < int(text) <= _LAST_PORT:
+    port = number_of(text)
+    if port is None or not 0 < port <= _LAST_PORT:
         # Not quoted: after a colon there may as well be a password with a character that should have been encoded.
         raise InvalidOption(f"url: the port must be a number from 1 to {_LAST_PORT}", option="url")
-    return int(text)
+    return port
 
 
 def _bare(scheme: str, host: str | None, port: int | None, path: str) -> str:

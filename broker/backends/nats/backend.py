@@ -14,6 +14,7 @@ from broker.backends.nats.consumers import Consumers
 from broker.backends.nats.core import NatsCore
 from broker.backends.nats.counters import counter_value
 from broker.backends.nats.direct import Direct
+from broker.backends.nats.durability import durability_of
 from broker.backends.nats.embedded import embedded_server
 from broker.backends.nats.exhausted import NatsExhausted
 from broker.backends.nats.lanes import Routes
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from broker.backends.nats.embedded import Server
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.backend import DeliverySource
+    from broker.contracts.durability import Kept
     from broker.contracts.envelopes import Receipt, Record, StoredMessage
     from broker.contracts.options import ConnectOptions, ConsumerOptions, StreamOptions
 
@@ -88,6 +90,10 @@ class NatsBackend(NatsCore, StreamBackend):
     async def look_up(self, record: Record, *, timeout: float) -> Receipt | None:
         """See ``StreamBackend``."""
         return await self._look_up(record, timeout=timeout)
+
+    async def durability(self, monitoring: Sequence[str]) -> Kept:
+        """See ``TellsDurability``."""
+        return await durability_of(monitoring, ours=self._server is not None)
 
     async def find_stream(self, subject: str) -> str | None:
         """See ``StreamBackend``."""

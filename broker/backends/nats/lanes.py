@@ -15,6 +15,7 @@ from broker.contracts.lanes import (
     place_of,
     stored_patterns,
 )
+from broker.contracts.numerals import number_of
 from broker.contracts.subjects import matches
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _KEPT: Final = 8192
 def counts_of(config: dict[str, Any]) -> tuple[int, ...]:
     """How many lanes each generation of a stream had, the newest last; empty for a stream without lanes."""
     told = (config.get("metadata") or {}).get(LANES, "")
-    return tuple(int(each) for each in told.split(",") if each.isdigit())
+    return tuple(count for each in told.split(",") if (count := number_of(each)) is not None)
 
 
 def lane_config(options: StreamOptions, counts: tuple[int, ...]) -> dict[str, Any]:

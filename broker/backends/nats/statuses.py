@@ -65,9 +65,9 @@ _CONFLICT_EVENTS: Final = (
     ("exceeded", ConsumerEventKind.LIMITS_EXCEEDED),
     ("exceeds", ConsumerEventKind.LIMITS_EXCEEDED),
 )
-_PENDING: Final = re.compile(rb"\r\nNats-Pending-Messages: *(\d+)", re.IGNORECASE)
+_PENDING: Final = re.compile(rb"\r\nNats-Pending-Messages: *(\d{1,18})", re.IGNORECASE)
 _UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|µs|ns)")
+_DURATION: Final = re.compile(r"(\d{1,18}(?:\.\d+)?)(h|ms|m|s|us|µs|ns)")
 
 
 def judge(status: int, text: str) -> Verdict:
@@ -94,7 +94,7 @@ def missing(block: bytes) -> int | None:
 
 def allowed_batch(text: str) -> int:
     """The number in ``Exceeded MaxRequestBatch of 10``; 1 when there is none."""
-    found = re.search(r"of (\d+)", text)
+    found = re.search(r"of (\d{1,18})", text)
     return max(int(found[1]), 1) if found else 1
 
 

@@ -54,6 +54,7 @@ from broker.testing.conformance.streams import StreamConformance
 from broker.testing.conformance.subscribing import SubscribeConformance
 from broker.testing.conformance.sweeping import SweepConformance
 from broker.testing.conformance.watching import WatchConformance
+from broker.testing.conformance.without_sql import WithoutSqlConformance
 
 ALL = (
     AtomicConformance,
@@ -101,6 +102,7 @@ ALL = (
     SweepConformance,
     TimeToLiveConformance,
     WatchConformance,
+    WithoutSqlConformance,
 )
 """Every class of tests; a backend passes them all."""
 
@@ -154,4 +156,5 @@ __all__ = [
     "SweepConformance",
     "TimeToLiveConformance",
     "WatchConformance",
+    "WithoutSqlConformance",
 ]

@@ -220,7 +220,9 @@ class ConsumeConformance(Conformance):
         async with sb.pull(f"{name}.a", durable=WORKER, ack_wait=0.3) as puller:
             [taken] = await puller.fetch(1, timeout=5)
             assert taken.attempt == 1
-            await (await connect()).consume(f"{name}.a", seen.append, durable=WORKER, ack_wait=0.3)
+            await (await connect()).consume(
+                f"{name}.a", seen.append, durable=WORKER, max_ack_pending=1000, ack_wait=0.3
+            )
             await eventually(lambda: seen)
         assert seen[0].attempt == 2
 

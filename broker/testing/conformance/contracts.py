@@ -224,6 +224,7 @@ class ContractConformance(Conformance):
 
         sb = await connect()
         home = await a_home(sb)
+        await sb.keep_journal(tmp_path / "journal")
         async with Inbox(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as inbox:
             await inbox.create()
             async with inbox.engine.begin() as connection:

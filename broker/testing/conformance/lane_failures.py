@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from broker import StreamOptions
+from broker.lanes.parked import Parked
 from broker.lanes.records import PARKED_STREAM
 from broker.testing.conformance.lanes import PATIENCE, QUEUE, Ledger, enqueue_turns, keys_of_lane
-from broker.testing.conformance.scene import Conformance, a_stream, letters
+from broker.testing.conformance.scene import Conformance, a_stream, idle, letters
 from broker.testing.waiting import eventually, never
 
 if TYPE_CHECKING:
     from broker import StreamBroker, StreamMessage
+    from broker.contracts.envelopes import Delivery
+    from broker.contracts.options import Start
+    from broker.lanes.parking import Waiting
     from broker.testing.conformance.scene import Connect
 
 
@@ -89,6 +93,52 @@ class LaneFailuresConformance(Conformance):
         assert await sb.dead_letters.replay(letter) == 1
         await eventually(lambda: ledger.turns[ann] == list(range(6)), within=PATIENCE)
         await eventually(lambda: worker.parked_keys == 0, within=PATIENCE)
+
+    @pytest.mark.timeout(60)
+    async def test_a_letter_may_be_replayed_before_its_message_is_parked(
+        self, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The letter is there a moment before its key is held up by it; whoever replays it then loses nothing."""
+        sb, replayed = await connect(), list[int]()
+        name = await a_stream(sb, lanes=1)
+        ledger = Ledger(("ann", 0))
+        park = Parked.park
+
+        async def late(parked: Parked, delivery: Delivery, **how: Any) -> Waiting:
+            if how.get("letter") is not None:
+                ledger.fails.clear()
+                replayed.append(await sb.dead_letters.replay(how["letter"]))
+            return await park(parked, delivery, **how)
+
+        monkeypatch.setattr(Parked, "park", late)
+        await sb.consume(f"{name}.a", ledger.handle, queue=QUEUE, ordered=True, max_deliver=1)
+        await enqueue_turns(sb, f"{name}.a", ["ann"], range(3))
+        await eventually(lambda: ledger.turns["ann"] == [0, 1, 2], within=PATIENCE)
+        assert replayed == [1]
+        assert await letters(sb) == []
+
+    @pytest.mark.timeout(60)
+    async def test_a_letter_may_be_replayed_while_what_waits_is_read(
+        self, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sb, read = await connect(), Parked._read  # noqa: SLF001 - the moment in between is what this is about
+        name = await a_stream(sb, lanes=1)
+        ledger = Ledger(("ann", 0))
+        options: Any = {"queue": QUEUE, "ordered": True, "max_deliver": 1}
+        first = await sb.consume(f"{name}.a", ledger.handle, **options)
+        await enqueue_turns(sb, f"{name}.a", ["ann"], range(3))
+        await eventually(lambda: idle(sb, name, f"{QUEUE}-0-0"), within=PATIENCE)
+        await first.drain()
+        assert len(await letters(sb)) == 1
+        ledger.fails.clear()
+
+        async def late(parked: Parked, start: Start, end: int) -> list[Waiting]:
+            await sb.dead_letters.replay()
+            return await read(parked, start, end)
+
+        monkeypatch.setattr(Parked, "_read", late)
+        await sb.consume(f"{name}.a", ledger.handle, **options)
+        await eventually(lambda: ledger.turns["ann"] == [0, 1, 2], within=PATIENCE)
 
     @pytest.mark.timeout(60)
     async def test_a_key_goes_on_behind_a_discarded_message(self, connect: Connect) -> None:

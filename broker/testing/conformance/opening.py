@@ -48,13 +48,16 @@ class OpeningConformance(Conformance):
         assert caught.value.name == WORKER
         assert caught.value.differences == {"ack_wait": (7.0, 5.0)}
 
-    async def test_the_defaults_of_every_way_to_consume_are_the_same(self, connect: Connect) -> None:
+    async def test_a_worker_and_a_puller_share_a_durable_that_was_made_for_either(self, connect: Connect) -> None:
+        """A puller's ``max_ack_pending`` is larger by default: who opens the other's durable says which it is."""
         sb, seen = await connect(), list[Any]()
         name = await a_stream(sb)
         await sb.consumers.create(ConsumerOptions(stream=name, durable=WORKER, filters=[f"{name}.a"]))
         await sb.enqueue(f"{name}.a", 1)
         await (await sb.consume(f"{name}.a", seen.append, durable=WORKER)).drain()
-        async with sb.pull(f"{name}.a", durable=WORKER) as puller:
+        with pytest.raises(ConfigDrift, match="max_ack_pending"):
+            await sb.pull(f"{name}.a", durable=WORKER).__aenter__()
+        async with sb.pull(f"{name}.a", durable=WORKER, max_ack_pending=256) as puller:
             seen += await puller.fetch(1)
         assert bodies(seen) == [1]
 

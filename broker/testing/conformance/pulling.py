@@ -181,7 +181,8 @@ class PullConformance(Conformance):
             async for message in puller:
                 await message.ack()
                 break
-        await (await connect()).consume(f"{name}.a", seen.append, durable=WORKER, ack_wait=30)
+        options: dict[str, Any] = {"durable": WORKER, "max_ack_pending": 1000, "ack_wait": 30}
+        await (await connect()).consume(f"{name}.a", seen.append, **options)
         await eventually(lambda: sorted(bodies(seen)) == [1, 2, 3, 4])
 
     async def test_a_cancelled_fetch_loses_nothing(self, connect: Connect) -> None:
