@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-from broker.contracts.errors import BrokerError, PermissionDenied
+from broker.contracts.errors import BrokerError, ConsumerNotFound, PermissionDenied
+from broker.contracts.lanes import other_way
 from broker.contracts.status import Status
 from broker.lanes.records import group_name
 
@@ -35,6 +36,17 @@ _MOST: Final = 1024
 _LATE: Final = 2 * BEAT
 _HERE, _WHO, _GONE = b"+", b"?", b"-"
 _ID_BYTES: Final = 32
+
+
+async def refuse_the_other_way(backend: StreamBackend, stream: str, name: str) -> None:
+    """One name works through a stream by lanes or without them; a role that may not ask is trusted to know.
+
+    Raises:
+        InvalidOption: there is a consumer of that name for all lanes together.
+    """
+    with suppress(ConsumerNotFound, PermissionDenied):
+        await backend.consumer_info(stream, name)
+        raise other_way(name, stream)
 
 
 class Membership:

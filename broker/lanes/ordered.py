@@ -18,15 +18,14 @@ from broker.contracts.errors import (
     ConsumerNotFound,
     InvalidOption,
     NoStream,
-    PermissionDenied,
     RequestTimeout,
 )
 from broker.contracts.events import ConsumerEventKind
-from broker.contracts.lanes import Lane, lane_consumer, other_way
+from broker.contracts.lanes import Lane, lane_consumer
 from broker.contracts.options import in_range
 from broker.lanes.assignment import assignment
 from broker.lanes.lane import Duty, LaneConsumption
-from broker.lanes.membership import Membership
+from broker.lanes.membership import Membership, refuse_the_other_way
 from broker.lanes.parked import Parked
 from broker.slots import LAST_WORDS
 
@@ -133,7 +132,7 @@ class OrderedConsumption(Consumption):
             told = f"stream {stream!r} has no lanes: declare it with StreamOptions(lanes=...) for ordered=True"
             raise InvalidOption(told, option="ordered")
         if self._consumer.ensure != "bind":
-            await self._refuse_the_other_way()
+            await refuse_the_other_way(self._backend, stream, self.consumer)
         self._counts, self._made = info.lane_counts, info.created
         self._duty = self._make_duty(stream)
         if self._consumer.ensure != "bind":
@@ -151,11 +150,6 @@ class OrderedConsumption(Consumption):
         self._announcer.begin(stream, self.consumer)
         self._manager = self._loop.create_task(self._manage(), name=f"lanes {self.consumer}")
         return self
-
-    async def _refuse_the_other_way(self) -> None:
-        with suppress(ConsumerNotFound, PermissionDenied):  # a role that may not ask is trusted to know
-            await self._backend.consumer_info(self.stream, self.consumer)
-            raise other_way(self.consumer, self.stream)
 
     def _make_duty(self, stream: str) -> Duty:
         parked = Parked(
