@@ -2,11 +2,16 @@
 
 import asyncio
 import inspect
+import logging
 import os
 from time import monotonic
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 GRACE = 2.0
 """Seconds a task that was told to end may take to do so."""
@@ -49,6 +54,15 @@ async def no_task_left():
         if monotonic() > deadline:
             pytest.fail("tasks left behind: " + "; ".join(map(repr, left)), pytrace=False)
         await asyncio.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was():
+    """A program that a test runs in its own process may make the library's log quieter."""
+    log = logging.getLogger("broker")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

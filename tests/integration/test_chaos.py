@@ -12,7 +12,7 @@ from loadtest.chaos.catalogue import kinds_for
 from loadtest.chaos.checker import BROKEN
 from loadtest.chaos.plan import Plan
 
-pytestmark = [pytest.mark.nats, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.nats, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(600)]
 
 BUSY = ("--slack", "20", "--seed", "1")
 """What is judged here is the harness, on a machine with other things to do."""
