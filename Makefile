@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 BIN := .venv/bin
 READY := .venv/.ready
 # Most of a test's time is spent waiting for a real server; more at once than this upsets those that measure.
-SIDE_BY_SIDE ?= 3
+SIDE_BY_SIDE ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint fix bench capacity soak sim fuzz chaos lock clean

@@ -8,18 +8,23 @@ be had (no interpreter, no index) is missing for a reason, which the report repe
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import loadtest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _ROOT: Final = Path(loadtest.__file__).parent.parent
 _LOCKS: Final = Path(loadtest.__file__).parent / "peers"
@@ -140,8 +145,12 @@ class NodeHome:
             Missing: no node, no npm, or the registry does not give what the lock says.
         """
         _, npm = _node()
-        lock = self.source / "package-lock.json"
         self.place.mkdir(parents=True, exist_ok=True)
+        with _alone(self.place):
+            self._install(npm)
+
+    def _install(self, npm: list[str]) -> None:
+        lock = self.source / "package-lock.json"
         shutil.copy(self.source / "client.mjs", self.place)
         if _stamped(self.place / _STAMP, lock):
             return
@@ -233,6 +242,14 @@ def _complaint(said: str) -> str:
 def _python_versions(python: str, distributions: tuple[str, ...]) -> dict[str, str]:
     told: dict[str, str] = json.loads(_step([python, "-c", _VERSIONS, *distributions]))
     return told
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Two processes that install into one folder leave half of each: the second waits, and finds it done."""
+    with (place / ".lock").open("w", encoding="utf-8") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def _stamped(stamp: Path, lock: Path) -> bool:

@@ -87,7 +87,7 @@ class TestConnecting:
         async def answer(_reader, writer):
             if said is not None:
                 writer.write(said)
-                await asyncio.sleep(2)
+                await asyncio.sleep(1)
             writer.close()
 
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as impostor:

@@ -6,7 +6,7 @@ from broker import NoResponders, RemoteError
 from broker.testing.waiting import eventually
 from tests.interop.nodejs import Refused, packed, unpacked
 
-pytestmark = [pytest.mark.nats, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("nodejs"), pytest.mark.nats, pytest.mark.timeout(300)]
 
 TRAITS = [["X-Trait", "brave"], ["x-trait", "small"], ["X-Trait", "quick"], ["Lang", "de-DE; q=1:0"]]
 """Several values under one name, the name in two cases, and a value with a colon."""

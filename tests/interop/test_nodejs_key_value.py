@@ -9,7 +9,7 @@ from broker.testing.conformance.scene import listed
 from broker.testing.waiting import eventually
 from tests.interop.nodejs import Refused, packed, unpacked
 
-pytestmark = [pytest.mark.nats, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("nodejs"), pytest.mark.nats, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from broker.keys import wire_id
 from broker.testing.waiting import eventually
 from tests.interop.nodejs import Refused, packed, unpacked
 
-pytestmark = [pytest.mark.nats, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("nodejs"), pytest.mark.nats, pytest.mark.timeout(300)]
 
 ORDERS = StreamOptions("ORDERS", ["orders.>"])
 TRAITS = [["X-Trait", "brave"], ["X-Trait", "quick"], ["lang", "de"]]
