@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import uvloop
 from sqlalchemy import text
 
-from broker import Entry, StreamBroker, StreamOptions
+from broker import Entry, StreamBroker, StreamNotFound, StreamOptions
 from broker.exactly_once import Inbox
 from broker.server import NatsServer
 from loadtest.machine import Machine
@@ -192,7 +192,7 @@ def key_of(turn: int, number: int) -> str:
 
 async def filled(sb: StreamBroker, turn: int, settlements: int) -> None:
     """The stream anew, with so many settlements under keys of this turn."""
-    with suppress(Exception):
+    with suppress(StreamNotFound):
         await sb.streams.delete(STREAM)
     await sb.declare(StreamOptions(STREAM, [_SUBJECT], duplicate_window=1.0))
     for start in range(0, settlements, _CHUNK):

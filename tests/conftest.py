@@ -10,6 +10,8 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
 
+from tests.deployment import Secrets
+
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
 
@@ -43,6 +45,12 @@ def _no_skip_in_ci(report):
 def link(request):
     """A test that asks for it runs once on each link; it passes it to ``connect``."""
     return request.param
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory):
+    """Certificates and passwords of the shipped server configuration."""
+    return Secrets.make(tmp_path_factory.mktemp("secrets"))
 
 
 @pytest_asyncio.fixture

@@ -1,14 +1,17 @@
 """The shipped server configuration on loopback: certificates and passwords made here and now, one login per role."""
 
+import asyncio
 import os
 import ssl
 import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker import StreamBroker
 from broker.server import NatsServer, without_store_dir
 from broker.server.config import read_config
+from services.events import ALL_CONSUMERS, ALL_STREAMS
 
 TOP = Path(__file__).resolve().parents[1]
 NATS = TOP / "deploy" / "nats"
@@ -71,3 +74,27 @@ def single(secrets):
     server = NatsServer(config=without_store_dir(read_config(NATS / "single.conf")), monitoring=True)
     server.env = secrets.variables
     return server
+
+
+async def declare_as(admin):
+    """Every stream and consumer the roles work with."""
+    await admin.declare(*ALL_STREAMS)
+    await admin.dead_letters.declare()
+    for consumer in ALL_CONSUMERS:
+        await admin.consumers.ensure(consumer)
+
+
+async def declare(node, secrets):
+    async with secrets.connect(node, "admin") as admin:
+        await declare_as(admin)
+
+
+@contextmanager
+def shipped_server(secrets):
+    """As it is deployed, with everything declared; on a loop of its own, since it outlives every test's."""
+    node = single(secrets)
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        runner.run(node.start())
+        runner.run(declare(node, secrets))
+        yield node
+        runner.run(node.stop())

@@ -15,6 +15,7 @@ from broker.contracts.errors import (
     ApiError,
     ConnectionLost,
     ConsumerNotFound,
+    PermissionDenied,
     RequestTimeout,
     StreamNotFound,
 )
@@ -41,6 +42,7 @@ _ASK: Final = 0.5
 _DOUBTS: Final = 4
 """Silences in a row, with the server saying that there is more, after which we begin again."""
 _PAUSE: Final = 0.2
+_EVERYTHING: Final = ">"
 
 
 class Following:
@@ -183,7 +185,7 @@ class Following:
         if batch:
             self._doubts = 0
         elif initial:
-            await self._look(silent=True)
+            await self._look()
 
     async def _checked(self) -> Delivery | None:
         """The oldest of those that are here, unless something before it is missing or it was returned before."""
@@ -192,41 +194,59 @@ class Following:
         if count and count != self._count + 1:
             self._suspect = True
             return None
-        if not self.ready.is_set() and not delivery.pending and self._count + 1 < self._expected:
-            # Fewer than there were at first: some were replaced meanwhile, or the count of what waits is not exact.
-            await self._look(upto=delivery.sequence)
+        complete = False
+        if not self.ready.is_set() and not delivery.pending:
+            complete = await self._complete(delivery.sequence, certain=self._count + 1 >= self._expected)
         if self._suspect or self._ended:
             return None
         self._unread.pop()
         self._count += 1
         fresh = delivery.sequence > self._last
         self._last = max(self._last, delivery.sequence)
-        if not delivery.pending and self._count >= self._expected:
+        if complete:
             self.ready.set()
         return delivery if fresh else None
 
-    async def _look(self, *, upto: int = 0, silent: bool = False) -> None:
-        """Ask the server whether the initial set is complete with ``upto`` (or with what was returned)."""
+    async def _look(self) -> None:
+        """Nothing comes: is the initial set complete, or has something on its way got lost?"""
+        if await self._complete(self._last, certain=False):
+            self.ready.set()
+        else:
+            self._doubts += 1
+            self._suspect = self._suspect or self._doubts >= _DOUBTS
+
+    async def _complete(self, upto: int, *, certain: bool) -> bool:
+        """Whether nothing that is stored comes after ``upto``; ``certain``: the consumer's counts leave no doubt.
+
+        What waits, by the server's count, is not exact: a value that replaces another one is counted a moment after
+        the other one has gone. So nothing is complete unless the stream itself has nothing newer.
+        """
         source = self._source
         if source is None:
-            return
+            return False
+        upto = max(self._floor, self._last, upto)
         try:
-            info = await self._backend.consumer_info(source.stream, source.consumer)
+            if not certain:  # fewer than there were at first: some were replaced meanwhile
+                info = await self._backend.consumer_info(source.stream, source.consumer)
+                if info.pending or info.delivered_sequence > upto:
+                    return False
+            return await self._newest_kept() <= upto
+        except PermissionDenied:  # not allowed to read messages one by one: the counts are all there is
+            return True
         except (ConsumerNotFound, StreamNotFound, ConnectionLost, RequestTimeout):
             self._suspect = True
-            return
         except ApiError as exc:
             if not exc.transient:
                 raise
-            return
-        if not info.pending and info.delivered_sequence <= max(self._floor, self._last, upto):
-            if upto:
-                self._expected = 0  # nothing comes before it: ready with this one
-            else:
-                self.ready.set()
-        elif silent:
-            self._doubts += 1
-            self._suspect = self._doubts >= _DOUBTS
+        return False
+
+    async def _newest_kept(self) -> int:
+        """The sequence of the newest revision of these keys, 0 without any; the leader's word."""
+        asked = (
+            self._backend.get_message(self.stream, sequence=None, last_of=each, fresh=True)
+            for each in self._options.filters or (_EVERYTHING,)
+        )
+        return max((found.sequence for found in await asyncio.gather(*asked) if found is not None), default=0)
 
     async def _restart(self) -> None:
         """A new consumer that goes on after the last revision seen."""

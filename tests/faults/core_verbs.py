@@ -7,7 +7,7 @@ import pytest
 
 from broker import NoResponders, StreamBroker
 from broker.testing.waiting import eventually
-from tests.faults.stage import ACK_WAIT, BOUND, verb
+from tests.faults.stage import ACK_WAIT, BOUND, GIVEN_BACK, verb
 
 
 @verb
@@ -138,7 +138,9 @@ async def busy(stage):
 
     await sb.subscribe(subject, endless("subscription"))
     await sb.respond(subject, endless("responder"))
-    await sb.consume(stage.subject("busy"), endless("stored"), durable="busy", ack_wait=ACK_WAIT, max_deliver=1000)
+    await sb.consume(
+        stage.subject("busy"), endless("stored"), durable="busy", ack_wait=ACK_WAIT, max_deliver=GIVEN_BACK
+    )
     await sb.enqueue(stage.subject("busy"), b"x", idempotency_key="the only one")
     await sb.publish(subject, b"x")
     await eventually(lambda: len(started) == 3)

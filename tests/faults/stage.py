@@ -16,6 +16,8 @@ BOUND = 5.0
 AGAIN = 2.0
 """Seconds in which a message somebody was cancelled with is handed out again: far less than the ack wait."""
 ACK_WAIT = 60.0
+GIVEN_BACK = 1000
+"""Attempts of a message that one cancelled consumer after the other gives back: each hand-out counts as one."""
 LIMIT = 1 << 20
 VERBS = {}
 
@@ -34,6 +36,7 @@ class Stage:
     stream: str
     monitoring: str | None
     seen: list = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
     kept: dict = field(default_factory=dict)
 
     async def connect(self):
@@ -41,6 +44,17 @@ class Stage:
 
     def subject(self, token="a"):
         return f"{self.stream}.{token}"
+
+    def see(self, what):
+        """Something was handled."""
+        self.seen.append(what)
+        self.news.set()
+
+    async def sees_more_than(self, before):
+        """A wait or two however long it takes, where polling would be one more to be cancelled at with each look."""
+        while len(self.seen) <= before:
+            self.news.clear()
+            await self.news.wait()
 
     async def works(self):
         """One round trip of each tier on the same connection."""

@@ -8,7 +8,7 @@ import pytest
 
 from broker import Entry, Expect, NoStream, SequenceConflict, StreamOptions
 from broker.testing.waiting import eventually
-from tests.faults.stage import ACK_WAIT, AGAIN, BOUND, verb
+from tests.faults.stage import ACK_WAIT, AGAIN, BOUND, GIVEN_BACK, verb
 
 # -- storing and managing
 
@@ -103,19 +103,19 @@ async def consumers(stage):
 async def consume_async(stage):
     async def handle(msg):
         await asyncio.sleep(0.002)
-        stage.seen.append(msg.data)
+        stage.see(msg.data)
 
     await consumed(stage, handle, durable="async")
 
 
 @verb
 async def consume_plain(stage):
-    await consumed(stage, lambda msg: stage.seen.append(msg.data), durable="plain")
+    await consumed(stage, lambda msg: stage.see(msg.data), durable="plain")
 
 
 @verb
 async def consume_unnamed(stage):
-    await consumed(stage, lambda msg: stage.seen.append(msg.data))
+    await consumed(stage, lambda msg: stage.see(msg.data))
 
 
 @verb
@@ -126,9 +126,9 @@ async def consume_rescheduled(stage):
         if msg.attempt == 1:
             await msg.nak(delay=0.1)
         else:
-            stage.seen.append(msg.data)
+            stage.see(msg.data)
 
-    await consumed(stage, handle, durable="rescheduled", reschedule_after=0.1, max_deliver=50)
+    await consumed(stage, handle, durable="rescheduled", reschedule_after=0.1)
 
 
 @verb
@@ -141,22 +141,25 @@ async def work_in_order(stage):
     async def handle(msg):
         if msg.attempt == 1:
             raise RuntimeError("once")
-        stage.seen.append(msg.data)
+        stage.see(msg.data)
 
-    consumption = await stage.sb.consume(f"{stream}.a", handle, queue="ordered", ordered=True, backoff=())
+    consumption = await stage.sb.consume(
+        f"{stream}.a", handle, queue="ordered", ordered=True, backoff=(), max_deliver=GIVEN_BACK
+    )
     try:
         await stage.sb.enqueue(f"{stream}.a", b"x", ordering_key="ann")
-        await eventually(lambda: len(stage.seen) > before)
+        await stage.sees_more_than(before)
     finally:
         await consumption.drain()
 
 
 async def consumed(stage, handle, **options):
+    options = {"max_deliver": GIVEN_BACK, **options}
     consumption = await stage.sb.consume(stage.subject("work"), handle, ack_wait=ACK_WAIT, **options)
     try:
         before = len(stage.seen)
         await stage.sb.enqueue(stage.subject("work"), b"x")
-        await eventually(lambda: len(stage.seen) > before)
+        await stage.sees_more_than(before)
         await consumption.pause()
         await consumption.resume()
         with pytest.raises(TimeoutError):

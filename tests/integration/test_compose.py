@@ -183,11 +183,6 @@ def test_the_collector_only_names_what_it_defines():
         assert SERVICES[name]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == f"http://collector:{port}"
 
 
-@pytest.fixture(scope="module")
-def secrets(tmp_path_factory):
-    return Secrets.make(tmp_path_factory.mktemp("secrets"))
-
-
 def accepted(config, variables):
     """What nats-server says of a file; "" when it takes it."""
     done = subprocess.run(

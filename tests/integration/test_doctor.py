@@ -14,26 +14,16 @@ import pytest
 from broker import RequestTimeout, StreamBroker, StreamOptions
 from broker.cli.main import main
 from broker.server import Cluster, NatsServer
-from tests.deployment import Secrets, single
-from tests.integration.test_permissions import declare
+from tests.deployment import Secrets, shipped_server
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
-def secrets(tmp_path_factory):
-    return Secrets.make(tmp_path_factory.mktemp("secrets"))
-
-
-@pytest.fixture(scope="module")
 def shipped(secrets):
     """As it is deployed, with everything declared; it changes nothing there."""
-    node = single(secrets)
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:  # it outlives every test's loop
-        runner.run(node.start())
-        runner.run(declare(node, secrets))
+    with shipped_server(secrets) as node:
         yield node
-        runner.run(node.stop())
 
 
 async def called(*arguments, env=None):

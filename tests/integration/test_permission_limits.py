@@ -12,16 +12,10 @@ from broker.contracts.envelopes import Record
 from broker.keys import wire_id
 from broker.testing.waiting import eventually
 from services.events import ALL_STREAMS
-from tests.deployment import NATS, Secrets, single
-from tests.integration.test_permissions import declare
+from tests.deployment import NATS, declare, single
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(60)]
 OUT = "gateway.gateway-1.out.room-1.room-1-p1"
-
-
-@pytest.fixture(scope="module")
-def secrets(tmp_path_factory):
-    return Secrets.make(tmp_path_factory.mktemp("secrets"))
 
 
 @pytest.fixture

@@ -8,26 +8,17 @@ import pytest
 from broker import ApiError, PermissionDenied
 from broker.contracts.headers import Headers
 from broker.testing.waiting import eventually
-from tests.deployment import Secrets, single
-from tests.integration.test_permissions import declare, stored
+from tests.deployment import shipped_server
+from tests.integration.test_permissions import stored
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(60), pytest.mark.xdist_group("shipped")]
 IN, COMMAND = "gateway.gateway-1.in.room-1.room-1-p1", "battle.room-1.cmd.room-1-p1"
 
 
 @pytest.fixture(scope="module")
-def secrets(tmp_path_factory):
-    return Secrets.make(tmp_path_factory.mktemp("secrets"))
-
-
-@pytest.fixture(scope="module")
 def server(secrets):
-    node = single(secrets)
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:  # it outlives every test's loop
-        runner.run(node.start())
-        runner.run(declare(node, secrets))
+    with shipped_server(secrets) as node:
         yield node
-        runner.run(node.stop())
 
 
 # -- headers that tell the server to do something

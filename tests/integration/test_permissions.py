@@ -15,8 +15,8 @@ import pytest_asyncio
 
 from broker import ConnectError, JetStreamNotEnabled, PermissionDenied, StreamBroker, Unauthorized
 from broker.testing.waiting import eventually
-from services.events import ALL_CONSUMERS, ALL_STREAMS, AUDIT
-from tests.deployment import NATS, ROLES, TOP, Secrets, single
+from services.events import ALL_CONSUMERS, AUDIT
+from tests.deployment import NATS, ROLES, TOP, declare, declare_as, shipped_server, single
 from tests.permissions import DENIED, MINE, NEEDED, OTHERS, PLAYER, STREAMS, WORKERS, page
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(60), pytest.mark.xdist_group("shipped")]
@@ -31,27 +31,10 @@ SUBJECTS = {"SETTLEMENTS": "battle.settle", "LEADERBOARD": "leaderboard.update",
 
 
 @pytest.fixture(scope="module")
-def secrets(tmp_path_factory):
-    return Secrets.make(tmp_path_factory.mktemp("secrets"))
-
-
-@pytest.fixture(scope="module")
 def server(secrets):
     """For all operations: what is denied changes nothing, and what is needed cleans up after itself."""
-    node = single(secrets)
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:  # it outlives every test's loop
-        runner.run(node.start())
-        runner.run(declare(node, secrets))
+    with shipped_server(secrets) as node:
         yield node
-        runner.run(node.stop())
-
-
-async def declare(node, secrets):
-    async with secrets.connect(node, "admin") as admin:
-        await admin.declare(*ALL_STREAMS)
-        await admin.dead_letters.declare()
-        for consumer in ALL_CONSUMERS:
-            await admin.consumers.ensure(consumer)
 
 
 class Roles:
@@ -389,10 +372,7 @@ async def own_permissions(scene):
 
 
 async def declare_all(scene):
-    await scene.admin.declare(*ALL_STREAMS)
-    await scene.admin.dead_letters.declare()
-    for consumer in ALL_CONSUMERS:
-        await scene.admin.consumers.ensure(consumer)
+    await declare_as(scene.admin)
 
 
 async def dead_letters(scene):

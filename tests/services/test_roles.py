@@ -9,16 +9,11 @@ import pytest
 from services.children import Children
 from services.demo.evidence import ended_battles, records, rows
 from services.events import ALL_CONSUMERS, ALL_STREAMS, BATTLE_SETTLE, battle_state, gateway_input, gateway_output
-from tests.deployment import Secrets, single
-from tests.integration.test_permissions import declare as declare_all
+from tests.deployment import declare as declare_all
+from tests.deployment import single
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
 ROOM, PLAYER, GATEWAY = "room-1", "room-1-p1", "gateway-1"
-
-
-@pytest.fixture(scope="module")
-def secrets(tmp_path_factory):
-    return Secrets.make(tmp_path_factory.mktemp("secrets"))
 
 
 @pytest.fixture
