@@ -173,7 +173,7 @@ async def test_a_key_stays_as_long_as_a_later_copy_of_its_message(sb, inbox, led
     await past_the_window()
     assert not (await sb.enqueue(SETTLE, {"winner": "ann"}, idempotency_key="battle-ann")).duplicate
 
-    async def settle(taken, tx):
+    async def settle(_taken, _tx):
         raise AssertionError("settled before")
 
     worker = await sb.consume(SETTLE, settle, durable=WORKER, inbox=inbox, **options)
