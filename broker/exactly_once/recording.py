@@ -31,13 +31,22 @@ _PG_INSERT: Final = (
     "AS mark (subject, key, digest, stream, sequence) ON CONFLICT DO NOTHING RETURNING subject, key"
 )
 _PG_SELECT: Final = (
-    "SELECT i.subject, i.key, i.digest FROM unnest(%s::text[], %s::text[]) AS mark (subject, key) "
+    "SELECT i.subject, i.key, i.digest, i.stream, i.sequence "
+    "FROM unnest(%s::text[], %s::text[]) AS mark (subject, key) "
     "JOIN gamebroker_inbox i ON i.consumer = %s AND i.subject = mark.subject AND i.key = mark.key"
 )
 
 _PG_DELETE: Final = (
     "DELETE FROM gamebroker_inbox i USING unnest(%s::text[], %s::text[]) AS mark (subject, key) "
     "WHERE i.consumer = %s AND i.subject = mark.subject AND i.key = mark.key"
+)
+_PG_MOVE: Final = (
+    "UPDATE gamebroker_inbox i SET stream = mark.stream, sequence = mark.sequence, at = %s::float8 "
+    "FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::text[]) AS mark (stream, sequence, subject, key) "
+    "WHERE i.consumer = %s AND i.subject = mark.subject AND i.key = mark.key"
+)
+_SQLITE_MOVE: Final = (
+    "UPDATE gamebroker_inbox SET stream = ?, sequence = ?, at = ? WHERE consumer = ? AND subject = ? AND key = ?"
 )
 _SQLITE_DELETE: Final = "DELETE FROM gamebroker_inbox WHERE consumer = ? AND subject = ? AND key = ?"
 
@@ -54,7 +63,8 @@ def _sqlite_select(count: int) -> str:
     keys = ", ".join(["(?, ?)"] * count)
     # CROSS JOIN keeps the order: each key is looked up. (subject, key) IN (...) would read all that consumer's marks.
     return (
-        f"WITH mark (subject, key) AS (VALUES {keys}) SELECT i.subject, i.key, i.digest FROM mark "  # noqa: S608 - placeholders
+        f"WITH mark (subject, key) AS (VALUES {keys}) "  # noqa: S608 - placeholders
+        "SELECT i.subject, i.key, i.digest, i.stream, i.sequence FROM mark "
         "CROSS JOIN gamebroker_inbox i ON i.consumer = ? AND i.subject = mark.subject AND i.key = mark.key"
     )
 
@@ -79,16 +89,24 @@ class Recording:
             fresh = await self._insert(tx, consumer, some)
             known = [mark for mark in some if (mark.subject, mark.key) not in fresh]
             if known:
-                found.update(await self._select(tx, consumer, [(mark.subject, mark.key) for mark in known]))
+                found.update(await self._known(tx, consumer, known))
                 if any((mark.subject, mark.key) not in found for mark in known):
                     raise DatabaseContended("a mark was pruned while it was looked at")
         return found
 
-    async def find(self, tx: AsyncConnection, consumer: str, keys: Sequence[tuple[str, str]]) -> Found:
-        """Those of the (subject, key) pairs that are recorded."""
+    async def known(self, tx: AsyncConnection, consumer: str, marks: Sequence[Mark]) -> Found:
+        """Those whose key is recorded, in a transaction of the caller's, who is about to apply the others."""
+        found: Found = {}
+        for start in range(0, len(marks), _CHUNK):
+            found.update(await self._known(tx, consumer, marks[start : start + _CHUNK]))
+        return found
+
+    async def find(self, connection: AsyncConnection, consumer: str, keys: Sequence[tuple[str, str]]) -> Found:
+        """Those of the (subject, key) pairs that are recorded; changes nothing."""
         found: Found = {}
         for start in range(0, len(keys), _CHUNK):
-            found.update(await self._select(tx, consumer, keys[start : start + _CHUNK]))
+            rows = await self._select(connection, consumer, keys[start : start + _CHUNK])
+            found.update({(subject, key): bytes(digest) for subject, key, digest, _, _ in rows})
         return found
 
     async def forget(self, tx: AsyncConnection, consumer: str, marks: Sequence[Mark]) -> None:
@@ -111,12 +129,37 @@ class Recording:
         rows: Iterable[Any] = result
         return {(subject, key) for subject, key in rows}
 
-    async def _select(self, tx: AsyncConnection, consumer: str, keys: Sequence[tuple[str, str]]) -> Found:
+    async def _known(self, tx: AsyncConnection, consumer: str, marks: Sequence[Mark]) -> Found:
+        """Those that are recorded. A message that was stored once more since takes its mark along.
+
+        Otherwise the mark would be pruned with the first copy, and the second one applied when it is read anew.
+        """
+        found: Found = {}
+        moved = []
+        asked = {(mark.subject, mark.key): mark for mark in marks}
+        for subject, key, digest, stream, sequence in await self._select(tx, consumer, list(asked)):
+            found[subject, key] = bytes(digest)
+            mark = asked[subject, key]
+            later = mark.stream != stream or mark.sequence > sequence
+            if later and mark.digest == found[subject, key]:
+                moved.append(mark)
+        if moved:
+            await self._move(tx, consumer, moved)
+        return found
+
+    async def _move(self, tx: AsyncConnection, consumer: str, marks: Sequence[Mark]) -> None:
+        now = time.time()
+        if self._kind == "sqlite":
+            rows = [(mark.stream, mark.sequence, now, consumer, mark.subject, mark.key) for mark in marks]
+            await tx.exec_driver_sql(_SQLITE_MOVE, rows)
+            return
+        places = [mark.stream for mark in marks], [mark.sequence for mark in marks]
+        names = [mark.subject for mark in marks], [mark.key for mark in marks]
+        await tx.exec_driver_sql(_PG_MOVE, (now, *places, *names, consumer))
+
+    async def _select(self, tx: AsyncConnection, consumer: str, keys: Sequence[tuple[str, str]]) -> Iterable[Any]:
         if self._kind == "sqlite":
             flat = [value for key in keys for value in key]
-            result = await tx.exec_driver_sql(_sqlite_select(len(keys)), (*flat, consumer))
-        else:
-            subjects, names = zip(*keys, strict=True)
-            result = await tx.exec_driver_sql(_PG_SELECT, (list(subjects), list(names), consumer))
-        rows: Iterable[Any] = result
-        return {(subject, key): bytes(digest) for subject, key, digest in rows}
+            return await tx.exec_driver_sql(_sqlite_select(len(keys)), (*flat, consumer))
+        subjects, names = zip(*keys, strict=True)
+        return await tx.exec_driver_sql(_PG_SELECT, (list(subjects), list(names), consumer))

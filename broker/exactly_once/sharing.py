@@ -161,7 +161,7 @@ class ApplyingShared(Applying):
         """One transaction; who had no turn in it waits again, and is taken out of ``members``."""
         clock = asyncio.get_running_loop().time
         async with self._transactions.begin() as tx:
-            known = await self._recording.find(tx, self._consumer, sorted(each.task.name for each in members))
+            known = await self._recording.known(tx, self._consumer, sorted(each.task.mark for each in members))
             until, applied = clock() + _BUDGET, []
             for index, member in enumerate(members):
                 if index and clock() > until:

@@ -165,6 +165,27 @@ async def test_a_key_is_forgotten_when_it_is_old_and_its_message_gone(sb, stream
     assert inbox.stats.pruned == 2
 
 
+@pytest.mark.parametrize("options", [{}, {"batch_size": 10, "batch_timeout": 0.05}], ids=["each", "batch"])
+async def test_a_key_stays_as_long_as_a_later_copy_of_its_message(sb, inbox, ledger, options):
+    """Stored once more past the window: the first copy may go, and the other one be read anew."""
+    await sb.declare(KEPT)
+    await settle_some(sb, inbox, ledger, "ann")
+    await past_the_window()
+    assert not (await sb.enqueue(SETTLE, {"winner": "ann"}, idempotency_key="battle-ann")).duplicate
+
+    async def settle(_taken, _tx):
+        raise AssertionError("settled before")
+
+    worker = await sb.consume(SETTLE, settle, durable=WORKER, inbox=inbox, **options)
+    await eventually(lambda: inbox.stats.duplicates == 1)
+    await worker.drain()
+    await sb.streams.purge("BATTLES", up_to=2)
+    await age(inbox, 91)
+    assert await prune(sb, inbox) == 0
+    await sb.streams.purge("BATTLES")
+    assert await prune(sb, inbox) == 1
+
+
 async def test_a_stream_that_is_gone_brings_nothing_back(sb, inbox, ledger):
     await sb.declare(KEPT)
     await settle_some(sb, inbox, ledger, "ann")
