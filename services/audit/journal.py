@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import insert, select, update
@@ -13,7 +13,7 @@ from services.audit.chain import START, BrokenChain, Head, Link, Verification
 from services.audit.tables import HEAD, RECORD
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -22,6 +22,15 @@ _PAGE: Final = 1000
 
 class RecordConflict(ValueError):
     """Another record is there under that id; the first one stands, and trying again will not help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A record as it came, and where the stream had it."""
+
+    record_id: str
+    body: bytes
+    stream_seq: int
 
 
 class AuditJournal:
@@ -37,24 +46,31 @@ class AuditJournal:
         self._clock = clock
         self._insert: Any = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
 
-    async def append(self, tx: AsyncConnection, source: str, record_id: str, body: bytes, *, stream_seq: int) -> None:
-        """Append a record to its service's chain. The same record once more changes nothing.
+    async def append(self, tx: AsyncConnection, source: str, told: Sequence[Told]) -> None:
+        """Append records to their service's chain, in that order. One that is there already changes nothing.
 
         Other appenders to the chain wait until the transaction has ended.
 
         Raises:
-            RecordConflict: another one is there under that id.
+            RecordConflict: another one is there under the id of one of them.
         """
-        head = await self._lock(tx, source)
-        row = RECORD.c
-        known = (await tx.execute(select(row.body).where(row.source == source, row.record_id == record_id))).first()
-        if known is not None:
-            if known[0] != body:
-                raise RecordConflict(f"{source} told another record {record_id}")
-            return
-        link = head.follow(record_id=record_id, recorded_at=self._clock(), stream_seq=stream_seq, body=body)
-        await tx.execute(insert(RECORD).values(asdict(link)))
-        await tx.execute(update(HEAD).where(HEAD.c.source == source).values(seq=link.seq, hash=link.hash))
+        head, row = await self._lock(tx, source), RECORD.c
+        ids = {each.record_id for each in told}
+        query = select(row.record_id, row.body).where(row.source == source, row.record_id.in_(ids))
+        known = {record_id: bytes(body) for record_id, body in await tx.execute(query)}
+        links = []
+        for each in told:
+            there = known.get(each.record_id)
+            if there is None:
+                known[each.record_id] = each.body
+                link = head.follow(**asdict(each), recorded_at=self._clock())
+                head = Head(source, link.seq, link.hash)
+                links.append(asdict(link))
+            elif there != each.body:
+                raise RecordConflict(f"{source} told another record {each.record_id}")
+        if links:
+            await tx.execute(insert(RECORD), links)
+            await tx.execute(update(HEAD).where(HEAD.c.source == source).values(seq=head.seq, hash=head.hash))
 
     async def heads(self) -> dict[str, Head]:
         """How far each chain goes, by its service; 0 where records are there and nothing was noted."""
@@ -97,8 +113,9 @@ class AuditJournal:
         async for link in self.read(source):
             verification.take(link)
         # Noted in the transaction that appends, so by now at least as far as what was read.
-        noted = (await self.heads()).get(source, Head(source))
-        verification.end(noted.seq)
+        async with self._engine.connect() as connection:
+            noted = (await connection.execute(select(HEAD.c.seq).where(HEAD.c.source == source))).scalar()
+        verification.end(noted or 0)
         return verification.head
 
     async def _lock(self, tx: AsyncConnection, source: str) -> Head:

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from broker import DecodeError, InvalidSubject
-from services.audit.journal import RecordConflict
+from services.audit.journal import RecordConflict, Told
 from services.events import AUDIT_CONSUMER, AuditRecord, audit_source
 from services.worker import take
 
@@ -72,10 +72,13 @@ class AuditWorker:
 
     async def append(self, messages: Sequence[StreamMessage], tx: AsyncConnection) -> None:
         """Append what services told in the order of the stream, chain by chain: no two workers lock in circles."""
-        told = [(audit_source(message.subject), message) for message in messages]
-        for source, message in sorted(told, key=lambda each: (each[0], each[1].sequence)):
+        told: dict[str, list[Told]] = {}
+        for message in sorted(messages, key=lambda message: message.sequence):
             record = message.decode(AuditRecord)
-            await self._journal.append(tx, source, record.record_id, message.data, stream_seq=message.sequence)
+            each = Told(record.record_id, message.data, message.sequence)
+            told.setdefault(audit_source(message.subject), []).append(each)
+        for source in sorted(told):
+            await self._journal.append(tx, source, told[source])
 
     async def drain(self) -> None:
         """Finish what is in hand."""

@@ -9,7 +9,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 
 from services.audit.chain import BrokenChain, Head
-from services.audit.journal import AuditJournal, RecordConflict
+from services.audit.journal import AuditJournal, RecordConflict, Told
 from services.audit.tables import METADATA, RECORD
 from services.database import opened
 
@@ -25,8 +25,7 @@ class Desk:
 
     async def append(self, *numbers, source="mail"):
         async with self.outbox.transaction() as tx:
-            for n in numbers:
-                await self.journal.append(tx, source, f"r{n}", b'{"n":%d}' % n, stream_seq=n)
+            await self.journal.append(tx, source, [Told(f"r{n}", b'{"n":%d}' % n, n) for n in numbers])
 
     async def links(self, source="mail"):
         return [link async for link in self.journal.read(source)]
@@ -74,7 +73,7 @@ async def test_another_record_under_a_used_id_is_refused(desk):
     await desk.append(1)
     with pytest.raises(RecordConflict, match="another record r1"):
         async with desk.outbox.transaction() as tx:
-            await desk.journal.append(tx, "mail", "r1", b"{}", stream_seq=2)
+            await desk.journal.append(tx, "mail", [Told("r1", b"{}", 2)])
     assert len(await desk.links()) == 1
 
 
