@@ -214,7 +214,7 @@ class Guard:
         await asyncio.sleep(_pause(len(self._deaths)))
         try:
             await self._server.revive(_START)
-        except ServerError as failed:
+        except (ServerError, OSError) as failed:
             log.warning("nats-server could not be brought back: %s", failed)
             return str(failed)
         return ""
@@ -233,7 +233,10 @@ class Guard:
 
     async def _ask(self) -> None:
         begun = time.monotonic()
-        missing = await self._server.answers()
+        try:
+            missing = await self._server.answers()
+        except (ServerError, ValueError):
+            missing = ""  # it does answer, if only that it takes no more connections
         if not missing or not self._server.running:
             self._missed.clear()
             if self._silent and self._server.running:

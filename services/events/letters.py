@@ -12,6 +12,8 @@ MOST_ATTACHED: Final = 16
 
 Account = Annotated[str, Meta(pattern=r"^(sys|player):[!-~]{1,190}$")]
 """Somebody's account, or one of the game's own; never the escrow."""
+Moment = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""Nanoseconds since the Unix epoch, until 2262."""
 
 
 class Asset(Struct, frozen=True, kw_only=True):
@@ -27,8 +29,7 @@ class Letter(Struct, frozen=True, kw_only=True, tag_field="kind", tag="letter"):
     Attributes:
         letter_id: unique for ever among the player's; also the idempotency key.
         sender: the account that what is attached comes from, and goes back to when nobody claims it in time.
-        sent_at: nanoseconds since the Unix epoch.
-        expires_at: from when on nothing can be claimed any more, likewise.
+        expires_at: from when on nothing can be claimed any more.
     """
 
     v: int = 1
@@ -37,8 +38,8 @@ class Letter(Struct, frozen=True, kw_only=True, tag_field="kind", tag="letter"):
     title: Annotated[str, Meta(max_length=200)]
     text: Annotated[str, Meta(max_length=4000)] = ""
     attachments: Annotated[tuple[Asset, ...], Meta(max_length=MOST_ATTACHED)] = ()
-    sent_at: int
-    expires_at: int
+    sent_at: Moment
+    expires_at: Moment
 
 
 class Claim(Struct, frozen=True, kw_only=True, tag_field="kind", tag="claim"):

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from services.events import Letter
 from services.mail import escrow
 from services.mail.escrow import ESCROW, State
-from services.mail.tables import CLAIM, LETTER, POSTING
+from services.mail.tables import CLAIM, LETTER, POSTING, WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,28 +85,29 @@ class Mailbox:
         """
         if await self._was_made(tx, player, claim):
             return
-        mail, now, actor = await self._find(tx, player, claim.letter_id), self._clock(), claim.actor or player
-        won = await self._close(tx, player, claim.letter_id, State.CLAIMED, LETTER.c.expires_at > now)
-        if won:
-            record = escrow.claimed(player, mail.letter, claim.claim_id, actor, now)
+        now, actor = self._clock(), claim.actor or player
+        letter = await self._close(tx, player, claim.letter_id, State.CLAIMED, LETTER.c.expires_at > now)
+        if letter is not None:
+            record = escrow.claimed(player, letter, claim.claim_id, actor, now)
         else:
-            # Looked up anew: who was first may have been so between our look and our attempt.
+            # Looked up after our attempt, so that it shows who was first.
             state = (await self._find(tx, player, claim.letter_id)).state
             record = escrow.denied(player, claim.letter_id, claim.claim_id, actor, now, state)
         made = {"player": player, "claim_id": claim.claim_id, "letter_id": claim.letter_id}
+        # The same claim at the same time beside us: this refuses, and the next attempt finds that it was made.
         await tx.execute(insert(CLAIM).values(**made, outcome=record.outcome, reason=record.reason, at=now))
         await self._record(tx, record)
 
     async def expire(self, tx: AsyncConnection) -> int:
         """Send back what nobody claimed in time, of some letters; how many, 0 when there are no more."""
         now, row = self._clock(), LETTER.c
-        due = select(row.player, row.letter_id).where(row.state == State.WAITING, row.expires_at <= now)
-        late = (await tx.execute(due.order_by(row.expires_at).limit(_SWEPT))).all()
+        due = select(row.player, row.letter_id).where(WAITING, row.expires_at <= now)
+        # A whole order: two workers that sweep at once take the same letters one after the other, not in circles.
+        late = (await tx.execute(due.order_by(row.expires_at, row.player, row.letter_id).limit(_SWEPT))).all()
         for player, letter_id in late:
-            # A claim or another worker may have been first.
-            if await self._close(tx, player, letter_id, State.EXPIRED, row.expires_at <= now):
-                mail = await self._find(tx, player, letter_id)
-                await self._record(tx, escrow.expired(player, mail.letter, now))
+            letter = await self._close(tx, player, letter_id, State.EXPIRED, row.expires_at <= now)
+            if letter is not None:  # else a claim, or another worker, was first
+                await self._record(tx, escrow.expired(player, letter, now))
         return len(late)
 
     async def mail(self, tx: AsyncConnection, player: str) -> list[Mail]:
@@ -132,18 +133,18 @@ class Mailbox:
     async def _was_made(self, tx: AsyncConnection, player: str, claim: Claim) -> bool:
         row = CLAIM.c
         query = select(row.letter_id).where(row.player == player, row.claim_id == claim.claim_id)
-        found = (await tx.execute(query)).first()
-        if found is not None and found[0] != claim.letter_id:
-            raise MailConflict(f"claim {claim.claim_id} of {player} was made for letter {found[0]}")
-        return found is not None
+        made_for = (await tx.execute(query)).scalar()
+        if made_for not in (None, claim.letter_id):
+            raise MailConflict(f"claim {claim.claim_id} of {player} was made for letter {made_for}")
+        return made_for is not None
 
-    async def _close(self, tx: AsyncConnection, player: str, letter_id: str, state: State, still: Any) -> bool:
-        """Whether it was still waiting, ``still`` held, and now is in that state: of many, one is told so."""
+    async def _close(self, tx: AsyncConnection, player: str, letter_id: str, state: State, still: Any) -> Letter | None:
+        """The letter, if it was still waiting, ``still`` held, and now is in that state: of many, one gets it."""
         row = LETTER.c
-        query = update(LETTER).where(
-            row.player == player, row.letter_id == letter_id, row.state == State.WAITING, still
-        )
-        return (await tx.execute(query.values(state=state, closed_at=self._clock()))).rowcount == 1
+        query = update(LETTER).where(row.player == player, row.letter_id == letter_id, WAITING, still)
+        closed = await tx.execute(query.values(state=state, closed_at=self._clock()).returning(row.body))
+        body = closed.scalar()
+        return None if body is None else msgspec.json.decode(body, type=Letter)
 
     async def _record(self, tx: AsyncConnection, record: MailRecord) -> None:
         """What changed hands, and the audit record that says so."""

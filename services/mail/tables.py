@@ -34,8 +34,14 @@ LETTER: Final = Table(
 )
 """The letters, whole; times in nanoseconds of Unix time, ``closed_at`` of the claim or the expiry."""
 
-_WAITING: Final = text("state = 'waiting'")
-Index("mail_letter_waiting", LETTER.c.expires_at, sqlite_where=_WAITING, postgresql_where=_WAITING)
+WAITING: Final = text("state = 'waiting'")
+"""In these words, so that the index is used."""
+Index(
+    "mail_letter_waiting",
+    *(LETTER.c.expires_at, LETTER.c.player, LETTER.c.letter_id),
+    sqlite_where=WAITING,
+    postgresql_where=WAITING,
+)
 
 CLAIM: Final = Table(
     "mail_claim",

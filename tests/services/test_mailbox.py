@@ -107,6 +107,16 @@ async def test_a_claim_that_comes_again_is_the_same_claim(post, make_letter):
     assert await post.rows(select(CLAIM.c.claim_id, CLAIM.c.outcome)) == [("c1", "done")]
 
 
+async def test_a_claim_that_was_denied_stays_denied_though_another_workers_clock_is_behind(post, make_letter):
+    await post.store("ann", make_letter())
+    post.now = 1_000
+    await post.claim("ann", "l1")
+    post.now = 999
+    await post.claim("ann", "l1")
+    assert await post.states() == {"l1": State.WAITING}
+    assert await post.in_escrow() == {"coin": 10}
+
+
 async def test_a_claim_races_the_expiry_and_one_of_them_wins(post, make_letter):
     letters = [f"l{n}" for n in range(20)]
     for letter_id in letters:

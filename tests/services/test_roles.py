@@ -29,7 +29,7 @@ from tests.deployment import declare as declare_all
 from tests.deployment import single
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
-LETTERS = 150
+LETTERS = 60
 ROOM, PLAYER, GATEWAY = "room-1", "room-1-p1", "gateway-1"
 
 
@@ -186,7 +186,8 @@ async def test_mail_and_audit_under_their_roles_killed_midway_and_nothing_is_los
     assert await admin.ended(30) == 0, admin.obituary()
 
     first = [service("mail-1", "mail", mailbox), service("audit-1", "audit", audit)]
-    await children.ready(first, 30)
+    second = [service("mail-2", "mail", mailbox), service("audit-2", "audit", audit)]
+    await children.ready((*first, *second), 30)
     async with secrets.connect(server, "settlement") as sender:
         await sender.enqueue_many(
             Entry(player_mail(f"p{n % 7}"), prize(f"l{n}"), idempotency_key=f"l{n}") for n in range(LETTERS)
@@ -195,7 +196,6 @@ async def test_mail_and_audit_under_their_roles_killed_midway_and_nothing_is_los
         for worker in first:
             assert worker.signal(signal.SIGKILL)
         assert count(mailbox, "SELECT count(*) FROM mail_letter") < LETTERS, "killed too late"
-        second = [service("mail-2", "mail", mailbox), service("audit-2", "audit", audit)]
         await eventually(lambda: count(mailbox, "SELECT count(*) FROM mail_letter") == LETTERS, 30)
         await sender.enqueue_many(
             Entry(
