@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Final
 
 from broker import DecodeError, InvalidSubject
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from broker.exactly_once import Inbox
     from services.audit.journal import AuditJournal
     from services.connection import Ensure
-
-log = logging.getLogger("services.audit")
 
 _BATCH: Final = 100
 _BATCH_TIMEOUT: Final = 0.02

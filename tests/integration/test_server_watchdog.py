@@ -206,6 +206,23 @@ def test_what_cannot_be_is_refused_at_once(option, value):
         Watchdog(**{option: value})
 
 
+def server_of(store):
+    """The pid, by the file nats-server writes."""
+    [ports] = store.glob("*.ports")
+    return int(ports.stem.rpartition("_")[2])
+
+
+async def test_an_embedded_server_is_brought_back(tmp_path):
+    store = tmp_path / "store"
+    async with StreamBroker.connect(f"embedded://{store}") as sb:
+        await sb.declare(STREAM)
+        assert (await sb.enqueue("kept", b"before", idempotency_key="1")).sequence == 1
+        os.kill(server_of(store), signal.SIGKILL)
+        assert (await sb.enqueue("kept", b"after", idempotency_key="2", timeout=LONG)).sequence == 2
+        last = server_of(store)
+    await eventually(lambda: not alive(last))
+
+
 async def test_the_command_brings_its_server_back(tmp_path):
     command = [sys.executable, "-m", "broker.server", "--port", "0", "--store", str(tmp_path / "store")]
     process = await asyncio.create_subprocess_exec(
@@ -215,7 +232,7 @@ async def test_the_command_brings_its_server_back(tmp_path):
         url = (await asyncio.wait_for(process.stdout.readline(), LONG)).decode().strip()
         async with StreamBroker.connect(url) as sb:
             await sb.declare(STREAM)
-            os.kill(int((tmp_path / "store").glob("*.ports").__next__().stem.rpartition("_")[2]), signal.SIGKILL)
+            os.kill(server_of(tmp_path / "store"), signal.SIGKILL)
             assert (await sb.enqueue("kept", b"after", idempotency_key="2", timeout=LONG)).sequence == 1
         process.send_signal(signal.SIGTERM)
         _, said = await asyncio.wait_for(process.communicate(), LONG)
