@@ -29,7 +29,7 @@ from services.events.limits import (
     PER_TICK,
 )
 from services.events.numbering import CommandNumbers
-from services.events.records import AuditRecord, MailRecord, Posting
+from services.events.records import AuditRecord, MailRecord, Posting, player_account
 from services.events.streams import ALL_STREAMS, AUDIT, LEADERBOARD, MAIL, REPLICAS, SETTLEMENTS
 from services.events.subjects import (
     AUDIT_RECORDS,
@@ -108,5 +108,6 @@ __all__ = [
     "gateway_inputs",
     "gateway_output",
     "mail_recipient",
+    "player_account",
     "player_mail",
 ]

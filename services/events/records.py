@@ -13,6 +13,11 @@ Reference = Annotated[str, Meta(pattern=r"^[a-z]{1,16}:[!-~]{1,200}$")]
 """What a record is about, by kind and id: ``player:ann``, ``letter:l-7``, ``battle:r1-1-1``."""
 
 
+def player_account(player: str) -> str:
+    """The account of what a player has."""
+    return f"player:{player}"
+
+
 class Posting(Struct, frozen=True, kw_only=True):
     """One line of a transaction between accounts; the lines of one add up to zero in every currency."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from services.events import MailRecord, Posting
+from services.events import MailRecord, Posting, player_account
 
 if TYPE_CHECKING:
     from services.events import Letter
@@ -35,11 +35,6 @@ WHY_NOT: Final = {
     State.EXPIRED: "it has expired",
 }
 """Why a letter that is in that state cannot be claimed."""
-
-
-def player_account(player: str) -> str:
-    """The account of what a player has."""
-    return f"player:{player}"
 
 
 def first_state(letter: Letter) -> State:

@@ -71,6 +71,22 @@ async def test_clients_of_a_killed_server_go_on_within_seconds_and_nothing_store
     await eventually(lambda: not alive(last))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the server outlives its guardian for a moment")
+async def test_a_server_whose_guardian_was_killed_is_brought_back_with_a_new_one(diary):
+    async with NatsServer(watchdog=Watchdog(tell=diary.events.append)) as server:
+        first = server._process._guardian.pid
+        async with await nats.connect(server.url) as client:
+            await client.jetstream().add_stream(name="KEPT", subjects=["kept"])
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: diary.kinds == ["died", "restarted"], LONG)
+        guardian, pid = server._process._guardian.pid, server.pid
+        assert guardian != first
+        async with await nats.connect(server.url) as client:
+            await client.jetstream().stream_info("KEPT")
+    assert not alive(guardian)
+    assert not alive(pid)
+
+
 @pytest.mark.parametrize("how", ["kill", "restart", "stop"])
 async def test_what_its_owner_orders_is_not_undone(diary, how):
     async with NatsServer(watchdog=Watchdog(tell=diary.events.append)) as server:
