@@ -34,10 +34,14 @@ async def durability_of(monitoring: Sequence[str], *, ours: bool) -> Kept:
 async def _told_on(url: str) -> Kept:
     from broker.server.wire import http_get  # noqa: PLC0415 - no server is started; only its reader of pages is used
 
-    split = urlsplit(url if "://" in url else f"http://{url}")
-    where = split.netloc.rpartition("@")[2]
+    where = url.rpartition("@")[2].rpartition("://")[2].rstrip("/")  # a password is left out, one with a / in it too
     try:
-        fine, said = await http_get(split.hostname or "", split.port or _PORT, "/varz", timeout=_PATIENCE)
+        split = urlsplit(url if "://" in url else f"http://{url}")
+        port = split.port or _PORT
+    except ValueError:  # it quotes what it could not read
+        return Kept("os", told=False, why=f"{where}: its URL is malformed; write / in a password as %2F")
+    try:
+        fine, said = await http_get(split.hostname or "", port, "/varz", timeout=_PATIENCE)
         page: Any = orjson.loads(said) if fine else None
         config = page["jetstream"]["config"] if page is not None else None
     except (OSError, ValueError, KeyError, TypeError) as exc:
