@@ -34,14 +34,13 @@ async def durability_of(monitoring: Sequence[str], *, ours: bool) -> Kept:
 async def _told_on(url: str) -> Kept:
     from broker.server.wire import http_get  # noqa: PLC0415 - no server is started; only its reader of pages is used
 
-    where = url.rpartition("@")[2].rpartition("://")[2].rstrip("/")  # a password is left out, one with a / in it too
+    where = place_of(url)
     try:
-        split = urlsplit(url if "://" in url else f"http://{url}")
-        port = split.port or _PORT
-    except ValueError:  # it quotes what it could not read
-        return Kept("os", told=False, why=f"{where}: its URL is malformed; write / in a password as %2F")
+        host, port = address_of(url)
+    except ValueError as exc:
+        return Kept("os", told=False, why=f"{where}: {exc}")
     try:
-        fine, said = await http_get(split.hostname or "", port, "/varz", timeout=_PATIENCE)
+        fine, said = await http_get(host, port, "/varz", timeout=_PATIENCE)
         page: Any = orjson.loads(said) if fine else None
         config = page["jetstream"]["config"] if page is not None else None
     except (OSError, ValueError, KeyError, TypeError) as exc:
@@ -52,3 +51,22 @@ async def _told_on(url: str) -> Kept:
         return Kept("fsync", told=True, why="sync_interval: always")
     seconds = config.get("sync_interval", 0) / 1e9
     return Kept("os", told=True, why=f"{where} syncs every {seconds:g} s; set sync_interval: always")
+
+
+def place_of(url: str) -> str:
+    """A page's place as it may be shown: whatever stands before an @ is left out, with a / in it or not."""
+    return url.rpartition("@")[2].rpartition("://")[2].rstrip("/")
+
+
+def address_of(url: str) -> tuple[str, int]:
+    """Host and port of a page.
+
+    Raises:
+        ValueError: there are none; its text quotes nothing.
+    """
+    try:
+        split = urlsplit(url if "://" in url else f"http://{url}")
+        host, port = split.hostname or "", split.port or _PORT
+    except ValueError:
+        raise ValueError("its URL is malformed; write / in a password as %2F") from None
+    return host, port

@@ -19,6 +19,7 @@ from broker.backends.nats import addresses
 from broker.backends.nats.api import LIST_TIMEOUT, Api
 from broker.backends.nats.convert import timestamp_ns
 from broker.backends.nats.core import NatsCore
+from broker.backends.nats.durability import address_of, place_of
 from broker.backends.nats.session import Session
 from broker.contracts.errors import BrokerError, InvalidOption, JetStreamNotEnabled, PermissionDenied
 from broker.contracts.subjects import covers
@@ -120,14 +121,13 @@ async def look_at_monitoring(facts: Facts, url: str) -> None:
     """Add what the monitoring pages say."""
     from broker.server.wire import http_get  # noqa: PLC0415 - no server is started; only its reader of pages is used
 
-    split = urlsplit(url if "://" in url else f"http://{url}")
     try:
-        host, port = split.hostname or "", split.port or 8222
+        host, port = address_of(url)
         before = time.time()
         pages = [await http_get(host, port, page, timeout=_PATIENCE) for page in ("/varz", "/jsz?config=true")]
         facts.process, facts.storage = (orjson.loads(said) if fine else None for fine, said in pages)
     except (OSError, ValueError) as exc:
-        facts.unknown["monitoring"] = f"{split.netloc.rpartition('@')[2]}: {str(exc) or 'no answer in time'}"
+        facts.unknown["monitoring"] = f"{place_of(url)}: {str(exc) or 'no answer in time'}"
         return
     if facts.clock is None and facts.process is not None:
         _compare_clocks(facts, str(facts.process.get("now") or ""), before)
