@@ -32,6 +32,8 @@ class Op(StrEnum):
     """About to enqueue this key with this payload; ``told``: the fate it is meant for."""
     OK = "ok"
     """The server has it."""
+    WRITTEN = "written"
+    """It is committed in its sender's outbox, and so promised."""
     FAIL = "fail"
     """This attempt certainly stored nothing; ``told`` why."""
     UNKNOWN = "unknown"
