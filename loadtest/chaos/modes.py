@@ -86,9 +86,9 @@ MODES: Final = {
     "quick": Mode((Slice(name="one", seconds=60.0, faults=45, rate=1900.0, least=100_000),)),
     "full": Mode(
         (
-            Slice(name="one", seconds=600.0, faults=240, rate=1800.0, least=900_000, keep=_KEEP),
-            Slice(name="losses", seconds=120.0, faults=50, rate=400.0, least=20_000, keep=_KEEP, send="outbox"),
-            Slice(name="cluster", backend="cluster", seconds=180.0, faults=45, rate=900.0, least=100_000, keep=_KEEP),
+            Slice(name="one", seconds=600.0, faults=240, rate=1700.0, least=860_000, keep=_KEEP),
+            Slice(name="losses", seconds=120.0, faults=50, rate=400.0, least=30_000, keep=_KEEP, send="outbox"),
+            Slice(name="cluster", backend="cluster", seconds=180.0, faults=45, rate=900.0, least=110_000, keep=_KEEP),
         )
     ),
 }

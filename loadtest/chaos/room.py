@@ -7,6 +7,7 @@ system tells (Linux).
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -129,6 +130,9 @@ async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
     with History(options.directory, options.name, pulse=True) as pulse:
         async with aclosing(await joined(options.url, options.name)) as broker:
             loop = Loop(broker, Processor())
+            # As a game server does: what a process begins with is not looked through again in the middle of a turn.
+            gc.collect()
+            gc.freeze()
             print(f"{options.name} ready", flush=True)
             async with Pulse(broker, pulse, loop.counts):
                 await loop.run(stop)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Self
 from broker.server import Cluster, NatsServer
 from loadtest.chaos.abilities import mount, unmount
 from loadtest.chaos.catalogue import KINDS
+from loadtest.chaos.islands import Islands
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,9 +52,12 @@ class Servers:
 
     def __init__(self, plan: Plan, store: Path) -> None:
         sync = "always" if plan.durability == "fsync" else None
-        self._cluster = (
-            Cluster(store_dir=store, sync_interval=sync, config=_DUCKS) if plan.backend == "cluster" else None
-        )
+        self._cluster: Cluster | None = None
+        self._islands: Islands | None = None
+        if any("netns" in KINDS[fault.kind].needs for fault in plan.faults):
+            self._cluster = self._islands = Islands(store, sync_interval=sync, config=_DUCKS)
+        elif plan.backend == "cluster":
+            self._cluster = Cluster(store_dir=store, sync_interval=sync, config=_DUCKS)
         self._small = store if any("mount" in KINDS[fault.kind].needs for fault in plan.faults) else None
         self._one = NatsServer(store, sync_interval=sync, config=ACCESS) if self._cluster is None else None
 
@@ -63,6 +67,8 @@ class Servers:
             if wrong := mount(self._small, _STORE):
                 raise OSError(wrong)
         try:
+            if self._islands is not None:
+                self._islands.build()
             await (self._cluster or self.one).start(_START_TIMEOUT)
         except BaseException:
             self._leave()
@@ -76,6 +82,8 @@ class Servers:
             self._leave()
 
     def _leave(self) -> None:
+        if self._islands is not None:
+            self._islands.raze()
         if self._small is not None:
             unmount(self._small)
 
@@ -90,6 +98,12 @@ class Servers:
         """The three; scenarios of that backend ask."""
         assert self._cluster is not None
         return self._cluster
+
+    @property
+    def islands(self) -> Islands:
+        """The three with a net that can be cut; scenarios that need it ask."""
+        assert self._islands is not None
+        return self._islands
 
     @property
     def replicas(self) -> int:

@@ -10,6 +10,7 @@ from loadtest.chaos.scenarios.consumers import ConsumerDeleted, StreamFull
 from loadtest.chaos.scenarios.databases import DatabaseLocked, DatabaseRestarted
 from loadtest.chaos.scenarios.losses import BitFlip, StreamDeleted
 from loadtest.chaos.scenarios.messages import DupInside, DupOutside, KeyConflict, Malformed, Oversized, Poison
+from loadtest.chaos.scenarios.partitions import MinorityClient, Partition
 from loadtest.chaos.scenarios.servers import FreezeServer, KillServer, RestartServer
 from loadtest.chaos.scenarios.storage import DiskFull, StorageFull
 from loadtest.chaos.scenarios.storms import ReconnectStorm, SlowConsumer
@@ -38,6 +39,8 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "kill-leader": KillLeader(),
     "freeze-leader": FreezeLeader(),
     "rolling": Rolling(),
+    "partition": Partition(),
+    "minority-client": MinorityClient(),
     "lame-duck": LameDuck(),
     "kill-all": KillAll(),
     "worker-kill": WorkerKill(),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _TIMEOUT: Final = 60.0
 
 
-async def _leader(stage: Stage) -> NatsServer:
+async def leader(stage: Stage) -> NatsServer:
     """The node that leads the stream now."""
 
     async def found() -> NatsServer | None:
@@ -32,14 +32,14 @@ class KillLeader:
 
     async def play(self, fault: Fault, stage: Stage) -> None:
         """See ``Scenario``."""
-        node = await _leader(stage)
+        node = await leader(stage)
         stage.healed(fault)
         await node.kill()
         try:
             if node.running:
                 raise NotFired(f"{node.settings.name} has outlived SIGKILL")
             await asyncio.sleep(fault.seconds)
-            successor = await _leader(stage)
+            successor = await leader(stage)
             if successor is node:
                 raise NotFired(f"{node.settings.name} still leads")
             stage.fired(fault, f"{node.settings.name} is gone, {successor.settings.name} leads")
@@ -53,7 +53,7 @@ class FreezeLeader:
 
     async def play(self, fault: Fault, stage: Stage) -> None:
         """See ``Scenario``."""
-        node = await _leader(stage)
+        node = await leader(stage)
         stage.healed(fault)
         await node.freeze()
         try:
@@ -69,7 +69,7 @@ class LameDuck:
 
     async def play(self, fault: Fault, stage: Stage) -> None:
         """See ``Scenario``."""
-        node = await _leader(stage)
+        node = await leader(stage)
         node.lame_duck()
         try:
             async with asyncio.timeout(_TIMEOUT):
