@@ -48,6 +48,7 @@ class Struck:
     begun: float | None = None
     fired: float | None = None
     healed: float | None = None
+    elected: float | None = None
     told: str = ""
 
 
@@ -188,6 +189,8 @@ class _Reading:
             fault.told = event.told
         elif event.op is Op.HEALED:
             fault.healed = event.t
+        elif event.op is Op.ELECTED:
+            fault.elected = event.t
         elif not fault.told:
             fault.told = event.told
 

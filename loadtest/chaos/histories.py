@@ -65,6 +65,8 @@ class Op(StrEnum):
     """It really happened; ``told`` what shows it."""
     HEALED = "healed"
     """Nothing of it is left but what others have to recover from."""
+    ELECTED = "elected"
+    """After the fault ``number`` the server ``told`` says that it leads the stream."""
     BEGUN = "begun"
     """The process named ``key`` was started."""
     ENDED = "ended"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from loadtest.chaos.elections import watched
 from loadtest.chaos.settlements import STREAM
 from loadtest.chaos.stage import NotFired
 
@@ -38,8 +39,9 @@ class KillLeader:
         try:
             if node.running:
                 raise NotFired(f"{node.settings.name} has outlived SIGKILL")
-            await asyncio.sleep(fault.seconds)
-            successor = await leader(stage)
+            async with watched(stage, fault, node):
+                await asyncio.sleep(fault.seconds)
+                successor = await leader(stage)
             if successor is node:
                 raise NotFired(f"{node.settings.name} still leads")
             stage.fired(fault, f"{node.settings.name} is gone, {successor.settings.name} leads")
@@ -58,7 +60,8 @@ class FreezeLeader:
         await node.freeze()
         try:
             stage.fired(fault, f"{node.settings.name} led and is stopped")
-            await asyncio.sleep(fault.seconds)
+            async with watched(stage, fault, node):
+                await asyncio.sleep(fault.seconds)
         finally:
             await node.thaw()
             await stage.servers.cluster.ready(_TIMEOUT)
@@ -108,4 +111,5 @@ class KillAll:
         stage.fired(fault, "all nodes are gone")
         await asyncio.sleep(fault.seconds)
         stage.healed(fault)
-        await cluster.start(_TIMEOUT)
+        async with watched(stage, fault):
+            await cluster.start(_TIMEOUT)

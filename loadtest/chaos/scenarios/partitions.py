@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from broker import BrokerError, EnqueueUnknown, StreamBroker
+from loadtest.chaos.elections import watched
 from loadtest.chaos.scenarios.clusters import leader
 from loadtest.chaos.settlements import STREAM, SUBJECT, body_of, settlement_of
 from loadtest.chaos.stage import NotFired
@@ -39,7 +40,8 @@ class Partition:
         stage.healed(fault)
         await asyncio.to_thread(islands.island(node).cut)
         try:
-            await asyncio.sleep(fault.seconds)
+            async with watched(stage, fault, node):
+                await asyncio.sleep(fault.seconds)
             stage.fired(fault, f"{node.settings.name} led and was cut off; {await _deposed(stage, node)} leads")
         finally:
             await asyncio.to_thread(islands.island(node).joined)
