@@ -98,6 +98,7 @@ def _figures(report: Report) -> list[tuple[str, str]]:
         ("per second", f"{it.effects / it.seconds:,.0f}" if it.seconds else ""),
         ("attempts without an answer / refused", f"{it.unknown:,} / {it.refused:,}"),
         ("redelivered / absorbed by the inbox / conflicts", f"{it.redelivered:,} / {it.repeats:,} / {it.conflicts:,}"),
+        ("sent again after a loss on the server", f"{it.again:,}"),
         ("lost, twice, half, ghosts", f"{it.lost}, {it.twice}, {it.half}, {it.ghosts}"),
         ("sum of the ledger", f"{it.total}"),
         ("dead letters, and those not meant to be", f"{it.letters}, {it.unmeant}"),
