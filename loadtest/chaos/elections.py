@@ -57,7 +57,7 @@ async def _leads(node: NatsServer) -> str:
         _, said = await http_get(
             settings.host, settings.http_port, "/jsz?accounts=true&streams=true&config=true", timeout=_TIMEOUT
         )
-        return str(settings.name) if settings.name in _leaders(json.loads(said)) else ""
+        return str(settings.name) if settings.name in set(_leaders(json.loads(said))) else ""
     except (OSError, TimeoutError, ValueError):
         return ""
 
