@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import delete, select, tuple_
+from sqlalchemy import select, tuple_
 
 from broker.contracts.errors import StreamNotFound
+from broker.exactly_once.marks import check_names, nameless
+from broker.exactly_once.naming import named
 from broker.exactly_once.schema import INBOX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from broker.exactly_once.databases import Kind
     from broker.exactly_once.outbox import Outbox
     from broker.exactly_once.transactions import Transactions
     from broker.stream_broker import StreamBroker
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 1000
 _BEGIN: Final = (0.0, "", "")
+_OLD: Final[dict[Kind, str]] = {"sqlite": "consumer = ? AND at < ?", "postgresql": "consumer = %s AND at < %s"}
 
 
 class Pruning:
@@ -40,9 +44,11 @@ class Pruning:
 
     async def run(self, broker: StreamBroker, outbox: Outbox | None) -> AsyncIterator[int]:
         """Remove a thousand at a time; how many each time."""
-        gone_below = await self._first_sequence(broker)
+        gone_below = await self._first_sequence(broker, by_name=outbox is not None)
         letters = broker.dead_letters.list(stream=self._stream, consumer=self._consumer)
-        held = {(letter.subject, letter.idempotency_key or "") async for letter in letters}
+        held = {
+            (letter.subject, letter.idempotency_key or nameless(letter.stored_as or "")) async for letter in letters
+        }
         place: Place | None = _BEGIN
         while place is not None:
             places = await self._page(place, gone_below)
@@ -55,12 +61,15 @@ class Pruning:
                 self.removed += len(names)
                 yield len(names)
 
-    async def _first_sequence(self, broker: StreamBroker) -> int | None:
+    async def _first_sequence(self, broker: StreamBroker, *, by_name: bool) -> int | None:
         """The oldest sequence that the stream still has; ``None`` when there is no such stream any more."""
         try:
-            return (await broker.streams.info(self._stream)).state.first_sequence
+            info = await broker.streams.info(self._stream)
         except StreamNotFound:
             return None
+        if by_name:
+            check_names(info.config)
+        return info.state.first_sequence
 
     async def _page(self, after: Place, gone_below: int | None) -> list[Place]:
         mark = INBOX.c
@@ -77,7 +86,8 @@ class Pruning:
             return [(at, subject, key) for at, subject, key in await connection.execute(query)]
 
     async def _remove(self, names: set[tuple[str, str]]) -> None:
-        mark = INBOX.c
-        chosen = tuple_(mark.subject, mark.key).in_(sorted(names))
+        kind = self._transactions.kind
+        condition, values = named(kind, names)
+        statement = f"DELETE FROM gamebroker_inbox WHERE {_OLD[kind]} AND {condition}"  # noqa: S608 - placeholders
         async with self._transactions.begin() as tx:
-            await tx.execute(delete(INBOX).where(mark.consumer == self._consumer, mark.at < self._before, chosen))
+            await tx.exec_driver_sql(statement, (self._consumer, self._before, *values))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncTransaction
 
     from broker.exactly_once.databases import Database
@@ -77,9 +78,14 @@ _writers: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.L
 
 
 class Transactions:
-    """Makes transactions on a database, one after the other where it takes one writer only."""
+    """Makes transactions on a database, one after the other where it takes one writer only.
+
+    Attributes:
+        kind: of database.
+    """
 
     def __init__(self, database: Database) -> None:
+        self.kind = database.kind
         self._database = database
 
     def begin(self) -> AbstractAsyncContextManager[OwnedConnection]:
@@ -136,7 +142,7 @@ class Transactions:
 
     def _turn(self) -> AbstractAsyncContextManager[Any]:
         """Writers of one file wait in turn here; SQLite itself would let them poll and starve."""
-        if self._database.kind == "postgresql":
+        if self.kind == "postgresql":
             return nullcontext()
         files = _writers.setdefault(asyncio.get_running_loop(), {})
         return files.setdefault(self._database.engine.url.database or "", asyncio.Lock())
@@ -145,10 +151,12 @@ class Transactions:
         try:
             await connection.start()
             own = await connection.begin().start()
-            if self._database.kind == "sqlite":
+            if self.kind == "sqlite":
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
             if connection.sync_connection is not None:
                 event.listen(connection.sync_connection, "before_cursor_execute", _refuse_to_end)
+                if self.kind == "sqlite":
+                    event.listen(connection.sync_connection, "before_cursor_execute", _refuse_another)
         except Exception as exc:
             raise (trouble(exc, ours=True) or exc) from exc
         return own
@@ -178,9 +186,9 @@ class Transactions:
         """
         if connection.sync_connection is None or connection.invalidated:
             return False
+        if self.kind == "sqlite":
+            return _in_sqlite_transaction(connection.sync_connection)
         driver = connection.sync_connection.connection.driver_connection
-        if self._database.kind == "sqlite":
-            return bool(getattr(driver, "in_transaction", False))
         return int(cast("Any", driver).info.transaction_status) == _PG_IN_TRANSACTION
 
 
@@ -189,6 +197,16 @@ def _refuse_to_end(_connection: object, _cursor: object, statement: str, *_: obj
     words = statement[:40].upper().replace(";", " ").split(maxsplit=2)
     if words and words[0] in _ENDINGS and "TO" not in words:
         raise TransactionEnded(f"{words[0]}: the inbox ends the transaction when the handler has returned")
+
+
+def _refuse_another(connection: Connection, *_: object) -> None:
+    """An OR ROLLBACK has ended it, and SQLite's driver would begin another one, without what was done before."""
+    if not _in_sqlite_transaction(connection):
+        raise TransactionEnded("a statement on tx ended the transaction, and the handler went on all the same")
+
+
+def _in_sqlite_transaction(connection: Connection) -> bool:
+    return bool(getattr(connection.connection.driver_connection, "in_transaction", False))
 
 
 def _was_cancelled(error: BaseException) -> bool:
