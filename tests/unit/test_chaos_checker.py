@@ -15,6 +15,7 @@ from loadtest.chaos.mutations import Mutation, Tampering
 from loadtest.chaos.page import page
 from loadtest.chaos.plan import Fault, Limits, Plan
 from loadtest.chaos.report import Report, judged_in
+from loadtest.chaos.series import Series
 from loadtest.chaos.settlements import Settlement, body_of, read, settlement_of
 from loadtest.machine import Machine
 
@@ -397,7 +398,8 @@ def test_a_run_smaller_than_promised_is_void(tmp_path):
 
 
 def test_the_report_says_how_to_do_it_again_and_the_page_escapes_what_it_shows(tmp_path):
-    plan = msgspec.structs.replace(PLAN, mode="<quick>", scenarios=("kill-server", "worker-kill:after_commit"))
+    plan = msgspec.structs.replace(PLAN, mode="<quick>", everything=False, shortened="5 s of 60")
+    plan = msgspec.structs.replace(plan, scenarios=("kill-server", "worker-kill:after_commit"))
     Run(tmp_path, plan).fine().check()
     machine = Machine.here()
     report = Report.of(plan, judged_in(tmp_path), machine, began="then")
@@ -407,8 +409,39 @@ def test_the_report_says_how_to_do_it_again_and_the_page_escapes_what_it_shows(t
     assert "&lt;quick&gt;" in drawn
     assert drawn.count("<rect") == 2
     assert "seen to be gone, next stored after" in drawn
+    assert report.sentence.endswith("(SHORTENED: 5 s of 60)")
     report.save(tmp_path / "kept.json")
     assert msgspec.json.decode((tmp_path / "kept.json").read_bytes(), type=Report) == report
+
+
+def test_slices_are_told_one_by_one_and_together(tmp_path):
+    reports = []
+    for part in ("one", "cluster"):
+        (tmp_path / part).mkdir()
+        plan = msgspec.structs.replace(PLAN, part=part, least=21 if part == "cluster" else 0)
+        Run(tmp_path / part, plan).fine().check()
+        reports.append(Report.of(plan, judged_in(tmp_path / part), Machine.here(), began="then"))
+    whole = Series.of(reports)
+    assert (whole.passed, whole.effects, whole.faults, whole.seconds) == (False, 40, 4, 20.0)
+    assert whole.sentence.startswith("NOT PASSED: 40 settlements under 4 faults; one: PASSED: 20 ")
+    assert "cluster: VOID: only 20 settlements took effect, of 21 at least" in whole.sentence
+    assert whole.command == (
+        "gamebroker chaos --mode by hand --seed 1 --seconds 20 --faults 4 --db sqlite --workers 2 --durability os"
+    )
+    drawn = page(whole)
+    assert drawn.count("<svg") == 2
+    assert drawn.count("</html>") == 1
+    whole.save(tmp_path / "kept.json")
+    assert msgspec.json.decode((tmp_path / "kept.json").read_bytes(), type=Series) == whole
+
+
+def test_what_was_committed_in_an_outbox_is_promised(run):
+    run.fine().write(
+        "producer-1", Event(2.0, Op.START, "kept", "d", told="effect"), Event(2.1, Op.WRITTEN, "kept", "d")
+    )
+    verdict = run.check()[1]
+    assert broken(verdict) == {"I1"}
+    assert "1 confirmed and lost (kept d)" in verdict.sentence
 
 
 def test_the_timeline_counts_everything_once_and_knows_what_never_began(tmp_path):
