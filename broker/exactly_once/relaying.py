@@ -24,9 +24,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("broker.exactly_once")
 
 _SOON: Final = 0.002
-"""Seconds until the second look after a commit was announced: it is announced a moment before it is done."""
+"""Seconds until the second look after a commit that was announced a moment before it is done."""
 _TROUBLE: Final = (0.1, 5.0)
 """Seconds between attempts while the database is not there: the first, and the longest."""
+
+
+class Bell(asyncio.Event):
+    """Rung when something was committed, or is about to be.
+
+    Attributes:
+        early: whether it was rung a moment before the commit is done.
+    """
+
+    early = False
+
+    def ring(self, *, early: bool) -> None:
+        """Wake whoever waits."""
+        self.early = self.early or early
+        self.set()
+
+    def clear(self) -> None:
+        """Nothing was heard."""
+        self.early = False
+        super().clear()
 
 
 class Relay:
@@ -40,7 +60,7 @@ class Relay:
         self,
         claiming: Claiming,
         broker: StreamBroker,
-        committed: asyncio.Event,
+        committed: Bell,
         stats: OutboxStats,
         *,
         poll: float,
@@ -84,8 +104,8 @@ class Relay:
         pause, trouble = self._poll, _TROUBLE[0]
         while True:
             if self._committed.is_set():
+                pause = _SOON if self._committed.early else self._poll
                 self._committed.clear()
-                pause = _SOON
             try:
                 busy = await self._pass()
             except (BrokerClosed, Unauthorized):
@@ -103,10 +123,10 @@ class Relay:
                 pause = min(pause * 2, self._poll)
 
     async def _pass(self) -> bool:
-        """Send what there is; whether something was sent, so that there may be more."""
+        """Send what there is; whether there may be more."""
         async with self._claiming.claim() as claim:
             sent = await self._send(claim)
-        return sent > 0
+        return sent > 0 and len(claim.rows) >= self._claiming.batch
 
     async def _send(self, claim: Claim) -> int:
         """Each ordering key one after the other, keys side by side; what a key's failure leaves is left for later."""
