@@ -11,7 +11,7 @@ from broker.contracts.options import in_range
 
 if TYPE_CHECKING:
     from broker.exactly_once.inbox import Inbox
-    from broker.exactly_once.outbox import Outbox
+    from broker.exactly_once.outbox import Outbox, Sent
     from broker.stream_broker import StreamBroker
 
 _PAGE: Final = 500
@@ -78,20 +78,20 @@ class _Reconciling:
         floor = await self._floor(older_than)
         letters = self._broker.dead_letters.list(stream=self._stream, consumer=self._consumer)
         dead = {(letter.subject, letter.idempotency_key) async for letter in letters}
-        result, before, last = Reconciled(), time.time() - older_than, 0
+        result, before, last = Reconciled(), time.time() - older_than, None
         while page := await self._outbox.sent_before(before, self._stream, last, _PAGE):
-            last = page[-1][0]
-            applied = await self._inbox.applied(self._consumer, [(subject, key) for _, subject, key, _ in page])
+            last = page[-1]
+            applied = await self._inbox.applied(self._consumer, [(each.subject, each.key) for each in page])
             settled, again = [], []
-            for number, subject, key, sequence in page:
-                if (subject, key) in applied:
-                    settled.append(number)
-                elif (subject, key) in dead:
+            for each in page:
+                if (each.subject, each.key) in applied:
+                    settled.append(each.id)
+                elif (each.subject, each.key) in dead:
                     result.dead += 1
-                elif sequence > floor and await self._is_stored(subject, key, sequence):
+                elif each.sequence > floor and await self._is_stored(each):
                     result.waiting += 1
                 else:
-                    again.append(number)
+                    again.append(each.id)
             await self._outbox.judge(settled=settled, again=again)
             result.settled += len(settled)
             result.again += len(again)
@@ -110,12 +110,12 @@ class _Reconciling:
         except (StreamNotFound, ConsumerNotFound):
             return 0
 
-    async def _is_stored(self, subject: str, key: str, sequence: int) -> bool:
+    async def _is_stored(self, sent: Sent) -> bool:
         """Whether the stream still has that message: after a loss its sequence may be another one's."""
         try:
-            stored = await self._broker.streams.get_message(self._stream, sequence)
+            stored = await self._broker.streams.get_message(self._stream, sent.sequence)
         except StreamNotFound:
             return False
-        if stored is None or stored.idempotency_key != key:
+        if stored is None or stored.idempotency_key != sent.key:
             return False
-        return stored.subject == subject or stored.subject.endswith(f".{subject}")  # in a lane
+        return stored.subject == sent.subject or stored.subject.endswith(f".{sent.subject}")  # in a lane
