@@ -1,4 +1,7 @@
-"""Which rows of the outbox a relay may send: the oldest, each ordering key from its first one on, nobody else's."""
+"""Which rows of the outbox a relay may send: each ordering key from its first one on, nobody else's.
+
+New rows and those that failed before are taken apart, so that however many fail, no others wait behind them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import Select, and_, bindparam, delete, exists, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, exists, literal_column, or_, select
 from sqlalchemy.dialects import sqlite
 
 from broker.exactly_once.schema import OUTBOX, RELAY
@@ -30,6 +33,9 @@ _BACKOFF: Final = (0.25, 60.0)
 """Seconds until a row that failed is tried again: the first time, and the longest; doubling."""
 _STEPS: Final = 9
 _LONGEST_ERROR: Final = 512
+
+_NEVER: Final[ColumnElement[int]] = literal_column("0")
+"""No parameter: an index over some of the rows serves only a query that says in so many words that it wants those."""
 
 _SENT: Final[dict[Kind, str]] = {
     "sqlite": "UPDATE gamebroker_outbox SET sent_at = ?, stream = ?, sequence = ?, last_error = NULL WHERE id = ?",
@@ -73,23 +79,26 @@ class Row(NamedTuple):
 _ROW: Final = tuple(OUTBOX.c[name] for name in Row._fields)
 
 
-def _firsts() -> Select[Any]:
-    """Due rows without an ordering key, and the first unsent one of each key when it is due."""
+def _firsts(kind: Kind, *, again: bool) -> Select[Any]:
+    """Rows without an ordering key, and the first unsent one of each key."""
     row, earlier = OUTBOX.c, OUTBOX.alias("earlier")
     before = exists().where(
         and_(earlier.c.ordering_key == row.ordering_key, earlier.c.sent_at.is_(None), earlier.c.id < row.id)
     )
-    return (
-        select(*_ROW)
-        .where(row.sent_at.is_(None), row.due_at <= bindparam("now"), or_(row.ordering_key.is_(None), ~before))
-        .order_by(row.id)
-        .limit(bindparam("batch"))
-    )
+    firsts = select(*_ROW).where(row.sent_at.is_(None), or_(row.ordering_key.is_(None), ~before))
+    firsts = firsts.limit(bindparam("batch"))
+    if kind == "postgresql":
+        firsts = firsts.with_for_update(skip_locked=True)
+    if again:
+        return firsts.where(row.attempts > _NEVER, row.due_at <= bindparam("now")).order_by(row.due_at)
+    return firsts.where(row.attempts == _NEVER).order_by(row.id)
 
 
-_FIRSTS: Final[dict[Kind, Select[Any]]] = {
-    "sqlite": _firsts(),
-    "postgresql": _firsts().with_for_update(skip_locked=True),
+_FIRSTS: Final[dict[tuple[Kind, bool], Select[Any]]] = {
+    ("sqlite", False): _firsts("sqlite", again=False),
+    ("sqlite", True): _firsts("sqlite", again=True),
+    ("postgresql", False): _firsts("postgresql", again=False),
+    ("postgresql", True): _firsts("postgresql", again=True),
 }
 
 
@@ -144,19 +153,22 @@ class Claiming:
         self._held_until = 0.0
 
     @asynccontextmanager
-    async def claim(self) -> AsyncIterator[Claim]:
+    async def claim(self, *, again: bool = False) -> AsyncIterator[Claim]:
         """Rows to send, kept from other relays until the block ends; what was said of them is written then.
+
+        Args:
+            again: those that failed before and are due, otherwise the new ones; the oldest.
 
         Raises:
             DatabaseUnavailable: nothing is known to be written; the rows come again.
         """
         if self._kind == "postgresql":
             async with self._transactions.begin() as tx:
-                claim = Claim(await self._take(tx))
+                claim = Claim(await self._take(tx, again=again))
                 yield claim
                 await claim.write(tx, self._kind)
             return
-        claim = Claim(await self._take_leased())
+        claim = Claim(await self._take_leased(again=again))
         yield claim
         if claim.settled:
             async with self._transactions.begin() as tx:
@@ -173,11 +185,11 @@ class Claiming:
             async with self._transactions.begin() as tx:
                 await tx.execute(delete(RELAY).where(RELAY.c.owner == self._owner))
 
-    async def _take_leased(self) -> list[Row]:
+    async def _take_leased(self, *, again: bool) -> list[Row]:
         if not await self._holds():
             return []
         async with self._transactions.reading() as connection:
-            return await self._take(connection)
+            return await self._take(connection, again=again)
 
     async def _holds(self) -> bool:
         """Whether this relay is the one, asked and renewed well before its lease is over."""
@@ -195,9 +207,9 @@ class Claiming:
         self._held_until = asked + _LEASE if holds else 0.0
         return holds
 
-    async def _take(self, tx: AsyncConnection) -> list[Row]:
-        given = {"now": time.time(), "batch": self.batch}
-        rows = [Row(*each) for each in await tx.execute(_FIRSTS[self._kind], given)]
+    async def _take(self, tx: AsyncConnection, *, again: bool) -> list[Row]:
+        given = {"now": time.time(), "batch": self.batch} if again else {"batch": self.batch}
+        rows = [Row(*each) for each in await tx.execute(_FIRSTS[self._kind, again], given)]
         keys = {row.ordering_key for row in rows if row.ordering_key is not None}
         if keys:
             row, seen = OUTBOX.c, {each.id for each in rows}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from broker.contracts.headers import KEY, MESSAGE_ID
+from broker.contracts.errors import InvalidOption
+from broker.keys import identity_of
 
 if TYPE_CHECKING:
+    from broker.contracts.options import StreamOptions
     from broker.messages import StreamMessage
 
 
@@ -36,16 +38,17 @@ def mark_of(message: StreamMessage) -> Mark:
 
 
 def key_of(message: StreamMessage) -> str:
-    """The sender's idempotency key; without one the id it was stored under, else stream and sequence.
+    """The sender's idempotency key; without one its identity, after a blank, with which no key begins."""
+    return message.idempotency_key or nameless(identity_of(message.delivery))
 
-    The latter two begin with a blank, which no key does. In a lane there is no id to go by: the next attempt at a
-    message is stored anew, under another one. Its sequence stays that of the original.
-    """
-    delivery = message.delivery
-    headers = delivery.headers
-    if headers is not None:
-        if key := headers.get(KEY):
-            return key
-        if delivery.lane_key is None and (stored_as := headers.get(MESSAGE_ID)):
-            return f" id:{stored_as}"
-    return f" at:{delivery.stream}/{delivery.sequence}@{delivery.timestamp_ns}"
+
+def nameless(identity: str) -> str:
+    """The mark's key of a message without one."""
+    return f" {identity}"
+
+
+def check_names(config: StreamOptions) -> None:
+    """Raises ``InvalidOption`` for a stream that renames: inbox and outbox would know a message by two names."""
+    if config.subject_transform is not None:
+        told = f"stream={config.name!r} has a subject_transform: a message is not stored by the subject it was sent to"
+        raise InvalidOption(told, option="stream")

@@ -29,6 +29,14 @@ _PG_INSERT: Final = (
     "FROM unnest(%s::text[], %s::text[], %s::bytea[], %s::text[], %s::bigint[]) "
     "AS mark (subject, key, digest, stream, sequence) ON CONFLICT DO NOTHING RETURNING subject, key"
 )
+_PG_MOVE: Final = (
+    "UPDATE gamebroker_inbox i SET stream = mark.stream, sequence = mark.sequence, at = %s::float8 "
+    "FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::text[]) AS mark (stream, sequence, subject, key) "
+    "WHERE i.consumer = %s AND i.subject = mark.subject AND i.key = mark.key"
+)
+_SQLITE_MOVE: Final = (
+    "UPDATE gamebroker_inbox SET stream = ?, sequence = ?, at = ? WHERE consumer = ? AND subject = ? AND key = ?"
+)
 _WHOSE: Final[dict[Kind, str]] = {"sqlite": "consumer = ?", "postgresql": "consumer = %s"}
 
 
@@ -59,16 +67,17 @@ class Recording:
             fresh = await self._insert(tx, consumer, some)
             known = [mark for mark in some if (mark.subject, mark.key) not in fresh]
             if known:
-                found.update(await self._select(tx, consumer, [(mark.subject, mark.key) for mark in known]))
+                found.update(await self._known(tx, consumer, known))
                 if any((mark.subject, mark.key) not in found for mark in known):
                     raise DatabaseContended("a mark was pruned while it was looked at")
         return found
 
-    async def find(self, tx: AsyncConnection, consumer: str, keys: Sequence[tuple[str, str]]) -> Found:
-        """Those of the (subject, key) pairs that are recorded."""
+    async def find(self, connection: AsyncConnection, consumer: str, keys: Sequence[tuple[str, str]]) -> Found:
+        """Those of the (subject, key) pairs that are recorded; changes nothing."""
         found: Found = {}
         for start in range(0, len(keys), NAMES):
-            found.update(await self._select(tx, consumer, keys[start : start + NAMES]))
+            rows = await self._select(connection, consumer, keys[start : start + NAMES])
+            found.update({(subject, key): bytes(digest) for subject, key, digest, _, _ in rows})
         return found
 
     async def forget(self, tx: AsyncConnection, consumer: str, marks: Sequence[Mark]) -> None:
@@ -90,9 +99,36 @@ class Recording:
         rows: Iterable[Any] = result
         return {(subject, key) for subject, key in rows}
 
-    async def _select(self, tx: AsyncConnection, consumer: str, keys: Sequence[tuple[str, str]]) -> Found:
+    async def _known(self, tx: AsyncConnection, consumer: str, marks: Sequence[Mark]) -> Found:
+        """Those that are recorded. A message that was stored once more since takes its mark along.
+
+        Otherwise the mark would be pruned with the first copy, and the second one applied when it is read anew.
+        """
+        found: Found = {}
+        moved = []
+        asked = {(mark.subject, mark.key): mark for mark in marks}
+        for subject, key, digest, stream, sequence in await self._select(tx, consumer, list(asked)):
+            found[subject, key] = bytes(digest)
+            mark = asked[subject, key]
+            later = mark.stream != stream or mark.sequence > sequence
+            if later and mark.digest == found[subject, key]:
+                moved.append(mark)
+        if moved:
+            await self._move(tx, consumer, moved)
+        return found
+
+    async def _move(self, tx: AsyncConnection, consumer: str, marks: Sequence[Mark]) -> None:
+        now = time.time()
+        if self._kind == "sqlite":
+            rows = [(mark.stream, mark.sequence, now, consumer, mark.subject, mark.key) for mark in marks]
+            await tx.exec_driver_sql(_SQLITE_MOVE, rows)
+            return
+        places = [mark.stream for mark in marks], [mark.sequence for mark in marks]
+        names = [mark.subject for mark in marks], [mark.key for mark in marks]
+        await tx.exec_driver_sql(_PG_MOVE, (now, *places, *names, consumer))
+
+    async def _select(self, tx: AsyncConnection, consumer: str, keys: Sequence[tuple[str, str]]) -> Iterable[Any]:
         condition, values = named(self._kind, keys)
-        statement = f"SELECT subject, key, digest FROM gamebroker_inbox WHERE {_WHOSE[self._kind]} AND {condition}"  # noqa: S608 - placeholders
-        result = await tx.exec_driver_sql(statement, (consumer, *values))
-        rows: Iterable[Any] = result
-        return {(subject, key): bytes(digest) for subject, key, digest in rows}
+        columns = "subject, key, digest, stream, sequence"
+        statement = f"SELECT {columns} FROM gamebroker_inbox WHERE {_WHOSE[self._kind]} AND {condition}"  # noqa: S608 - placeholders
+        return await tx.exec_driver_sql(statement, (consumer, *values))
