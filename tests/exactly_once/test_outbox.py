@@ -298,7 +298,7 @@ async def test_on_sqlite_another_relay_takes_over(board, url, outbox):
         await write(outbox, "later")
         await never(lambda: other.stats.sent, during=0.5)
         await eventually(lambda: other.stats.sent == 1, within=15)
-        claiming = Claiming(outbox._database, outbox._transactions, 1)
+        claiming = Claiming(outbox._database, 1)
         async with claiming.claim() as claim:
             assert claim.rows == []
     async with claiming.claim() as claim:  # the one before has left in order
