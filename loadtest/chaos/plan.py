@@ -57,8 +57,8 @@ class Limits(Struct, frozen=True):
     grace: float = 10.0
     notice: float = 3.0
     alive: float = 5.0
-    showing: float = 60.0
-    settling: float = 60.0
+    showing: float = 120.0
+    settling: float = 120.0
 
     def times(self, slack: float) -> Limits:
         """The same with so much more time, for machines with other things to do."""
