@@ -78,6 +78,8 @@ class Journal:
         self._expected: dict[tuple[str, str], list[Slip]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
+        self._ending = False
+        self._damage: Exception | None = None
         self._broker: StreamBroker
         self._book: Book
         self._outbox: Outbox
@@ -134,7 +136,11 @@ class Journal:
         if timeout > 0 or self._closed:
             return
         self._closed = True
-        await self._last_words()
+        try:
+            await self._last_words()
+        except Exception as exc:  # noqa: BLE001 - logged; the end comes all the same
+            self._cannot("be read", exc)
+        self._ending = True  # what fails while it is cancelled would go on for ever
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -143,7 +149,11 @@ class Journal:
             if not slip.written.done():
                 slip.written.set_exception(BrokerClosed("the journal was closed before it was written"))
         await self._outbox.aclose()
-        self._book.put_back()
+        try:
+            if self._damage is not None:  # seen under way: whoever comes next begins anew
+                self._book.set_aside(self._damage)
+        finally:
+            self._book.put_back()
 
     async def _last_words(self) -> None:
         """Until everything is sent and known to be: what is only sent would be sent again by the next one."""
@@ -153,10 +163,15 @@ class Journal:
                     while self._pending or await self._outbox.waiting():  # noqa: ASYNC110 - asked of the file, at the end only
                         await asyncio.sleep(_SOON)
 
+    def _cannot(self, what: str, error: Exception) -> None:
+        log.error("journal %s cannot %s", self._book.path, what, exc_info=error)
+        if is_damage(error):
+            self._damage = error
+
     # -- onto the disk: who waits at the same time shares a commit
 
     async def _write_forever(self) -> None:
-        while True:
+        while not self._ending:
             while not self._pending:
                 self._arrived.clear()
                 await self._arrived.wait()
@@ -166,8 +181,8 @@ class Journal:
                 await self._write(slips)
             except BrokerError as exc:
                 _fail(slips, exc)
-            except Exception as exc:
-                log.exception("journal %s cannot be written", self._book.path)
+            except Exception as exc:  # noqa: BLE001 - logged, and told to who waits
+                self._cannot("be written", exc)
                 _fail(slips, DatabaseUnavailable(f"the journal {self._book.path} cannot be written: {exc}"))
             except BaseException:
                 _fail(
@@ -220,15 +235,16 @@ class Journal:
     # -- on to the stream
 
     async def _relay_forever(self) -> None:
-        while True:
+        while not self._ending:
             try:
                 async with self._outbox.relay(self._broker, tell=self._told) as relay:
                     await relay.wait()
             except BrokerError:  # logged; a broker that will never send again takes no events either
                 return
-            except Exception:
-                log.exception("journal %s cannot be read", self._book.path)
-                await asyncio.sleep(_TROUBLE)
+            except Exception as exc:  # noqa: BLE001 - logged, and tried again
+                self._cannot("be read", exc)
+                if not self._ending:
+                    await asyncio.sleep(_TROUBLE)
 
     def _told(self, subject: str, key: str, receipt: Receipt) -> None:
         self.waiting = max(0, self.waiting - 1)
@@ -238,19 +254,22 @@ class Journal:
     # -- what others left, and what may go
 
     async def _tend_forever(self) -> None:
-        while True:
+        while not self._ending:
             try:
                 for book in self._shelf.left():
                     await self._see_to(book)
                 await self._outbox.prune(keep=self._keep)
             except Exception as exc:  # noqa: BLE001 - whatever is wrong with one file, the others are looked at again
                 log.warning("journal %s: what others left could not be seen to: %s", self._book.path, exc)
-            await asyncio.sleep(_TENDING)
+            if not self._ending:
+                await asyncio.sleep(_TENDING)
 
     async def _see_to(self, book: Book) -> None:
         try:
             await self._send_what_is_left(book)
-        except Exception as exc:  # noqa: BLE001 - whatever is wrong with one file, the others are seen to
+        except Exception as exc:
+            if self._ending:
+                raise
             if is_damage(exc):
                 book.set_aside(exc)
             else:

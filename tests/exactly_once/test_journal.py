@@ -261,6 +261,28 @@ async def test_a_damaged_file_of_somebody_else_stops_nobody(memory_stream_broker
     assert all(".recover" in each for each in told)
 
 
+async def test_one_that_is_damaged_under_way_is_set_aside_at_the_end(tmp_path):
+    async with StreamBroker.connect("memory://") as sb:
+        await sb.declare(BATTLES)
+        await sb.keep_journal(tmp_path)
+        await sb.send(Ended(1, "ann"))
+        await asyncio.to_thread(damage, tmp_path / "0.db")
+        with pytest.raises(DatabaseUnavailable):
+            await sb.send(Ended(2, "ann"))
+        assert not (tmp_path / "0.db.damaged").exists()
+    assert (tmp_path / "0.db.damaged").exists()
+
+
+def damage(path):
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("PRAGMA user_version = 7")  # nobody trusts what they have read before
+        file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [(page,)] = file.execute("PRAGMA page_size")
+    with path.open("r+b") as file:
+        file.seek(page)
+        file.write(b"\xa5" * (path.stat().st_size - page))
+
+
 async def test_a_file_that_is_no_journal_is_a_typed_error_and_let_go(memory_stream_broker, tmp_path):
     with closing(sqlite3.connect(tmp_path / "0.db")) as file:
         file.execute("CREATE TABLE gamebroker_relay (something TEXT)")
@@ -273,18 +295,17 @@ async def test_a_file_that_is_no_journal_is_a_typed_error_and_let_go(memory_stre
 
 @pytest.mark.nats
 @pytest.mark.usefixtures("directory")
-async def test_what_waits_under_another_name_of_the_server_is_told(nats_server, caplog):
+async def test_what_waits_under_another_name_of_the_server_is_told(stream_broker, nats_server, caplog):
     """A URL list with one server more is another directory: nobody looks into the old one, and that is said."""
     caplog.set_level("WARNING", "broker.exactly_once")
-    async with StreamBroker.connect(nats_server.url) as sb:
-        await sb.declare(BATTLES)
-        old = default_directory(address_of(ConnectOptions(url=nats_server.url)))
-        old.mkdir(parents=True)
-        for number in range(2):
-            async with Outbox(f"sqlite+aiosqlite:///{old / f'{number}.db'}") as left:
-                await left.create()
-                async with left.engine.begin() as tx:
-                    await left.send(tx, Ended(number, "ann"))
+    await stream_broker.declare(BATTLES)
+    old = default_directory(address_of(ConnectOptions(url=nats_server.url)))
+    old.mkdir(parents=True)
+    for number in range(2):
+        async with Outbox(f"sqlite+aiosqlite:///{old / f'{number}.db'}") as left:
+            await left.create()
+            async with left.engine.begin() as tx:
+                await left.send(tx, Ended(number, "ann"))
     renamed = nats_server.url.replace("127.0.0.1", "localhost")
     held = Shelf(old).take()
     async with StreamBroker.connect(renamed) as sb:
