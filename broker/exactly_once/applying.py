@@ -21,6 +21,7 @@ from broker.exactly_once.errors import DatabaseContended, DatabaseUnavailable
 from broker.exactly_once.lending import Loan
 from broker.exactly_once.marks import Mark, mark_of
 from broker.exactly_once.trouble import trouble
+from broker.exactly_once.turns import turn_on
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -110,6 +111,11 @@ class Applying(ABC):
     async def __call__(self, taken: Any, /) -> None:
         """See ``broker.applying.Applied``."""
 
+    async def _call(self, given: object, tx: OwnedConnection) -> None:
+        """The handler's turn in a transaction."""
+        with turn_on(tx) as lent:
+            await self._handler(given, lent)
+
     async def _patiently(self, tasks: Sequence[Task], attempt: Callable[[], Awaitable[T]]) -> T:
         """Make the attempt until the database has taken it; a lost fight counts as failed after a few.
 
@@ -184,7 +190,7 @@ class ApplyingEach(Applying):
             async with self._transactions.begin() as tx:
                 known = await self._recording.record(tx, self._consumer, [task.mark])
                 if not known:
-                    await self._handler(task.loan.lend(), tx)
+                    await self._call(task.loan.lend(), tx)
                     task.check()
                 return known
         return {}
@@ -238,7 +244,7 @@ class ApplyingBatch(Applying):
         return known
 
     async def _together(self, tx: OwnedConnection, fresh: Sequence[Task]) -> Sequence[Mark]:
-        await self._handler([task.loan.lend() for task in fresh], tx)
+        await self._call([task.loan.lend() for task in fresh], tx)
         return [task.mark for task in fresh if task.loan.given_up]
 
     async def _one_by_one(self, tx: OwnedConnection, fresh: Sequence[Task]) -> Sequence[Mark]:
@@ -246,8 +252,8 @@ class ApplyingBatch(Applying):
         for task in fresh:
             task.error = None
             try:
-                async with tx.begin_nested():
-                    await self._handler([task.loan.lend()], tx)
+                async with self._transactions.alone(tx):
+                    await self._call([task.loan.lend()], tx)
                     task.check()
             except GivenUp:
                 undone.append(task.mark)

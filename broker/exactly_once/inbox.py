@@ -58,7 +58,7 @@ class Inbox:
         self.keep = keep
         self.stats = InboxStats()
         self._database = Database(database)
-        self._transactions = Transactions(self._database)
+        self._transactions = Transactions(self._database, lends=True)
         self._recording = Recording(self._database.kind)
 
     @property

@@ -28,6 +28,7 @@ from broker.exactly_once.relaying import Relay
 from broker.exactly_once.schema import OUTBOX
 from broker.exactly_once.stats import OutboxStats
 from broker.exactly_once.transactions import Transactions
+from broker.exactly_once.turns import lender_of
 from broker.keys import check_key
 from broker.messages import encode_body
 
@@ -307,7 +308,7 @@ class Outbox:
 
     def _watch(self, connection: AsyncConnection) -> None:
         """Wake the relays of this process when the transaction is committed."""
-        committing = connection.sync_connection
+        committing = lender_of(connection)
         if committing is not None and committing not in self._watched:
             self._watched.add(committing)
             event.listen(committing, "commit", lambda _: self._tell())

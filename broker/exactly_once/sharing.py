@@ -120,9 +120,9 @@ class ApplyingShared(Applying):
         """Run its handler; why its message is not applied. What ends the transaction also breaks the way back."""
         failure: Exception | None = None
         try:
-            async with tx.begin_nested() if careful else nullcontext():
+            async with self._transactions.alone(tx) if careful else nullcontext():
                 try:
-                    await self._handler(task.loan.lend(), tx)
+                    await self._call(task.loan.lend(), tx)
                     task.check()
                     self._transactions.check_whole(tx)
                 except Exception as exc:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from broker.exactly_once import hooks
+from broker.exactly_once.endings import Guard
 from broker.exactly_once.errors import TransactionEnded
 from broker.exactly_once.trouble import causes, trouble
 
@@ -19,41 +19,50 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from sqlalchemy.ext.asyncio import AsyncTransaction
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncTransaction
 
     from broker.exactly_once.databases import Database
 
-_ENDINGS: Final = frozenset({"COMMIT", "END", "ROLLBACK", "ABORT"})
+_SAVEPOINT: Final = "gamebroker_turn"
+"""Not one of SQLAlchemy's names, which a handler's own savepoints have."""
 _PG_IN_TRANSACTION: Final = 2
 """libpq's PQTRANS_INTRANS: in a transaction in which nothing has failed."""
 
 
 class OwnedConnection(AsyncConnection):
-    """The connection a handler works on. Its transaction is the inbox's to end.
+    """The inbox's own connection, on which it lends turns to handlers.
 
-    Raises:
-        TransactionEnded: from ``commit``, ``rollback``, ``close`` and ``invalidate``.
+    Attributes:
+        guard: keeps everybody but the inbox from ending the transaction (SQLite).
+        torn: a savepoint could be neither kept nor undone, so nothing here may be committed.
     """
 
-    __slots__ = ()
+    __slots__ = ("guard", "torn")
 
-    async def commit(self) -> NoReturn:
-        """Refused: it would part the effect from its mark."""
-        raise TransactionEnded("tx.commit(): the inbox commits when the handler has returned")
+    def __init__(self, engine: AsyncEngine) -> None:
+        super().__init__(engine)
+        self.guard: Guard | None = None
+        self.torn = False
 
-    async def rollback(self) -> NoReturn:
-        """Refused: raise, and the inbox rolls back."""
-        raise TransactionEnded("tx.rollback(): raise instead, or use tx.begin_nested() for what may fail alone")
-
-    async def close(self) -> NoReturn:
-        """Refused: it is the inbox's connection."""
-        raise TransactionEnded("tx.close(): the connection is the inbox's")
+    async def settle(self) -> None:
+        """Wait for the statements that were sent: they wait for each other, and on SQLite no commit waits for them."""
+        if self.sync_connection is not None and not self.invalidated:
+            sent = getattr(self.sync_connection.connection.dbapi_connection, "_execute_mutex", None)
+            async with sent or nullcontext():
+                pass
 
     async def release(self, *, sound: bool) -> None:
-        """Back into the pool, what its owner calls instead of ``close``; thrown away when it may not be sound."""
+        """Back into the pool, rolled back unless it was committed; thrown away when it may not be sound."""
         if not sound and not self.invalidated:
-            await super().invalidate()
-        await super().close()
+            await self.invalidate()
+        try:
+            if self.guard is not None:
+                await self.settle()
+                await self.rollback()
+        finally:
+            if self.guard is not None:
+                self.guard.shut = False
+            await self.close()
 
 
 @asynccontextmanager
@@ -77,10 +86,16 @@ _writers: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.L
 
 
 class Transactions:
-    """Makes transactions on a database, one after the other where it takes one writer only."""
+    """Makes transactions on a database, one after the other where it takes one writer only.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: where they are.
+        lends: handlers will have turns in them.
+    """
+
+    def __init__(self, database: Database, *, lends: bool = False) -> None:
         self._database = database
+        self._guarded = lends and database.kind == "sqlite"
 
     def begin(self) -> AbstractAsyncContextManager[OwnedConnection]:
         """A transaction: committed when the block ends well, rolled back when it raises.
@@ -147,22 +162,43 @@ class Transactions:
             own = await connection.begin().start()
             if self._database.kind == "sqlite":
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
-            if connection.sync_connection is not None:
-                event.listen(connection.sync_connection, "before_cursor_execute", _refuse_to_end)
+            if self._guarded:
+                await self._guard(connection)
         except Exception as exc:
             raise (trouble(exc, ours=True) or exc) from exc
         return own
 
+    async def _guard(self, connection: OwnedConnection) -> None:
+        """Anew for each transaction: SQLite then prepares again what it has kept, and asks."""
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        connection.guard = Guard()
+        await driver.set_authorizer(connection.guard)
+
     async def _end(self, connection: OwnedConnection, own: AsyncTransaction) -> None:
         if not own.is_active:
             raise TransactionEnded
+        if connection.guard is not None:
+            await connection.settle()
         self.check_whole(connection)
         hooks.reached("before_commit")
+        if connection.guard is not None:
+            connection.guard.shut = False
         try:
             await own.commit()
             hooks.reached("after_commit")
         except Exception as exc:
             raise (trouble(exc, ours=True) or exc) from exc
+
+    @asynccontextmanager
+    async def alone(self, connection: OwnedConnection) -> AsyncIterator[None]:
+        """What the block does is undone when it raises, and nothing else of the transaction."""
+        await connection.exec_driver_sql(f"SAVEPOINT {_SAVEPOINT}")
+        try:
+            yield
+        except Exception:
+            await _leave(connection, "ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT")
+            raise
+        await _leave(connection, "RELEASE SAVEPOINT")
 
     def check_whole(self, connection: OwnedConnection) -> None:
         """Raises ``TransactionEnded`` unless it can be committed."""
@@ -176,19 +212,19 @@ class Transactions:
         PostgreSQL answers the COMMIT of a failed transaction by rolling it back without an error, and so does SQLite
         after an error that ended it: to us both would look like success.
         """
-        if connection.sync_connection is None or connection.invalidated:
+        if connection.sync_connection is None or connection.invalidated or connection.torn:
             return False
         driver = connection.sync_connection.connection.driver_connection
         if self._database.kind == "sqlite":
             return bool(getattr(driver, "in_transaction", False))
-        return int(cast("Any", driver).info.transaction_status) == _PG_IN_TRANSACTION
+        return driver is not None and int(cast("Any", driver).info.transaction_status) == _PG_IN_TRANSACTION
 
 
-def _refuse_to_end(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-    """A COMMIT of the handler's own would part marks from effects; a ROLLBACK TO is a savepoint's."""
-    words = statement[:40].upper().replace(";", " ").split(maxsplit=2)
-    if words and words[0] in _ENDINGS and "TO" not in words:
-        raise TransactionEnded(f"{words[0]}: the inbox ends the transaction when the handler has returned")
+async def _leave(connection: OwnedConnection, *verbs: str) -> None:
+    connection.torn = True
+    for verb in verbs:
+        await connection.exec_driver_sql(f"{verb} {_SAVEPOINT}")
+    connection.torn = False
 
 
 def _was_cancelled(error: BaseException) -> bool:

@@ -1,0 +1,146 @@
+"""What a handler works on while it is its turn: a connection of its own, on a transaction that is the inbox's.
+
+Other messages may have their turns in the same transaction. So neither can it be ended from here, nor is the connection
+good for anything once the turn is over: what a task left behind by a handler writes would be committed with somebody
+else's mark, and again with its own.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from broker.exactly_once.endings import ending, was_refused
+from broker.exactly_once.errors import TransactionEnded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.pool import PoolProxiedConnection
+
+_COMMIT: Final = "tx.commit(): the inbox commits when the handler has returned"
+_ROLLBACK: Final = "tx.rollback(): raise instead, or use tx.begin_nested() for what may fail alone"
+_CLOSE: Final = "tx.close(): the connection is the inbox's"
+_OVER: Final = (
+    "tx was used after its handler was done: wait for everything that works on it before the handler returns or raises "
+    "(asyncio.TaskGroup does, gather() does not when one of them fails)"
+)
+
+
+class Turn(Connection):
+    """The synchronous side of what is lent: that of ``run_sync``, of sessions and of every statement.
+
+    Attributes:
+        lender: the connection whose transaction it is.
+        over: nothing is done on it any more.
+    """
+
+    def __init__(self, lender: Connection) -> None:
+        self.over = False
+        self.lender = lender
+        super().__init__(lender.engine, lender.connection, _allow_revalidate=False)
+        self._has_events = True  # SQLAlchemy 2.0 looks at the engine's alone
+        self.begin()
+
+    def _begin_impl(self, transaction: Any) -> None:
+        """It has begun; listeners were told then."""
+
+    def commit(self) -> NoReturn:
+        """Refused."""
+        raise TransactionEnded(_COMMIT)
+
+    def rollback(self) -> NoReturn:
+        """Refused."""
+        raise TransactionEnded(_ROLLBACK)
+
+    def close(self) -> NoReturn:
+        """Refused."""
+        raise TransactionEnded(_CLOSE)
+
+    def detach(self) -> NoReturn:
+        """Refused."""
+        raise TransactionEnded(_CLOSE)
+
+    @property
+    def connection(self) -> PoolProxiedConnection:
+        """The driver's, for as long as the turn."""
+        if self.over:
+            raise TransactionEnded(_OVER)
+        return super().connection
+
+
+@event.listens_for(Turn, "before_cursor_execute")
+def _refuse_to_end(turn: Turn, _cursor: object, statement: str, *_: object) -> None:
+    if turn.over:
+        raise TransactionEnded(_OVER)
+    if (found := ending(statement)) is not None:
+        raise TransactionEnded(f"{found}: the inbox ends the transaction when the handler has returned")
+
+
+@event.listens_for(Turn, "commit")
+def _refuse_commit(_: Turn) -> None:
+    raise TransactionEnded(_COMMIT)
+
+
+@event.listens_for(Turn, "rollback")
+def _refuse_rollback(_: Turn) -> None:
+    raise TransactionEnded(_ROLLBACK)
+
+
+class LentConnection(AsyncConnection):
+    """What the handler gets as ``tx``.
+
+    Raises:
+        TransactionEnded: from ``commit``, ``rollback``, ``close`` and ``invalidate``, from every other way to end the
+            transaction, and from everything once the handler has returned.
+    """
+
+    __slots__ = ()
+
+    async def commit(self) -> NoReturn:
+        """Refused: it would part the effect from its mark."""
+        raise TransactionEnded(_COMMIT)
+
+    async def rollback(self) -> NoReturn:
+        """Refused: raise, and the inbox rolls back."""
+        raise TransactionEnded(_ROLLBACK)
+
+    async def close(self) -> NoReturn:
+        """Refused: it is the inbox's connection."""
+        raise TransactionEnded(_CLOSE)
+
+    async def invalidate(self, exception: BaseException | None = None) -> NoReturn:
+        """Refused: it is the inbox's connection."""
+        raise TransactionEnded(_CLOSE) from exception
+
+
+@contextmanager
+def turn_on(owned: AsyncConnection) -> Iterator[LentConnection]:
+    """A handler's turn on a connection in a transaction.
+
+    Raises:
+        TransactionEnded: the block tried to end it past everything that says so at once.
+    """
+    lender = owned.sync_connection
+    assert lender is not None
+    turn = Turn(lender)
+    try:
+        yield LentConnection(owned.engine, turn)
+    except Exception as exc:
+        if was_refused(exc):
+            told = "the handler tried to end the transaction, or to write after ending it, and SQLite has refused that"
+            raise TransactionEnded(told) from exc
+        raise
+    finally:
+        turn.over = True
+        if turn.closed and not lender.closed:  # it broke, and only who noticed knows
+            lender.invalidate()
+
+
+def lender_of(connection: AsyncConnection) -> Connection | None:
+    """The one whose commit is this one's as well."""
+    found = connection.sync_connection
+    return found.lender if isinstance(found, Turn) else found
