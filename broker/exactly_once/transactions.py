@@ -133,17 +133,19 @@ class Transactions:
     async def _begin(self) -> AsyncIterator[OwnedConnection]:
         async with self._turn():
             connection = OwnedConnection(self._database.engine)
-            sound = False
+            sound = ending = False
             try:
                 own = await self._start(connection)
                 try:
                     yield connection
                 except Exception as exc:
                     raise (trouble(exc, ours=connection.invalidated) or exc) from exc
+                ending = True
                 await self._end(connection, own)
                 sound = True
             except Exception as exc:
-                sound = not _was_cancelled(exc)
+                # A COMMIT that fails leaves SQLite's transaction open, and SQLAlchemy pools the connection as it is.
+                sound = not ending and not _was_cancelled(exc)
                 _pass_on_cancellation(exc)
                 raise
             finally:
