@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from broker.applying import SomeFailed
-from broker.contracts.errors import BrokerError
+from broker.contracts.errors import BrokerError, InvalidKey
 from broker.contracts.failure import decide
 from broker.exactly_once import hooks
 from broker.exactly_once.errors import DatabaseContended, DatabaseUnavailable
@@ -54,6 +54,7 @@ class Task:
     """A message to apply.
 
     Attributes:
+        alone: it has its next transaction for itself.
         error: why it is not applied, once its handler has failed.
     """
 
@@ -61,10 +62,15 @@ class Task:
     message: StreamMessage
     loan: Loan
     error: Exception | None = None
+    alone: bool = False
 
     @classmethod
     def of(cls, message: StreamMessage) -> Task:
-        """The task that a message is."""
+        """The task that a message is.
+
+        Raises:
+            InvalidKey: see ``mark_of``.
+        """
         return cls(mark_of(message), message, Loan(message))
 
     @property
@@ -200,18 +206,20 @@ class ApplyingBatch(Applying):
     """A transaction for each batch.
 
     When the handler fails on it, it is called once more for each message alone, in a savepoint, so that one bad message
-    costs the others nothing.
+    costs the others nothing; and in a transaction of its own when even that does not hold.
     """
 
     async def __call__(self, taken: Any, /) -> None:
         """Apply a list of messages."""
-        tasks = waiting = [Task.of(message) for message in taken]
+        tasks, failed = _tasks_of(taken)
+        waiting = tasks
         with suppress(LeftUndone):
             while waiting:
                 turn, waiting = _one_of_each_key(waiting)
                 known = await self._patiently(turn, lambda turn=turn: self._attempt(turn))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
                 await self._finish(turn, known)
-        if failed := {task.message: task.error for task in tasks if task.error is not None}:
+        failed.update((task.message, task.error) for task in tasks if task.error is not None)
+        if failed:
             raise SomeFailed(failed)
 
     async def _attempt(self, turn: Sequence[Task]) -> Found:
@@ -228,7 +236,27 @@ class ApplyingBatch(Applying):
             if len(turn) == 1:
                 turn[0].error = exc
                 return {}
-        return await self._transact(turn, self._one_by_one)
+        try:
+            return await self._transact(turn, self._one_by_one)
+        except DatabaseUnavailable:
+            raise
+        except Exception:  # noqa: BLE001 - it ended the transaction or failed its commit: whose fault it is shows next
+            return await self._each_alone(turn)
+
+    async def _each_alone(self, turn: Sequence[Task]) -> Found:
+        """Each in a transaction of its own, where one that ends it, or makes its commit fail, harms nobody else."""
+        known: Found = {}
+        for task in turn:
+            task.error = None
+            try:
+                known |= await self._patiently(turn, lambda task=task: self._transact([task], self._together))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            except LeftUndone:
+                for each in turn:
+                    each.error = None
+                raise
+            except Exception as exc:  # noqa: BLE001 - it is this message's outcome
+                task.error = exc
+        return known
 
     async def _transact(
         self, turn: Sequence[Task], run: Callable[[OwnedConnection, Sequence[Task]], Awaitable[Sequence[Mark]]]
@@ -264,6 +292,18 @@ class ApplyingBatch(Applying):
                 undone.append(task.mark)
             hooks.reached("mid_batch")
         return undone
+
+
+def _tasks_of(messages: Iterable[StreamMessage]) -> tuple[list[Task], dict[StreamMessage, Exception]]:
+    """The task that each message is, and why some are none."""
+    tasks: list[Task] = []
+    failed: dict[StreamMessage, Exception] = {}
+    for message in messages:
+        try:
+            tasks.append(Task.of(message))
+        except InvalidKey as exc:
+            failed[message] = exc
+    return tasks, failed
 
 
 def _one_of_each_key(tasks: Iterable[Task]) -> tuple[list[Task], list[Task]]:

@@ -86,17 +86,25 @@ class Guard:
     """Asked by SQLite about each statement that it prepares: while it is shut, none may commit, or begin anew.
 
     So are the driver's own ``commit()``, a script, and the BEGIN that Python puts before a statement when something has
-    rolled the transaction back. A rollback is let through: nothing stands then, and that is found out.
+    rolled the transaction back (``OR ROLLBACK``, a full disk); a SAVEPOINT would begin one as well. A rollback is let
+    through: nothing stands then, and that is found out.
+
+    Args:
+        driver: Python's own connection.
     """
 
-    __slots__ = ("shut",)
+    __slots__ = ("_driver", "shut")
 
-    def __init__(self) -> None:
+    def __init__(self, driver: sqlite3.Connection) -> None:
         self.shut = True
+        self._driver = driver
 
     def __call__(self, action: int, verb: str | None, *_: object) -> int:
         """SQLite's question."""
-        refused = self.shut and action == sqlite3.SQLITE_TRANSACTION and verb != "ROLLBACK"
+        refused = self.shut and (
+            (action == sqlite3.SQLITE_TRANSACTION and verb != "ROLLBACK")
+            or (action == sqlite3.SQLITE_SAVEPOINT and verb == "BEGIN" and not self._driver.in_transaction)
+        )
         return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.contracts.headers import KEY, MESSAGE_ID
+from broker.keys import check_key
 
 if TYPE_CHECKING:
     from broker.messages import StreamMessage
+
+
+_LONGEST_ID: Final = 1_000
+"""Characters; an entry of PostgreSQL's index has room for 2,700 bytes."""
 
 
 class Mark(NamedTuple):
@@ -30,7 +35,11 @@ class Mark(NamedTuple):
 
 
 def mark_of(message: StreamMessage) -> Mark:
-    """The mark of a message."""
+    """The mark of a message.
+
+    Raises:
+        InvalidKey: it bears a key that no broker of ours sends, and no database may be able to hold.
+    """
     digest = hashlib.sha256(message.data).digest()
     return Mark(message.subject, key_of(message), digest, message.stream, message.sequence)
 
@@ -45,7 +54,14 @@ def key_of(message: StreamMessage) -> str:
     headers = delivery.headers
     if headers is not None:
         if key := headers.get(KEY):
-            return key
+            return check_key(key)
         if delivery.lane_key is None and (stored_as := headers.get(MESSAGE_ID)):
-            return f" id:{stored_as}"
+            return f" id:{_storable(stored_as)}"
     return f" at:{delivery.stream}/{delivery.sequence}@{delivery.timestamp_ns}"
+
+
+def _storable(text: str) -> str:
+    """The id itself, unless other clients have made one that PostgreSQL does not take or cannot put into an index."""
+    if len(text) <= _LONGEST_ID and "\0" not in text and text.isascii():
+        return text
+    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from broker.exactly_once import hooks
 from broker.exactly_once.applying import Applying, GivenUp, LeftUndone, Task
-from broker.exactly_once.errors import DatabaseContended
+from broker.exactly_once.errors import DatabaseContended, DatabaseUnavailable
 from broker.exactly_once.trouble import trouble
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class ApplyingShared(Applying):
             try:
                 known = await self._share(members)
             except Exception as exc:  # noqa: BLE001 - it is told to each of them
-                _tell(members, error=exc)
+                _tell(members, error=_shared_blame(members, exc))
             except BaseException:
                 _tell(members, error=DatabaseContended("the transaction was cut short"))
                 raise
@@ -147,11 +147,17 @@ class ApplyingShared(Applying):
                 _tell(members, known=known)
 
     def _next_members(self) -> list[Member]:
-        """The first of each key, in their order; the others wait for what becomes of these."""
+        """The first of each key, in their order, or one alone; the others wait for what becomes of these."""
         members: dict[tuple[str, str], Member] = {}
         later: list[Member] = []
         while self._waiting and len(members) < _MOST:
             member = self._waiting.popleft()
+            if member.task.alone and not member.turn.cancelled():
+                if members:
+                    self._waiting.appendleft(member)
+                else:
+                    members[member.task.name] = member
+                break
             if not member.turn.cancelled() and members.setdefault(member.task.name, member) is not member:
                 later.append(member)
         self._waiting.extendleft(reversed(later))
@@ -185,6 +191,15 @@ async def _run_handler(member: Member, tx: OwnedConnection) -> bool:
         return False
     member.turn.set_result(tx)
     return await member.left
+
+
+def _shared_blame(members: Sequence[Member], error: Exception) -> Exception:
+    """What each is told. Whose fault it is that the commit fails shows when each has a transaction for itself."""
+    if len(members) == 1 or isinstance(error, Disturbed | DatabaseUnavailable):
+        return error
+    for member in members:
+        member.task.alone = True
+    return Disturbed()
 
 
 def _tell(members: Sequence[Member], *, known: Found | None = None, error: BaseException | None = None) -> None:

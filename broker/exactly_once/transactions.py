@@ -10,9 +10,10 @@ from weakref import WeakKeyDictionary
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from broker.contracts.errors import InvalidOption
 from broker.exactly_once import hooks
 from broker.exactly_once.endings import Guard
-from broker.exactly_once.errors import TransactionEnded
+from broker.exactly_once.errors import DatabaseContended, TransactionEnded
 from broker.exactly_once.trouble import causes, trouble
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
 _SAVEPOINT: Final = "gamebroker_turn"
 """Not one of SQLAlchemy's names, which a handler's own savepoints have."""
+_LEGACY: Final = -1
+"""``sqlite3.LEGACY_TRANSACTION_CONTROL`` of Python 3.12: transactions begin by statements, as they always did."""
+_LEAVE_IT: Final = (
+    'take the listener for "begin" off it, and autocommit= out of its connect_args, or give Inbox the URL; BEGIN and '
+    "COMMIT are the inbox's to say"
+)
 _PG_IN_TRANSACTION: Final = 2
 """libpq's PQTRANS_INTRANS: in a transaction in which nothing has failed."""
 
@@ -79,6 +86,10 @@ async def session_on(
     session = maker(bind=tx, join_transaction_mode="create_savepoint", **options)
     async with session, session.begin():
         yield session
+
+
+class _Enough(Exception):
+    """Rolls back a transaction that was only tried out."""
 
 
 _writers: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]]] = WeakKeyDictionary()
@@ -151,6 +162,37 @@ class Transactions:
             finally:
                 await _release(connection, sound=sound)
 
+    async def check(self) -> None:
+        """Begin a transaction, and roll it back.
+
+        Raises:
+            InvalidOption: the engine has its own idea of when transactions begin or end.
+            DatabaseUnavailable: it cannot be reached.
+        """
+        if self._database.kind == "postgresql":
+            return
+        try:
+            told = await self._try_out()
+        except DatabaseContended:
+            return  # somebody is writing: it was a transaction that was asked for
+        except SQLAlchemyError as exc:
+            told = str(exc.__cause__ or exc)
+        if told:
+            raise InvalidOption(f"no transaction can be had on this engine ({told}): {_LEAVE_IT}", option="database")
+
+    async def _try_out(self) -> str:
+        """What is wrong with a transaction; empty when nothing is."""
+        with suppress(_Enough):
+            async with self.begin() as connection:
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                if getattr(driver._conn, "autocommit", _LEGACY) != _LEGACY:  # noqa: SLF001 - aiosqlite does not pass it on
+                    return f"autocommit={driver._conn.autocommit}"  # noqa: SLF001 - the same
+                raise _Enough
+        with suppress(ValueError):  # closed, by a pool that keeps none
+            if driver.in_transaction:
+                return "a rollback has no effect"
+        return ""
+
     def _turn(self) -> AbstractAsyncContextManager[Any]:
         """Writers of one file wait in turn here; SQLite itself would let them poll and starve."""
         if self._database.kind == "postgresql":
@@ -173,7 +215,7 @@ class Transactions:
     async def _guard(self, connection: OwnedConnection) -> None:
         """Anew for each transaction: SQLite then prepares again what it has kept, and asks."""
         driver: Any = (await connection.get_raw_connection()).driver_connection
-        connection.guard = Guard()
+        connection.guard = Guard(driver._conn)  # noqa: SLF001 - aiosqlite has no other way to Python's own connection
         await driver.set_authorizer(connection.guard)
 
     async def _end(self, connection: OwnedConnection, own: AsyncTransaction) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _COMMIT: Final = "tx.commit(): the inbox commits when the handler has returned"
 _ROLLBACK: Final = "tx.rollback(): raise instead, or use tx.begin_nested() for what may fail alone"
 _CLOSE: Final = "tx.close(): the connection is the inbox's"
+_UNDONE: Final = "a statement before this one failed, and SQLite has rolled everything back"
 _OVER: Final = (
     "tx was used after its handler was done: wait for everything that works on it before the handler returns or raises "
     "(asyncio.TaskGroup does, gather() does not when one of them fails)"
@@ -35,13 +36,16 @@ class Turn(Connection):
 
     Attributes:
         lender: the connection whose transaction it is.
+        watched: SQLite's connection, which may have no transaction any more after an error that a handler swallowed.
         over: nothing is done on it any more.
     """
 
     def __init__(self, lender: Connection) -> None:
         self.over = False
         self.lender = lender
-        super().__init__(lender.engine, lender.connection, _allow_revalidate=False)
+        pooled = lender.connection
+        self.watched: Any = pooled.driver_connection if lender.dialect.name == "sqlite" else None
+        super().__init__(lender.engine, pooled, _allow_revalidate=False)
         self._has_events = True  # SQLAlchemy 2.0 looks at the engine's alone
         self.begin()
 
@@ -76,6 +80,8 @@ class Turn(Connection):
 def _refuse_to_end(turn: Turn, _cursor: object, statement: str, *_: object) -> None:
     if turn.over:
         raise TransactionEnded(_OVER)
+    if turn.watched is not None and not turn.watched.in_transaction:
+        raise TransactionEnded(_UNDONE)
     if (found := ending(statement)) is not None:
         raise TransactionEnded(f"{found}: the inbox ends the transaction when the handler has returned")
 
