@@ -96,7 +96,7 @@ class Guard:
     __slots__ = ("_driver", "shut")
 
     def __init__(self, driver: sqlite3.Connection) -> None:
-        self.shut = True
+        self.shut = False
         self._driver = driver
 
     def __call__(self, action: int, verb: str | None, *_: object) -> int:

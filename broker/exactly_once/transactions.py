@@ -32,6 +32,7 @@ _LEAVE_IT: Final = (
     'take the listener for "begin" off it, and autocommit= out of its connect_args, or give Inbox the URL; BEGIN and '
     "COMMIT are the inbox's to say"
 )
+_GUARD: Final = "gamebroker.guard"
 _PG_IN_TRANSACTION: Final = 2
 """libpq's PQTRANS_INTRANS: in a transaction in which nothing has failed."""
 
@@ -213,10 +214,16 @@ class Transactions:
         return own
 
     async def _guard(self, connection: OwnedConnection) -> None:
-        """Anew for each transaction: SQLite then prepares again what it has kept, and asks."""
-        driver: Any = (await connection.get_raw_connection()).driver_connection
-        connection.guard = Guard(driver._conn)  # noqa: SLF001 - aiosqlite has no other way to Python's own connection
-        await driver.set_authorizer(connection.guard)
+        """Shut its guard. Set once, because SQLite prepares all statements anew for another one."""
+        about = connection.info
+        guard: Guard | None = about.get(_GUARD)
+        if guard is None:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            guard = Guard(driver._conn)  # noqa: SLF001 - aiosqlite has no other way to Python's own connection
+            await driver.set_authorizer(guard)
+            about[_GUARD] = guard
+        connection.guard = guard
+        guard.shut = True
 
     async def _end(self, connection: OwnedConnection, own: AsyncTransaction) -> None:
         if not own.is_active:
