@@ -101,7 +101,7 @@ class Claim:
         for told, statements in ((self._sent, _SENT), (self._failed, _FAILED)):
             if told and kind == "sqlite":
                 await tx.exec_driver_sql(statements[kind], told)
-            elif told:  # no executemany: see Recording.forget
+            elif told:  # no executemany: cancelled in it, psycopg 3.3 forgets that it was cancelled, and where it was
                 columns = tuple(list(column) for column in zip(*told, strict=True))
                 await tx.exec_driver_sql(statements[kind], columns)
 

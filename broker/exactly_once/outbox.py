@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import uuid4
 from weakref import WeakSet
 
-from sqlalchemy import delete, event, func, or_, select, text, tuple_, update
+from sqlalchemy import delete, event, func, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
@@ -24,6 +24,7 @@ from broker.contracts.subjects import publish_subject
 from broker.exactly_once.claiming import Claiming
 from broker.exactly_once.databases import Database
 from broker.exactly_once.errors import KeyConflict
+from broker.exactly_once.naming import named
 from broker.exactly_once.relaying import Relay
 from broker.exactly_once.schema import OUTBOX
 from broker.exactly_once.stats import OutboxStats
@@ -205,17 +206,18 @@ class Outbox:
             return (await connection.execute(query)).scalar_one()
 
     async def unsettled(self, names: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Those of the (subject, key) pairs whose row is not known to be settled, so that it may be sent again.
+        """Those of up to 1,000 (subject, key) pairs whose row is not known to be settled, so that it may be sent again.
 
         Raises:
             DatabaseUnavailable: it cannot be reached.
         """
-        row = OUTBOX.c
-        query = select(row.subject, row.key).where(
-            tuple_(row.subject, row.key).in_(sorted(names)), row.settled_at.is_(None)
-        )
+        if not names:
+            return set()
+        condition, values = named(self._database.kind, names)
+        query = f"SELECT subject, key FROM gamebroker_outbox WHERE settled_at IS NULL AND {condition}"  # noqa: S608 - placeholders
         async with self._transactions.reading() as connection:
-            return {(subject, key) for subject, key in await connection.execute(query)}
+            rows: Any = await connection.exec_driver_sql(query, values)
+            return {(subject, key) for subject, key in rows}
 
     async def prune(self, *, keep: float = WEEK, settled_only: bool = False) -> int:
         """Remove what was sent more than ``keep`` seconds ago, a thousand at a time; how many.

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import delete, select, tuple_
+from sqlalchemy import select, tuple_
 
 from broker.contracts.errors import StreamNotFound
+from broker.exactly_once.naming import named
 from broker.exactly_once.schema import INBOX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from broker.exactly_once.databases import Kind
     from broker.exactly_once.outbox import Outbox
     from broker.exactly_once.transactions import Transactions
     from broker.stream_broker import StreamBroker
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 1000
 _BEGIN: Final = (0.0, "", "")
+_OLD: Final[dict[Kind, str]] = {"sqlite": "consumer = ? AND at < ?", "postgresql": "consumer = %s AND at < %s"}
 
 
 class Pruning:
@@ -77,7 +80,8 @@ class Pruning:
             return [(at, subject, key) for at, subject, key in await connection.execute(query)]
 
     async def _remove(self, names: set[tuple[str, str]]) -> None:
-        mark = INBOX.c
-        chosen = tuple_(mark.subject, mark.key).in_(sorted(names))
+        kind = self._transactions.kind
+        condition, values = named(kind, names)
+        statement = f"DELETE FROM gamebroker_inbox WHERE {_OLD[kind]} AND {condition}"  # noqa: S608 - placeholders
         async with self._transactions.begin() as tx:
-            await tx.execute(delete(INBOX).where(mark.consumer == self._consumer, mark.at < self._before, chosen))
+            await tx.exec_driver_sql(statement, (self._consumer, self._before, *values))

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.exactly_once.errors import DatabaseContended
+from broker.exactly_once.naming import NAMES, named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 Found = dict[tuple[str, str], bytes]
 """(subject, key) -> the digest that was recorded before."""
 
-_CHUNK: Final = 1000
-"""Marks in one statement at most: SQLite takes 32,766 parameters, and each mark is seven."""
 _KEPT: Final = 256
 """Statements kept for batches of as many sizes."""
 
@@ -30,16 +29,6 @@ _PG_INSERT: Final = (
     "FROM unnest(%s::text[], %s::text[], %s::bytea[], %s::text[], %s::bigint[]) "
     "AS mark (subject, key, digest, stream, sequence) ON CONFLICT DO NOTHING RETURNING subject, key"
 )
-_PG_SELECT: Final = (
-    "SELECT i.subject, i.key, i.digest, i.stream, i.sequence "
-    "FROM unnest(%s::text[], %s::text[]) AS mark (subject, key) "
-    "JOIN gamebroker_inbox i ON i.consumer = %s AND i.subject = mark.subject AND i.key = mark.key"
-)
-
-_PG_DELETE: Final = (
-    "DELETE FROM gamebroker_inbox i USING unnest(%s::text[], %s::text[]) AS mark (subject, key) "
-    "WHERE i.consumer = %s AND i.subject = mark.subject AND i.key = mark.key"
-)
 _PG_MOVE: Final = (
     "UPDATE gamebroker_inbox i SET stream = mark.stream, sequence = mark.sequence, at = %s::float8 "
     "FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::text[]) AS mark (stream, sequence, subject, key) "
@@ -48,7 +37,7 @@ _PG_MOVE: Final = (
 _SQLITE_MOVE: Final = (
     "UPDATE gamebroker_inbox SET stream = ?, sequence = ?, at = ? WHERE consumer = ? AND subject = ? AND key = ?"
 )
-_SQLITE_DELETE: Final = "DELETE FROM gamebroker_inbox WHERE consumer = ? AND subject = ? AND key = ?"
+_WHOSE: Final[dict[Kind, str]] = {"sqlite": "consumer = ?", "postgresql": "consumer = %s"}
 
 
 @lru_cache(maxsize=_KEPT)
@@ -56,17 +45,6 @@ def _sqlite_insert(count: int) -> str:
     rows = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * count)
     columns = "consumer, subject, key, digest, stream, sequence, at"
     return f"INSERT INTO gamebroker_inbox ({columns}) VALUES {rows} ON CONFLICT DO NOTHING RETURNING subject, key"  # noqa: S608 - placeholders
-
-
-@lru_cache(maxsize=_KEPT)
-def _sqlite_select(count: int) -> str:
-    keys = ", ".join(["(?, ?)"] * count)
-    # CROSS JOIN keeps the order: each key is looked up. (subject, key) IN (...) would read all that consumer's marks.
-    return (
-        f"WITH mark (subject, key) AS (VALUES {keys}) "  # noqa: S608 - placeholders
-        "SELECT i.subject, i.key, i.digest, i.stream, i.sequence FROM mark "
-        "CROSS JOIN gamebroker_inbox i ON i.consumer = ? AND i.subject = mark.subject AND i.key = mark.key"
-    )
 
 
 class Recording:
@@ -84,8 +62,8 @@ class Recording:
             DatabaseContended: one was pruned meanwhile.
         """
         found: Found = {}
-        for start in range(0, len(marks), _CHUNK):
-            some = marks[start : start + _CHUNK]
+        for start in range(0, len(marks), NAMES):
+            some = marks[start : start + NAMES]
             fresh = await self._insert(tx, consumer, some)
             known = [mark for mark in some if (mark.subject, mark.key) not in fresh]
             if known:
@@ -94,29 +72,21 @@ class Recording:
                     raise DatabaseContended("a mark was pruned while it was looked at")
         return found
 
-    async def known(self, tx: AsyncConnection, consumer: str, marks: Sequence[Mark]) -> Found:
-        """Those whose key is recorded, in a transaction of the caller's, who is about to apply the others."""
-        found: Found = {}
-        for start in range(0, len(marks), _CHUNK):
-            found.update(await self._known(tx, consumer, marks[start : start + _CHUNK]))
-        return found
-
     async def find(self, connection: AsyncConnection, consumer: str, keys: Sequence[tuple[str, str]]) -> Found:
         """Those of the (subject, key) pairs that are recorded; changes nothing."""
         found: Found = {}
-        for start in range(0, len(keys), _CHUNK):
-            rows = await self._select(connection, consumer, keys[start : start + _CHUNK])
+        for start in range(0, len(keys), NAMES):
+            rows = await self._select(connection, consumer, keys[start : start + NAMES])
             found.update({(subject, key): bytes(digest) for subject, key, digest, _, _ in rows})
         return found
 
     async def forget(self, tx: AsyncConnection, consumer: str, marks: Sequence[Mark]) -> None:
         """Take back marks of this very transaction: their messages were not applied after all."""
-        if self._kind == "sqlite":
-            await tx.exec_driver_sql(_SQLITE_DELETE, [(consumer, mark.subject, mark.key) for mark in marks])
-            return
-        # No executemany: cancelled in it, psycopg 3.3 forgets that it was cancelled, and where it was.
-        names = [mark.subject for mark in marks], [mark.key for mark in marks]
-        await tx.exec_driver_sql(_PG_DELETE, (*names, consumer))
+        names = [(mark.subject, mark.key) for mark in marks]
+        for start in range(0, len(names), NAMES):
+            condition, values = named(self._kind, names[start : start + NAMES])
+            statement = f"DELETE FROM gamebroker_inbox WHERE {_WHOSE[self._kind]} AND {condition}"  # noqa: S608 - placeholders
+            await tx.exec_driver_sql(statement, (consumer, *values))
 
     async def _insert(self, tx: AsyncConnection, consumer: str, marks: Sequence[Mark]) -> set[tuple[str, str]]:
         now = time.time()
@@ -158,8 +128,7 @@ class Recording:
         await tx.exec_driver_sql(_PG_MOVE, (now, *places, *names, consumer))
 
     async def _select(self, tx: AsyncConnection, consumer: str, keys: Sequence[tuple[str, str]]) -> Iterable[Any]:
-        if self._kind == "sqlite":
-            flat = [value for key in keys for value in key]
-            return await tx.exec_driver_sql(_sqlite_select(len(keys)), (*flat, consumer))
-        subjects, names = zip(*keys, strict=True)
-        return await tx.exec_driver_sql(_PG_SELECT, (list(subjects), list(names), consumer))
+        condition, values = named(self._kind, keys)
+        columns = "subject, key, digest, stream, sequence"
+        statement = f"SELECT {columns} FROM gamebroker_inbox WHERE {_WHOSE[self._kind]} AND {condition}"  # noqa: S608 - placeholders
+        return await tx.exec_driver_sql(statement, (consumer, *values))

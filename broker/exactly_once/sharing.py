@@ -1,9 +1,9 @@
 """Sharing a transaction: messages that wait for the same SQLite file go in together.
 
 The file takes one writer at a time anyway, and a commit costs more than everything in it. Each handler still runs in
-its own task, one after the other; marks are written last, so that none is there without its effect. When one of them
-fails, nothing of that transaction stands: the others run again, each in a savepoint of its own until it has gone well
-for a while. A savepoint costs two statements, and failures are rare.
+its own task, one after the other, and who comes while a transaction is open joins it: two halves taking turns would pay
+for twice as many commits. When a handler fails, nothing of that transaction stands: the others run again, each in a
+savepoint of its own until it has gone well for a while. A savepoint costs two statements, and failures are rare.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from broker.exactly_once.errors import DatabaseContended, DatabaseUnavailable
 from broker.exactly_once.trouble import trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from broker.exactly_once.marks import Mark
     from broker.exactly_once.recording import Found
     from broker.exactly_once.transactions import OwnedConnection
 
 _MOST: Final = 64
 _BUDGET: Final = 0.020
-"""Seconds of handlers after which no further one joins: others want to write, and a crash repeats all of it."""
+"""Seconds of handlers after which no further one runs: others want to write, and a crash repeats all of it."""
 _CAREFUL: Final = 64
 """Messages that get savepoints after one has failed."""
 
@@ -56,8 +55,12 @@ class Member(NamedTuple):
         return cls(task, loop.create_future(), loop.create_future(), loop.create_future())
 
 
+Members = dict[tuple[str, str], Member]
+"""Who is in a transaction, each under another key."""
+
+
 class ApplyingShared(Applying):
-    """A transaction for as many messages as are there when it begins."""
+    """A transaction for as many messages as are there until it ends."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
@@ -134,10 +137,11 @@ class ApplyingShared(Applying):
 
     async def _run(self) -> None:
         while self._waiting:
-            if not (members := self._next_members()):
+            members: Members = {}
+            if not (first := self._joining(members)):
                 continue
             try:
-                known = await self._share(members)
+                known = await self._share(members, first)
             except Exception as exc:  # noqa: BLE001 - it is told to each of them
                 _tell(members, error=_shared_blame(members, exc))
             except BaseException:
@@ -146,43 +150,49 @@ class ApplyingShared(Applying):
             else:
                 _tell(members, known=known)
 
-    def _next_members(self) -> list[Member]:
-        """The first of each key, in their order, or one alone; the others wait for what becomes of these."""
-        members: dict[tuple[str, str], Member] = {}
-        later: list[Member] = []
+    def _joining(self, members: Members) -> list[Member]:
+        """The first of each key that waits, or one alone, now members; the others wait for what becomes of these."""
+        joining, later = [], []
         while self._waiting and len(members) < _MOST:
-            member = self._waiting.popleft()
-            if member.task.alone and not member.turn.cancelled():
-                if members:
-                    self._waiting.appendleft(member)
-                else:
-                    members[member.task.name] = member
+            if members and (self._waiting[0].task.alone or next(iter(members.values())).task.alone):
                 break
-            if not member.turn.cancelled() and members.setdefault(member.task.name, member) is not member:
+            member = self._waiting.popleft()
+            if member.turn.cancelled():
+                continue
+            if members.setdefault(member.task.name, member) is member:
+                joining.append(member)
+            else:
                 later.append(member)
         self._waiting.extendleft(reversed(later))
-        return list(members.values())
+        return joining
 
-    async def _share(self, members: list[Member]) -> Found:
-        """One transaction; who had no turn in it waits again, and is taken out of ``members``."""
+    async def _share(self, members: Members, joining: list[Member]) -> Found:
+        """One transaction; who had no turn in it waits again, and is no member any more."""
         clock = asyncio.get_running_loop().time
+        known: Found = {}
+        undone: list[Mark] = []
+        late: list[Member] = []
         async with self._transactions.begin() as tx:
-            known = await self._recording.known(tx, self._consumer, sorted(each.task.mark for each in members))
-            until, applied = clock() + _BUDGET, []
-            for index, member in enumerate(members):
-                if index and clock() > until:
-                    self._wait_again(members, index)
-                    break
-                if member.task.name not in known and await _run_handler(member, tx):
-                    applied.append(member.task.mark)
-                    hooks.reached("mid_batch")
-            if applied and await self._recording.record(tx, self._consumer, sorted(applied)):
-                raise DatabaseContended("somebody has applied one of them meanwhile, past the file's lock")
+            until = clock() + _BUDGET
+            while joining:
+                marks = sorted(member.task.mark for member in joining)
+                known |= await self._recording.record(tx, self._consumer, marks)
+                for member in joining:
+                    if member.task.name in known:
+                        continue
+                    if clock() > until and member is not joining[0]:
+                        late.append(member)
+                    elif await _run_handler(member, tx):
+                        hooks.reached("mid_batch")
+                        continue
+                    undone.append(member.task.mark)
+                joining = self._joining(members) if clock() <= until else []
+            if undone:
+                await self._recording.forget(tx, self._consumer, undone)
+        for member in late:
+            del members[member.task.name]
+        self._waiting.extendleft(reversed(late))
         return known
-
-    def _wait_again(self, members: list[Member], index: int) -> None:
-        self._waiting.extendleft(reversed(members[index:]))
-        del members[index:]
 
 
 async def _run_handler(member: Member, tx: OwnedConnection) -> bool:
@@ -193,17 +203,17 @@ async def _run_handler(member: Member, tx: OwnedConnection) -> bool:
     return await member.left
 
 
-def _shared_blame(members: Sequence[Member], error: Exception) -> Exception:
+def _shared_blame(members: Members, error: Exception) -> Exception:
     """What each is told. Whose fault it is that the commit fails shows when each has a transaction for itself."""
     if len(members) == 1 or isinstance(error, Disturbed | DatabaseUnavailable):
         return error
-    for member in members:
+    for member in members.values():
         member.task.alone = True
     return Disturbed()
 
 
-def _tell(members: Sequence[Member], *, known: Found | None = None, error: BaseException | None = None) -> None:
-    for member in members:
+def _tell(members: Members, *, known: Found | None = None, error: BaseException | None = None) -> None:
+    for member in members.values():
         if not member.turn.done():
             member.turn.set_result(None)
         if member.over.done():

@@ -100,12 +100,16 @@ _writers: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.L
 class Transactions:
     """Makes transactions on a database, one after the other where it takes one writer only.
 
+    Attributes:
+        kind: of database.
+
     Args:
         database: where they are.
         lends: handlers will have turns in them.
     """
 
     def __init__(self, database: Database, *, lends: bool = False) -> None:
+        self.kind = database.kind
         self._database = database
         self._guarded = lends and database.kind == "sqlite"
 
@@ -170,7 +174,7 @@ class Transactions:
             InvalidOption: the engine has its own idea of when transactions begin or end.
             DatabaseUnavailable: it cannot be reached.
         """
-        if self._database.kind == "postgresql":
+        if self.kind == "postgresql":
             return
         try:
             told = await self._try_out()
@@ -196,7 +200,7 @@ class Transactions:
 
     def _turn(self) -> AbstractAsyncContextManager[Any]:
         """Writers of one file wait in turn here; SQLite itself would let them poll and starve."""
-        if self._database.kind == "postgresql":
+        if self.kind == "postgresql":
             return nullcontext()
         files = _writers.setdefault(asyncio.get_running_loop(), {})
         return files.setdefault(self._database.engine.url.database or "", asyncio.Lock())
@@ -205,7 +209,7 @@ class Transactions:
         try:
             await connection.start()
             own = await connection.begin().start()
-            if self._database.kind == "sqlite":
+            if self.kind == "sqlite":
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
             if self._guarded:
                 await self._guard(connection)
@@ -266,7 +270,7 @@ class Transactions:
         if connection.sync_connection is None or connection.invalidated or connection.torn:
             return False
         driver = connection.sync_connection.connection.driver_connection
-        if self._database.kind == "sqlite":
+        if self.kind == "sqlite":
             return bool(getattr(driver, "in_transaction", False))
         return driver is not None and int(cast("Any", driver).info.transaction_status) == _PG_IN_TRANSACTION
 

@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from sqlalchemy import event
 
 from broker import Entry
 from broker.exactly_once import Inbox
@@ -174,17 +173,3 @@ async def test_a_cancelled_batch_leaves_nothing(battles, inbox, ledger):
     await battles.consume(SETTLE, payer(ledger, []), inbox=inbox, **BATCH)
     await eventually(lambda: inbox.stats.applied == 2)
     assert await ledger.paid() == {"ann": 1, "bob": 1}
-
-
-async def test_looking_for_keys_on_sqlite_reads_those_and_no_others(tmp_path):
-    """However much was applied before: a repeat must not cost more with every message."""
-    async with Inbox(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as inbox:
-        await inbox.create()
-        asked = []
-        event.listen(inbox.engine.sync_engine, "before_cursor_execute", lambda *told: asked.append(told[2:4]))
-        assert await inbox.applied(WORKER, [(SETTLE, f"battle-{number}") for number in range(100)]) == set()
-        [(statement, values)] = asked
-        async with inbox.engine.connect() as connection:
-            plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
-            steps = [step for *_, step in plan if step.startswith("SEARCH")]
-    assert [step.partition("(")[2] for step in steps] == ["consumer=? AND subject=? AND key=?)"]

@@ -100,8 +100,9 @@ async def test_draining_among_them_leaves_whole_effects(battles, inbox, ledger):
     assert await ledger.paid() == {f"p{n}": 1 for n in range(100)}
 
 
-async def test_who_breaks_the_transaction_for_all_pays_alone(battles, inbox, ledger):
-    """OR ROLLBACK ends it for everybody, and a handler that swallows the error would go on without one."""
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_who_breaks_the_transaction_for_all_pays_alone(battles, inbox, ledger, goes_on):
+    """OR ROLLBACK ends it for everybody; a handler that swallows the error goes on without one, or begins another."""
     async with inbox.engine.begin() as connection:
         await connection.execute(text("CREATE TABLE once (player TEXT PRIMARY KEY)"))
         await connection.execute(text("INSERT INTO once VALUES ('nobody')"))
@@ -111,6 +112,8 @@ async def test_who_breaks_the_transaction_for_all_pays_alone(battles, inbox, led
         if msg.json()["winner"] == "nobody":
             with suppress(IntegrityError):
                 await tx.execute(text("INSERT OR ROLLBACK INTO once VALUES ('nobody')"))
+            if goes_on:
+                await ledger.pay(tx, "nobody")
 
     names = ["nobody" if n == 7 else f"p{n}" for n in range(40)]
     await battles.enqueue_many(results(*names))
