@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from broker.contracts.errors import InvalidOption
@@ -37,7 +38,10 @@ C = TypeVar("C", bound=Stopping)
 class Applied(Protocol):
     """An ``async def`` handler of one message, or of a list: returning means committed, or applied before.
 
+    A message beyond its ``max_deliver`` attempts is looked up only: one of them may have been applied, its ack lost.
+
     Raises:
+        AttemptsExhausted: none of them was.
         SomeFailed: of a list, some are not applied; the rest is.
 
     Attributes:
@@ -106,6 +110,7 @@ async def consume_once(
     if consumer.ensure != "bind" and (name := consumer.stream or await backend.find_stream(consumer.filters[0])):
         stream = (await backend.stream_info(name)).config
     await inbox.check(stream)
+    options = replace(options, once=True)
     applied = inbox.applying(handler, consumer=consumer.durable, options=options)
     consumption = await work(applied, consumer, options)
     applied.stopping = lambda: consumption.stopping

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from broker.contracts.errors import BrokerError
 from broker.handling import report, text_of
 from broker.messages import StreamMessage
-from broker.settling import AttemptsExhausted, where
+from broker.settling import refuse_exhausted, where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -60,9 +60,12 @@ class Hands(ABC):
         """Let what was begun come to an end, but ``this``; cancel what has not after ``timeout`` seconds."""
 
     def _refuse_exhausted(self, message: StreamMessage) -> None:
-        """Before the handler runs: one that kills its process would otherwise be handed out for ever."""
-        if message.attempt > self._options.max_deliver:
-            raise AttemptsExhausted("every attempt was handed out and none came to an outcome")
+        """Before the handler runs: one that kills its process would otherwise be handed out for ever.
+
+        With an inbox it is not for us to say that no attempt came to an outcome.
+        """
+        if not self._options.once:
+            refuse_exhausted(message.delivery, self._options)
 
     async def _settle_failed(
         self, settler: ConsumeSettler, message: StreamMessage, error: BaseException, *, more: int = 0

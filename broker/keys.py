@@ -7,10 +7,10 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.errors import InvalidKey, InvalidOption
-from broker.contracts.headers import KEY
+from broker.contracts.headers import KEY, MESSAGE_ID, STORED_AS
 
 if TYPE_CHECKING:
-    from broker.contracts.envelopes import Record
+    from broker.contracts.envelopes import Delivery, Record
 
 GENERATED: Final = "gamebroker~"
 """Begins every key that we make because the caller gave none."""
@@ -78,3 +78,18 @@ def key_of(record: Record) -> str:
     """What its sender may use as ``idempotency_key=`` to enqueue the same message again."""
     own = record.headers.get(KEY) if record.headers is not None else None
     return own or record.message_id.removesuffix(generated_id(record.subject, ""))
+
+
+def identity_of(delivery: Delivery) -> str:
+    """What a stored message without a key is known by: the id it was stored under, else stream, sequence and time.
+
+    Its replay from the dead letters is known by the same. In a lane there is no id to go by: the next attempt at a
+    message is stored anew, under another one. Its sequence stays that of the original.
+    """
+    headers = delivery.headers
+    if headers is not None:
+        if stored_as := headers.get(STORED_AS):
+            return stored_as
+        if delivery.lane_key is None and (message_id := headers.get(MESSAGE_ID)):
+            return f"id:{message_id}"
+    return f"at:{delivery.stream}/{delivery.sequence}@{delivery.timestamp_ns}"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.contracts.envelopes import Delivery, Record, StoredMessage
 from broker.contracts.errors import InvalidKey
-from broker.contracts.headers import KEY, ORDERING_KEY, Headers
+from broker.contracts.headers import KEY, ORDERING_KEY, STORED_AS, Headers
 from broker.contracts.lanes import key_of_token
 from broker.contracts.numerals import number_of
 from broker.contracts.subjects import MAX_SUBJECT_BYTES
 from broker.handling import one_line, text_of
-from broker.keys import check_key
+from broker.keys import check_key, identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +54,7 @@ class DeadLetter:
         last_seen: when it gave up.
         idempotency_key: the sender's own key, kept through replay.
         ordering_key: likewise.
+        stored_as: what a message without an idempotency key is known by, kept through replay.
         complete: ``False`` when only a reference could be kept, for a message so near the server's size limit, or one
             that came without its body and was removed meanwhile; it is then read from ``stream`` at
             ``stream_sequence`` on replay.
@@ -78,6 +79,7 @@ class DeadLetter:
     last_seen: datetime
     idempotency_key: str | None
     ordering_key: str | None = None
+    stored_as: str | None = None
     complete: bool = True
     lane_key: str | None = None
     stream_made: int = 0
@@ -126,6 +128,8 @@ def record_of(
     key = _ordering_key(delivery)
     if key is not None and not any(name == ORDERING_KEY for name, _ in kept):
         kept.append((ORDERING_KEY, key))
+    if not any(name in {KEY, STORED_AS} for name, _ in kept):
+        kept.append((STORED_AS, identity_of(delivery)))
     told = [
         (_SUBJECT, delivery.subject),
         (_STREAM, delivery.stream),
@@ -170,6 +174,7 @@ def letter_of(stored: StoredMessage | Delivery) -> DeadLetter:
         last_seen=_time(headers.get(_LAST), stored_at),
         idempotency_key=headers.get(KEY),
         ordering_key=headers.get(ORDERING_KEY),
+        stored_as=headers.get(STORED_AS),
         complete=_OMITTED not in headers,
         lane_key=headers.get(_LANE_KEY),
         stream_made=_number(headers.get(_STREAM_MADE)),
@@ -180,6 +185,8 @@ def revived(letter: DeadLetter, original: StoredMessage | None) -> Record:
     """The record that puts a letter back on its subject, under a new wire id and with the sender's own keys."""
     if original is not None:
         data, pairs = original.data, [pair for pair in (original.headers or Headers()).pairs if _survives(pair[0])]
+        if letter.stored_as is not None and not any(name == STORED_AS for name, _ in pairs):
+            pairs.append((STORED_AS, letter.stored_as))
     else:
         data, pairs = letter.data, list(_own(letter))
     identity = f"replay:{letter.stream}:{letter.sequence}:{letter.last_seen.isoformat()}"
@@ -193,6 +200,8 @@ def _own(letter: DeadLetter) -> Iterator[tuple[str, str]]:
         yield KEY, letter.idempotency_key
     if letter.ordering_key is not None:
         yield ORDERING_KEY, letter.ordering_key
+    if letter.stored_as is not None:
+        yield STORED_AS, letter.stored_as
 
 
 def _ordering_key(delivery: Delivery) -> str | None:

@@ -33,6 +33,12 @@ class AttemptsExhausted(Exception):
     """Every attempt was handed out and none came to an outcome: the handler may have killed its process."""
 
 
+def refuse_exhausted(delivery: Delivery, options: ConsumeOptions) -> None:
+    """Raises ``AttemptsExhausted`` for a delivery beyond its attempts."""
+    if delivery.attempt > options.max_deliver:
+        raise AttemptsExhausted("every attempt was handed out and none came to an outcome")
+
+
 class PlainSettler(Settler):
     """Settles exactly as told: for pullers, who hold the loop themselves."""
 

@@ -68,6 +68,7 @@ class ConsumeOptions:
         max_bytes: bytes on their way to this process at most; a single larger message comes alone.
         reschedule_after: seconds; what is to wait for so long or longer before its next attempt waits in a schedule and
             takes no place among the unsettled ones. ``None``: everything keeps its place.
+        once: an inbox says of a message that has used up its attempts whether one of them was applied.
     """
 
     concurrency: int = 16
@@ -83,6 +84,7 @@ class ConsumeOptions:
     byte_rate: float | None = None
     max_bytes: int | None = None
     reschedule_after: float | None = None
+    once: bool = False
 
     def __post_init__(self) -> None:
         in_range("concurrency", self.concurrency, 1, 100_000, whole=True)

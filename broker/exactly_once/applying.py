@@ -22,6 +22,7 @@ from broker.exactly_once.lending import Loan
 from broker.exactly_once.marks import Mark, mark_of
 from broker.exactly_once.trouble import trouble
 from broker.exactly_once.turns import turn_on
+from broker.settling import AttemptsExhausted, refuse_exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -122,6 +123,24 @@ class Applying(ABC):
         with turn_on(tx) as lent:
             await self._handler(given, lent)
 
+    async def _known(self, task: Task) -> Found | None:
+        """Of a message that has used up its attempts: what is known of it; ``None`` while it may be applied.
+
+        Raises:
+            AttemptsExhausted: none of them was applied.
+            LeftUndone: see there.
+        """
+        if task.message.attempt <= self._options.max_deliver:
+            return None
+        known = await self._patiently([task], lambda: self._find(task))
+        if not known:
+            refuse_exhausted(task.message.delivery, self._options)
+        return known
+
+    async def _find(self, task: Task) -> Found:
+        async with self._transactions.reading() as connection:
+            return await self._recording.find(connection, self._consumer, [task.name])
+
     async def _patiently(self, tasks: Sequence[Task], attempt: Callable[[], Awaitable[T]]) -> T:
         """Make the attempt until the database has taken it; a lost fight counts as failed after a few.
 
@@ -187,7 +206,9 @@ class ApplyingEach(Applying):
         """Apply one message."""
         task = Task.of(taken)
         with suppress(LeftUndone):
-            known = await self._patiently([task], lambda: self._attempt(task))
+            known = await self._known(task)
+            if known is None:
+                known = await self._patiently([task], lambda: self._attempt(task))
             await self._finish([task], known)
 
     async def _attempt(self, task: Task) -> Found:
@@ -212,15 +233,30 @@ class ApplyingBatch(Applying):
     async def __call__(self, taken: Any, /) -> None:
         """Apply a list of messages."""
         tasks, failed = _tasks_of(taken)
-        waiting = tasks
-        with suppress(LeftUndone):
-            while waiting:
-                turn, waiting = _one_of_each_key(waiting)
+        left = tasks
+        try:
+            left = [task for task in tasks if not await self._is_over(task)]
+            while left:
+                turn, later = _one_of_each_key(left)
                 known = await self._patiently(turn, lambda turn=turn: self._attempt(turn))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
                 await self._finish(turn, known)
+                left = later
+        except LeftUndone:
+            await _give_back(left)  # what is not settled when this returns counts as applied
         failed.update((task.message, task.error) for task in tasks if task.error is not None)
         if failed:
             raise SomeFailed(failed)
+
+    async def _is_over(self, task: Task) -> bool:
+        """Whether it has used up its attempts; then it has its outcome."""
+        try:
+            known = await self._known(task)
+        except AttemptsExhausted as exc:
+            task.error = exc
+            return True
+        if known is not None:
+            await self._finish([task], known)
+        return known is not None
 
     async def _attempt(self, turn: Sequence[Task]) -> Found:
         """Apply messages with distinct keys; what was recorded before."""

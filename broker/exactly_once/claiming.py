@@ -1,4 +1,7 @@
-"""Which rows of the outbox a relay may send: the oldest, each ordering key from its first one on, nobody else's."""
+"""Which rows of the outbox a relay may send: each ordering key from its first one on, nobody else's.
+
+New rows and those that failed before are taken apart, so that however many fail, no others wait behind them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import Select, and_, delete, exists, or_, select
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, literal_column, or_, select
 from sqlalchemy.dialects import sqlite
 
 from broker.exactly_once.schema import OUTBOX, RELAY
@@ -30,6 +33,9 @@ _BACKOFF: Final = (0.25, 60.0)
 """Seconds until a row that failed is tried again: the first time, and the longest; doubling."""
 _STEPS: Final = 9
 _LONGEST_ERROR: Final = 512
+
+_NEVER: Final[ColumnElement[int]] = literal_column("0")
+"""No parameter: an index over some of the rows serves only a query that says in so many words that it wants those."""
 
 _SENT: Final[dict[Kind, str]] = {
     "sqlite": "UPDATE gamebroker_outbox SET sent_at = ?, stream = ?, sequence = ?, last_error = NULL WHERE id = ?",
@@ -121,19 +127,22 @@ class Claiming:
         self._held_until = 0.0
 
     @asynccontextmanager
-    async def claim(self) -> AsyncIterator[Claim]:
+    async def claim(self, *, again: bool = False) -> AsyncIterator[Claim]:
         """Rows to send, kept from other relays until the block ends; what was said of them is written then.
+
+        Args:
+            again: those that failed before and are due, otherwise the new ones; the oldest.
 
         Raises:
             DatabaseUnavailable: nothing is known to be written; the rows come again.
         """
         if self._kind == "postgresql":
             async with self._transactions.begin() as tx:
-                claim = Claim(await self._take(tx))
+                claim = Claim(await self._take(tx, again=again))
                 yield claim
                 await claim.write(tx, self._kind)
             return
-        claim = Claim(await self._take_leased())
+        claim = Claim(await self._take_leased(again=again))
         yield claim
         if claim.settled:
             async with self._transactions.begin() as tx:
@@ -150,11 +159,11 @@ class Claiming:
             async with self._transactions.begin() as tx:
                 await tx.execute(delete(RELAY).where(RELAY.c.owner == self._owner))
 
-    async def _take_leased(self) -> list[Row]:
+    async def _take_leased(self, *, again: bool) -> list[Row]:
         if not await self._holds():
             return []
         async with self._transactions.reading() as connection:
-            return await self._take(connection)
+            return await self._take(connection, again=again)
 
     async def _holds(self) -> bool:
         """Whether this relay is the one, asked and renewed well before its lease is over."""
@@ -172,8 +181,8 @@ class Claiming:
         self._held_until = asked + _LEASE if holds else 0.0
         return holds
 
-    async def _take(self, tx: AsyncConnection) -> list[Row]:
-        firsts = self._firsts()
+    async def _take(self, tx: AsyncConnection, *, again: bool) -> list[Row]:
+        firsts = self._firsts(again=again)
         if self._kind == "postgresql":
             firsts = firsts.with_for_update(skip_locked=True)
         rows = [Row(*each) for each in await tx.execute(firsts)]
@@ -185,15 +194,13 @@ class Claiming:
             rows.extend(each for each in followers if each.id not in seen)
         return rows
 
-    def _firsts(self) -> Select[Any]:
-        """Due rows without an ordering key, and the first unsent one of each key when it is due."""
+    def _firsts(self, *, again: bool) -> Select[Any]:
+        """Rows without an ordering key, and the first unsent one of each key."""
         row, earlier = OUTBOX.c, OUTBOX.alias("earlier")
         before = exists().where(
             and_(earlier.c.ordering_key == row.ordering_key, earlier.c.sent_at.is_(None), earlier.c.id < row.id)
         )
-        return (
-            select(*_ROW)
-            .where(row.sent_at.is_(None), row.due_at <= time.time(), or_(row.ordering_key.is_(None), ~before))
-            .order_by(row.id)
-            .limit(self._batch)
-        )
+        firsts = select(*_ROW).where(row.sent_at.is_(None), or_(row.ordering_key.is_(None), ~before)).limit(self._batch)
+        if again:
+            return firsts.where(row.attempts > _NEVER, row.due_at <= time.time()).order_by(row.due_at)
+        return firsts.where(row.attempts == _NEVER).order_by(row.id)

@@ -124,6 +124,7 @@ class Inbox:
         A thousand go at a time, and whoever wants to write has a turn in between.
 
         Raises:
+            InvalidOption: with ``outbox``, and a stream that renames what it is sent (``subject_transform``).
             DatabaseUnavailable: it cannot be reached; what was removed stays removed.
             ConnectionLost, RequestTimeout, PermissionDenied: the stream could not be asked.
         """

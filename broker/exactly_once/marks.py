@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from broker.contracts.headers import KEY, MESSAGE_ID
-from broker.keys import check_key
+from broker.contracts.errors import InvalidOption
+from broker.keys import check_key, identity_of
 
 if TYPE_CHECKING:
+    from broker.contracts.options import StreamOptions
     from broker.messages import StreamMessage
 
-
-_LONGEST_ID: Final = 1_000
+_LONGEST: Final = 1_000
 """Characters; an entry of PostgreSQL's index has room for 2,700 bytes."""
 
 
@@ -45,23 +45,20 @@ def mark_of(message: StreamMessage) -> Mark:
 
 
 def key_of(message: StreamMessage) -> str:
-    """The sender's idempotency key; without one the id it was stored under, else stream and sequence.
-
-    The latter two begin with a blank, which no key does. In a lane there is no id to go by: the next attempt at a
-    message is stored anew, under another one. Its sequence stays that of the original.
-    """
-    delivery = message.delivery
-    headers = delivery.headers
-    if headers is not None:
-        if key := headers.get(KEY):
-            return check_key(key)
-        if delivery.lane_key is None and (stored_as := headers.get(MESSAGE_ID)):
-            return f" id:{_storable(stored_as)}"
-    return f" at:{delivery.stream}/{delivery.sequence}@{delivery.timestamp_ns}"
+    """The sender's idempotency key; without one its identity, after a blank, with which no key begins."""
+    key = message.idempotency_key
+    return nameless(identity_of(message.delivery)) if not key else check_key(key)
 
 
-def _storable(text: str) -> str:
-    """The id itself, unless other clients have made one that PostgreSQL does not take or cannot put into an index."""
-    if len(text) <= _LONGEST_ID and "\0" not in text and text.isascii():
-        return text
-    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def nameless(identity: str) -> str:
+    """The mark's key of a message without one; a digest if PostgreSQL could not hold what another client made up."""
+    if len(identity) > _LONGEST or not identity.isascii() or "\0" in identity:
+        identity = "sha256:" + hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+    return f" {identity}"
+
+
+def check_names(config: StreamOptions) -> None:
+    """Raises ``InvalidOption`` for a stream that renames: inbox and outbox would know a message by two names."""
+    if config.subject_transform is not None:
+        told = f"stream={config.name!r} has a subject_transform: a message is not stored by the subject it was sent to"
+        raise InvalidOption(told, option="stream")

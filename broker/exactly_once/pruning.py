@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import select, tuple_
 
 from broker.contracts.errors import StreamNotFound
+from broker.exactly_once.marks import check_names, nameless
 from broker.exactly_once.naming import named
 from broker.exactly_once.schema import INBOX
 
@@ -43,9 +44,11 @@ class Pruning:
 
     async def run(self, broker: StreamBroker, outbox: Outbox | None) -> AsyncIterator[int]:
         """Remove a thousand at a time; how many each time."""
-        gone_below = await self._first_sequence(broker)
+        gone_below = await self._first_sequence(broker, by_name=outbox is not None)
         letters = broker.dead_letters.list(stream=self._stream, consumer=self._consumer)
-        held = {(letter.subject, letter.idempotency_key or "") async for letter in letters}
+        held = {
+            (letter.subject, letter.idempotency_key or nameless(letter.stored_as or "")) async for letter in letters
+        }
         place: Place | None = _BEGIN
         while place is not None:
             places = await self._page(place, gone_below)
@@ -58,12 +61,15 @@ class Pruning:
                 self.removed += len(names)
                 yield len(names)
 
-    async def _first_sequence(self, broker: StreamBroker) -> int | None:
+    async def _first_sequence(self, broker: StreamBroker, *, by_name: bool) -> int | None:
         """The oldest sequence that the stream still has; ``None`` when there is no such stream any more."""
         try:
-            return (await broker.streams.info(self._stream)).state.first_sequence
+            info = await broker.streams.info(self._stream)
         except StreamNotFound:
             return None
+        if by_name:
+            check_names(info.config)
+        return info.state.first_sequence
 
     async def _page(self, after: Place, gone_below: int | None) -> list[Place]:
         mark = INBOX.c

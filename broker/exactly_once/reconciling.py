@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from broker.contracts.errors import ConsumerNotFound, InvalidOption, StreamNotFound
 from broker.contracts.options import in_range
+from broker.contracts.subjects import matches
+from broker.exactly_once.marks import check_names
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from broker.exactly_once.inbox import Inbox
     from broker.exactly_once.outbox import Outbox
     from broker.stream_broker import StreamBroker
@@ -23,7 +27,8 @@ class Reconciled:
 
     Attributes:
         settled: the inbox has them; they are not looked at again.
-        dead: a dead letter of the consumer has them: somebody's decision.
+        dead: a dead letter of the consumer has them: that is somebody's decision from now on, and they are not looked
+            at again, whether it is replayed or discarded.
         waiting: the stream has them, and the consumer has not got so far.
         again: lost on their way, whoever lost them; the relay sends them again.
     """
@@ -45,7 +50,8 @@ async def reconcile(
 ) -> Reconciled:
     """Send again what ``stream`` stored and ``consumer`` never applied. To be called now and then, by one at a time.
 
-    It turns a loss on the server (a damaged disk, a deleted or purged stream) into delay.
+    It turns a loss on the server (a damaged disk, a deleted or purged stream) into delay. Messages that no filter of
+    the consumer covers are others', and left alone.
 
     Args:
         outbox: where the messages came from.
@@ -57,7 +63,8 @@ async def reconcile(
             what is sent again.
 
     Raises:
-        InvalidOption: ``older_than`` is within the duplicate window.
+        InvalidOption: ``older_than`` is within the duplicate window; or the stream renames what it is sent
+            (``subject_transform``), so that inbox and outbox know it by different names.
         DatabaseUnavailable: one of the databases cannot be reached; what was decided before stays so.
         ConnectionLost, RequestTimeout, PermissionDenied: the server could not be asked.
     """
@@ -75,40 +82,49 @@ class _Reconciling:
         self._consumer = consumer
 
     async def run(self, older_than: float) -> Reconciled:
-        floor = await self._floor(older_than)
+        await self._check_stream(older_than)
+        floor, filters = await self._position()
         letters = self._broker.dead_letters.list(stream=self._stream, consumer=self._consumer)
         dead = {(letter.subject, letter.idempotency_key) async for letter in letters}
         result, before, last = Reconciled(), time.time() - older_than, 0
         while page := await self._outbox.sent_before(before, self._stream, last, _PAGE):
             last = page[-1][0]
             applied = await self._inbox.applied(self._consumer, [(subject, key) for _, subject, key, _ in page])
-            settled, again = [], []
+            settled, decided, again = [], [], []
             for number, subject, key, sequence in page:
                 if (subject, key) in applied:
                     settled.append(number)
+                elif filters and not any(matches(each, subject) for each in filters):
+                    continue
                 elif (subject, key) in dead:
-                    result.dead += 1
+                    decided.append(number)
                 elif sequence > floor and await self._is_stored(subject, key, sequence):
                     result.waiting += 1
                 else:
                     again.append(number)
-            await self._outbox.judge(settled=settled, again=again)
+            await self._outbox.judge(settled=settled + decided, again=again)
             result.settled += len(settled)
+            result.dead += len(decided)
             result.again += len(again)
         return result
 
-    async def _floor(self, older_than: float) -> int:
-        """Up to which sequence the consumer has settled everything; 0 when that is not known."""
+    async def _check_stream(self, older_than: float) -> None:
         try:
-            window = (await self._broker.streams.info(self._stream)).config.duplicate_window
-            if older_than <= window:
-                told = (
-                    f"older_than={older_than:g}: within the duplicate window of {window:g} s the server drops repeats"
-                )
-                raise InvalidOption(told, option="older_than")
-            return (await self._broker.consumers.info(self._stream, self._consumer)).ack_floor
+            config = (await self._broker.streams.info(self._stream)).config
+        except StreamNotFound:
+            return
+        check_names(config)
+        if older_than <= (window := config.duplicate_window):
+            told = f"older_than={older_than:g}: within the duplicate window of {window:g} s the server drops repeats"
+            raise InvalidOption(told, option="older_than")
+
+    async def _position(self) -> tuple[int, Sequence[str]]:
+        """Up to which sequence the consumer has settled everything, and what it takes; 0 and nothing when not known."""
+        try:
+            info = await self._broker.consumers.info(self._stream, self._consumer)
         except (StreamNotFound, ConsumerNotFound):
-            return 0
+            return 0, ()
+        return info.ack_floor, info.config.filters
 
     async def _is_stored(self, subject: str, key: str, sequence: int) -> bool:
         """Whether the stream still has that message: after a loss its sequence may be another one's."""

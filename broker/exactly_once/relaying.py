@@ -54,18 +54,21 @@ class Relay:
         self._stats = stats
         self._poll = poll
         self._timeout = timeout
-        self._running: asyncio.Task[None] | None = None
+        self._running: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._running = asyncio.create_task(self._run(), name="relay outbox")
-        self._running.add_done_callback(_retrieve)
+        for work, what in ((self._send_new(), "new"), (self._send_again(), "again")):
+            running = asyncio.create_task(work, name=f"relay outbox, {what}")
+            running.add_done_callback(_retrieve)
+            self._running.append(running)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop where it is; what was in hand is sent again by the next one, under the same keys."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
+        if self._running:
+            for running in self._running:
+                running.cancel()
+            await asyncio.wait(self._running)
         with suppress(BrokerError):
             await self._claiming.release()
 
@@ -75,38 +78,44 @@ class Relay:
         Raises:
             BrokerClosed, Unauthorized: the broker will never send again.
         """
-        if self._running is not None:
-            await asyncio.wait([self._running])
-            if not self._running.cancelled():
-                self._running.result()
+        if self._running:
+            over, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            for running in over:
+                if not running.cancelled():
+                    running.result()
 
-    async def _run(self) -> None:
-        pause, trouble = self._poll, _TROUBLE[0]
+    async def _send_new(self) -> None:
+        """What was committed since, at once when that was here."""
+        pause = self._poll
         while True:
             if self._committed.is_set():
                 self._committed.clear()
                 pause = _SOON
+            if not await self._pass(again=False):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._committed.wait()
+                pause = min(pause * 2, self._poll)
+
+    async def _send_again(self) -> None:
+        """What failed before: beside the others, which need not wait for a stream that is full or does not answer."""
+        while True:
+            if not await self._pass(again=True):
+                await asyncio.sleep(self._poll)
+
+    async def _pass(self, *, again: bool) -> bool:
+        """Send what there is; whether something was sent, so that there may be more."""
+        trouble = _TROUBLE[0]
+        while True:
             try:
-                busy = await self._pass()
+                async with self._claiming.claim(again=again) as claim:
+                    return await self._send(claim) > 0
             except (BrokerClosed, Unauthorized):
                 raise
             except BrokerError as exc:
                 log.warning("relaying the outbox: %s", exc)
                 await asyncio.sleep(trouble * random.uniform(0.5, 1.0))
                 trouble = min(trouble * 2, _TROUBLE[1])
-                continue
-            trouble = _TROUBLE[0]
-            if not busy:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._committed.wait()
-                pause = min(pause * 2, self._poll)
-
-    async def _pass(self) -> bool:
-        """Send what there is; whether something was sent, so that there may be more."""
-        async with self._claiming.claim() as claim:
-            sent = await self._send(claim)
-        return sent > 0
 
     async def _send(self, claim: Claim) -> int:
         """Each ordering key one after the other, keys side by side; what a key's failure leaves is left for later."""
@@ -122,7 +131,7 @@ class Relay:
                     self._tell(turn[index].subject, turn[index].key, receipt)
             for index, error in errors.items():
                 claim.failed(turn[index], error)
-                log.warning("outbox row %d waits: %s: %s", turn[index].id, type(error).__name__, error)
+            _tell_failed(turn, errors)
             sent += len(receipts)
             self._stats.sent += len(receipts)
             self._stats.failed += len(errors)
@@ -152,6 +161,16 @@ def _queues(rows: Sequence[Row]) -> list[deque[Row]]:
         else:
             keyed.setdefault(row.ordering_key, deque()).append(row)
     return [*alone, *keyed.values()]
+
+
+def _tell_failed(rows: Sequence[Row], errors: Mapping[int, BrokerError]) -> None:
+    """One line for each kind of failure, however many rows have it: each of them has its own in the table."""
+    kinds: dict[str, list[int]] = {}
+    for index, error in errors.items():
+        kinds.setdefault(type(error).__name__, []).append(index)
+    for kind, (first, *others) in kinds.items():
+        row, more = rows[first], f" and {len(others)} more" if others else ""
+        log.warning("outbox row %d (%s)%s waits: %s: %s", row.id, row.subject, more, kind, errors[first])
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -65,8 +65,11 @@ OUTBOX: Final = Table(
 """What is to be sent, and what was: where the stream put it, how often it was sent anew, when it was seen settled."""
 
 _UNSENT: Final = text("sent_at IS NULL")
+_NEW: Final = text("sent_at IS NULL AND attempts = 0")
+_AGAIN: Final = text("sent_at IS NULL AND attempts > 0")
 _UNSETTLED: Final = text("settled_at IS NULL")
-Index("gamebroker_outbox_unsent", OUTBOX.c.id, sqlite_where=_UNSENT, postgresql_where=_UNSENT)
+Index("gamebroker_outbox_new", OUTBOX.c.id, sqlite_where=_NEW, postgresql_where=_NEW)
+Index("gamebroker_outbox_again", OUTBOX.c.due_at, sqlite_where=_AGAIN, postgresql_where=_AGAIN)
 Index("gamebroker_outbox_order", OUTBOX.c.ordering_key, OUTBOX.c.id, sqlite_where=_UNSENT, postgresql_where=_UNSENT)
 Index("gamebroker_outbox_unsettled", OUTBOX.c.sent_at, sqlite_where=_UNSETTLED, postgresql_where=_UNSETTLED)
 

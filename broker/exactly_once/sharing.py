@@ -72,7 +72,9 @@ class ApplyingShared(Applying):
         """Apply one message."""
         task = Task.of(taken)
         with suppress(LeftUndone):
-            known = await self._patiently([task], lambda: self._attempt(task))
+            known = await self._known(task)
+            if known is None:
+                known = await self._patiently([task], lambda: self._attempt(task))
             await self._finish([task], known)
 
     async def _attempt(self, task: Task) -> Found:

@@ -301,3 +301,32 @@ async def test_a_handler_that_still_runs_when_its_message_comes_again_runs_once(
     gate.set()
     await eventually(lambda: idle(battles))
     assert await ledger.paid() == {"ann": 1}
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 5, "batch_timeout": 0.05}], ids=["each", "batch"])
+async def test_attempts_used_up_are_no_dead_letter_if_one_was_applied(battles, inbox, ledger, options):
+    """It committed and its ack was lost: it comes once more than it may, and the inbox knows better."""
+    worker = await battles.consume(SETTLE, payer(ledger), durable=WORKER, inbox=inbox)
+    await enqueue(battles, "ann", "battle-1")
+    await eventually(lambda: inbox.stats.applied == 1)
+    await worker.drain()
+    await past_the_window()
+    await enqueue(battles, "ann", "battle-1")
+    await enqueue(battles, "bob", "battle-2")
+    async with battles.pull(SETTLE, durable=WORKER, ensure="bind") as puller:
+        for message in await puller.fetch(2, timeout=5):
+            await message.nak()
+
+    async def settle(_taken, _tx):
+        raise AssertionError("handed out more often than it may be")
+
+    await battles.consume(SETTLE, settle, durable=WORKER, inbox=inbox, max_deliver=1, **options)
+    (letter,) = await eventually(lambda: letters(battles))
+    await eventually(lambda: idle(battles))
+    assert (letter.idempotency_key, letter.reason, letter.error_type) == (
+        "battle-2",
+        "max_deliver",
+        "AttemptsExhausted",
+    )
+    assert inbox.stats.duplicates == 1
+    assert await ledger.paid() == {"ann": 1}

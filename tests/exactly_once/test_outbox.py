@@ -166,6 +166,32 @@ async def test_what_has_no_stream_waits_and_holds_up_nobody(board, outbox):
         await eventually(lambda: outbox.stats.sent == 2, within=15)
 
 
+async def test_what_cannot_be_sent_holds_up_nobody_however_much_it_is(board, outbox, caplog):
+    caplog.set_level("WARNING", "broker.exactly_once")
+    async with outbox.engine.begin() as tx:
+        for number in range(300):
+            await outbox.enqueue(tx, "nowhere.a", number)
+        await outbox.enqueue(tx, BOARD, "fine")
+    async with outbox.relay(board, poll=0.05, batch=25):
+        await eventually(lambda: outbox.stats.sent == 1, within=15)
+    assert outbox.stats.failed >= 300
+    assert " and 24 more waits: NoStream: " in caplog.text
+
+
+async def test_new_rows_are_found_past_any_number_of_those_that_failed(tmp_path):
+    async with Outbox(f"sqlite+aiosqlite:///{tmp_path / 'outbox.db'}") as outbox:
+        await outbox.create()
+        claiming = Claiming(outbox._database, outbox._transactions, 10)
+        async with outbox.engine.connect() as connection:
+            for again, index in ((False, "gamebroker_outbox_new"), (True, "gamebroker_outbox_again")):
+                statement = claiming._firsts(again=again).compile(
+                    outbox.engine.sync_engine, compile_kwargs={"literal_binds": True}
+                )
+                plan = [row[-1] for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")]
+                assert index in plan[0]
+                assert "TEMP B-TREE" not in str(plan)
+
+
 async def test_a_key_waits_for_its_first_message_and_no_other_key_does(board, outbox):
     async with outbox.relay(board, poll=0.05):
         async with outbox.engine.begin() as tx:

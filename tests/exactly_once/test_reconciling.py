@@ -7,9 +7,9 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from broker import InvalidOption, StreamOptions
+from broker import InvalidOption, StreamOptions, SubjectTransform
 from broker.exactly_once import Inbox, Outbox, Reconciled, reconcile
-from broker.testing.waiting import eventually
+from broker.testing.waiting import eventually, never
 from tests.exactly_once.conftest import Ledger
 from tests.exactly_once.test_inbox import SETTLE, WORKER, idle, letters, past_the_window, payer
 
@@ -163,6 +163,70 @@ async def test_a_key_is_forgotten_when_it_is_old_and_its_message_gone(sb, stream
     assert await prune(sb, inbox) >= 1
     assert await known(inbox) == []
     assert inbox.stats.pruned == 2
+
+
+async def test_what_its_consumer_does_not_take_is_left_alone(sb, inbox, outbox, ledger):
+    await sb.declare(KEPT)
+    seen = []
+    worker = await sb.consume(SETTLE, payer(ledger), durable=WORKER, inbox=inbox)
+    await sb.consume("battle.seen", lambda msg: seen.append(msg.idempotency_key), durable="other")
+    await send(outbox, sb, "ann")
+    async with outbox.engine.begin() as tx:
+        await outbox.enqueue(tx, "battle.seen", 1, idempotency_key="a")
+    async with outbox.relay(sb, poll=0.05):
+        await eventually(lambda: nothing_waits(outbox))
+    await past_the_window()
+    await eventually(lambda: inbox.stats.applied == 1 and seen)
+    await worker.drain()
+    async with outbox.relay(sb, poll=0.05):
+        assert await look(outbox, inbox, sb) == Reconciled(settled=1)
+        await never(lambda: len(seen) > 1)
+
+
+async def test_a_dead_letter_is_a_decision_and_what_is_discarded_stays_away(sb, inbox, outbox):
+    await sb.declare(KEPT)
+
+    async def refuse(msg, _tx):
+        await msg.term("a cheat")
+
+    await sb.consume(SETTLE, refuse, durable=WORKER, inbox=inbox)
+    await send(outbox, sb, "ann")
+    (letter,) = await eventually(lambda: letters(sb))
+    assert await look(outbox, inbox, sb) == Reconciled(dead=1)
+    await sb.dead_letters.discard(letter, "a cheat")
+    assert await look(outbox, inbox, sb) == Reconciled()
+
+
+async def test_a_stream_that_renames_is_refused(sb, inbox, outbox):
+    renames = SubjectTransform("in.>", "battle.>")
+    await sb.declare(StreamOptions("BATTLES", ["in.>"], storage="memory", subject_transform=renames))
+    with pytest.raises(InvalidOption, match="subject_transform"):
+        await look(outbox, inbox, sb)
+    with pytest.raises(InvalidOption, match="subject_transform"):
+        await prune(sb, inbox, outbox=outbox)
+
+
+async def test_a_key_stays_while_the_dead_letter_of_a_message_without_one_has_it(sb, inbox, ledger):
+    """Replayed, such a message is known by what it was stored as, and not applied again."""
+    await sb.declare(KEPT)
+    worker = await sb.consume(SETTLE, payer(ledger), durable=WORKER, inbox=inbox)
+    await sb.enqueue(SETTLE, {"winner": "ann"})
+    await eventually(lambda: inbox.stats.applied == 1)
+    await eventually(lambda: idle(sb))
+    await worker.drain()
+    await sb.consumers.delete("BATTLES", WORKER)
+    worker = await sb.consume(
+        SETTLE, lambda msg: msg.nothing, durable=WORKER, max_deliver=1
+    )  # somebody forgot the inbox
+    await eventually(lambda: letters(sb))
+    await worker.drain()
+    await sb.streams.purge("BATTLES")
+    await age(inbox, 91)
+    assert await prune(sb, inbox) == 0
+    assert await sb.dead_letters.replay() == 1
+    await sb.consume(SETTLE, payer(ledger), durable=WORKER, inbox=inbox)
+    await eventually(lambda: inbox.stats.duplicates == 1)
+    assert await ledger.paid() == {"ann": 1}
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 10, "batch_timeout": 0.05}], ids=["each", "batch"])

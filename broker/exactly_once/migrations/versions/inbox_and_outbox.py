@@ -13,6 +13,8 @@ branch_labels: Final = ("gamebroker",)
 depends_on: Final = None
 
 _UNSENT: Final = sa.text("sent_at IS NULL")
+_NEW: Final = sa.text("sent_at IS NULL AND attempts = 0")
+_AGAIN: Final = sa.text("sent_at IS NULL AND attempts > 0")
 _UNSETTLED: Final = sa.text("settled_at IS NULL")
 
 
@@ -54,7 +56,8 @@ def upgrade() -> None:
         if_not_exists=True,
     )
     for name, columns, where in (
-        ("gamebroker_outbox_unsent", ["id"], _UNSENT),
+        ("gamebroker_outbox_new", ["id"], _NEW),
+        ("gamebroker_outbox_again", ["due_at"], _AGAIN),
         ("gamebroker_outbox_order", ["ordering_key", "id"], _UNSENT),
         ("gamebroker_outbox_unsettled", ["sent_at"], _UNSETTLED),
     ):
