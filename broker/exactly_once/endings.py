@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final
 
 from broker.exactly_once.trouble import causes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import aiosqlite
 
 _MENTIONED: Final = re.compile(r"commit|end|rollback|abort|prepare", re.IGNORECASE)
 _TOKEN: Final = re.compile(
@@ -89,21 +91,38 @@ class Guard:
     rolled the transaction back (``OR ROLLBACK``, a full disk); a SAVEPOINT would begin one as well. A rollback is let
     through: nothing stands then, and that is found out.
 
+    Attributes:
+        shut: whether it says no.
+
     Args:
-        driver: Python's own connection.
+        driver: the connection that asks.
     """
 
     __slots__ = ("_driver", "shut")
 
-    def __init__(self, driver: sqlite3.Connection) -> None:
+    def __init__(self, driver: aiosqlite.Connection) -> None:
         self.shut = False
         self._driver = driver
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether its connection is in one."""
+        return self._driver.in_transaction
+
+    async def stand(self) -> None:
+        """Be asked from now on. Not for each transaction: SQLite prepares everything anew then."""
+        await self._driver.set_authorizer(self)
+
+    def ask_anew(self) -> None:
+        """Have SQLite prepare everything anew before whatever is sent next, a COMMIT that it has kept among it."""
+        driver: Any = self._driver
+        driver._tx.put_nowait((None, partial(driver._conn.set_authorizer, self)))  # noqa: SLF001 - into its thread, from where nothing can be awaited
 
     def __call__(self, action: int, verb: str | None, *_: object) -> int:
         """SQLite's question."""
         refused = self.shut and (
             (action == sqlite3.SQLITE_TRANSACTION and verb != "ROLLBACK")
-            or (action == sqlite3.SQLITE_SAVEPOINT and verb == "BEGIN" and not self._driver.in_transaction)
+            or (action == sqlite3.SQLITE_SAVEPOINT and verb == "BEGIN" and not self.in_transaction)
         )
         return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
 

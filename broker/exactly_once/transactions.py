@@ -181,7 +181,7 @@ class Transactions:
         except DatabaseContended:
             return  # somebody is writing: it was a transaction that was asked for
         except SQLAlchemyError as exc:
-            told = str(exc.__cause__ or exc)
+            told = str(getattr(exc, "orig", None) or exc)
         if told:
             raise InvalidOption(f"no transaction can be had on this engine ({told}): {_LEAVE_IT}", option="database")
 
@@ -218,13 +218,13 @@ class Transactions:
         return own
 
     async def _guard(self, connection: OwnedConnection) -> None:
-        """Shut its guard. Set once, because SQLite prepares all statements anew for another one."""
+        """Shut its guard, of which each has one for as long as it is in the pool."""
         about = connection.info
         guard: Guard | None = about.get(_GUARD)
         if guard is None:
             driver: Any = (await connection.get_raw_connection()).driver_connection
-            guard = Guard(driver._conn)  # noqa: SLF001 - aiosqlite has no other way to Python's own connection
-            await driver.set_authorizer(guard)
+            guard = Guard(driver)
+            await guard.stand()
             about[_GUARD] = guard
         connection.guard = guard
         guard.shut = True

@@ -19,7 +19,11 @@ from broker.exactly_once.errors import TransactionEnded
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sqlalchemy import CursorResult
     from sqlalchemy.pool import PoolProxiedConnection
+
+    from broker.exactly_once.endings import Guard
+    from broker.exactly_once.transactions import OwnedConnection
 
 _COMMIT: Final = "tx.commit(): the inbox commits when the handler has returned"
 _ROLLBACK: Final = "tx.rollback(): raise instead, or use tx.begin_nested() for what may fail alone"
@@ -36,21 +40,26 @@ class Turn(Connection):
 
     Attributes:
         lender: the connection whose transaction it is.
-        watched: SQLite's connection, which may have no transaction any more after an error that a handler swallowed.
+        guard: SQLite's.
         over: nothing is done on it any more.
     """
 
-    def __init__(self, lender: Connection) -> None:
+    def __init__(self, lender: Connection, guard: Guard | None) -> None:
         self.over = False
         self.lender = lender
-        pooled = lender.connection
-        self.watched: Any = pooled.driver_connection if lender.dialect.name == "sqlite" else None
-        super().__init__(lender.engine, pooled, _allow_revalidate=False)
+        self.guard = guard
+        super().__init__(lender.engine, lender.connection, _allow_revalidate=False)
         self._has_events = True  # SQLAlchemy 2.0 looks at the engine's alone
         self.begin()
 
     def _begin_impl(self, transaction: Any) -> None:
         """It has begun; listeners were told then."""
+
+    def _execute_context(self, *given: Any, **options: Any) -> CursorResult[Any]:
+        """Before SQLAlchemy looks for the driver's connection, which may be the pool's again."""
+        if self.over:
+            raise TransactionEnded(_OVER)
+        return super()._execute_context(*given, **options)
 
     def commit(self) -> NoReturn:
         """Refused."""
@@ -73,6 +82,8 @@ class Turn(Connection):
         """The driver's, for as long as the turn."""
         if self.over:
             raise TransactionEnded(_OVER)
+        if self.guard is not None:
+            self.guard.ask_anew()
         return super().connection
 
 
@@ -80,7 +91,7 @@ class Turn(Connection):
 def _refuse_to_end(turn: Turn, _cursor: object, statement: str, *_: object) -> None:
     if turn.over:
         raise TransactionEnded(_OVER)
-    if turn.watched is not None and not turn.watched.in_transaction:
+    if turn.guard is not None and not turn.guard.in_transaction:  # an OR ROLLBACK, and the handler swallowed its error
         raise TransactionEnded(_UNDONE)
     if (found := ending(statement)) is not None:
         raise TransactionEnded(f"{found}: the inbox ends the transaction when the handler has returned")
@@ -124,7 +135,7 @@ class LentConnection(AsyncConnection):
 
 
 @contextmanager
-def turn_on(owned: AsyncConnection) -> Iterator[LentConnection]:
+def turn_on(owned: OwnedConnection) -> Iterator[LentConnection]:
     """A handler's turn on a connection in a transaction.
 
     Raises:
@@ -132,7 +143,7 @@ def turn_on(owned: AsyncConnection) -> Iterator[LentConnection]:
     """
     lender = owned.sync_connection
     assert lender is not None
-    turn = Turn(lender)
+    turn = Turn(lender, owned.guard)
     try:
         yield LentConnection(owned.engine, turn)
     except Exception as exc:
