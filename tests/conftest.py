@@ -5,6 +5,7 @@ import inspect
 import logging
 import os
 from time import monotonic
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -51,6 +52,27 @@ def link(request):
 def secrets(tmp_path_factory):
     """Certificates and passwords of the shipped server configuration."""
     return Secrets.make(tmp_path_factory.mktemp("secrets"))
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A real PostgreSQL, one for all tests of a process."""
+    from loadtest.postgres import PostgresServer  # noqa: PLC0415 - most tests need no driver
+
+    server = PostgresServer()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def schema(postgres):
+    """An empty corner of PostgreSQL: a schema is made in a moment, a database is 300 files."""
+    name = f"t{uuid4().hex}"
+    with postgres.connect() as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+        yield f"{postgres.url()}&options=-csearch_path%3D{name}"
+        connection.execute(f"DROP SCHEMA {name} CASCADE")
 
 
 @pytest_asyncio.fixture

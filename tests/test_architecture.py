@@ -24,6 +24,7 @@ RULES = (
     *("services/game_room/desk.py", "services/gateway/door.py", "services/gateway/sessions.py"),
     *("services/events/numbering.py", "services/events/views.py"),
     *("services/settlement/ledger.py", "services/leaderboard/standings.py"),
+    *("services/mail/escrow.py", "services/audit/chain.py"),
 )
 
 HOMES = {
@@ -48,7 +49,8 @@ HOMES = {
     ),
     "rich": ("services/demo/", "broker/cli/", "loadtest/"),
     "redis": ("broker/backends/redis/",),
-    "sqlalchemy": ("broker/exactly_once/", "loadtest/"),
+    # A service that decides by an inbox writes its effects in the inbox's transaction.
+    "sqlalchemy": ("broker/exactly_once/", "services/", "loadtest/"),
     "alembic": ("broker/exactly_once/",),
     "aiosqlite": ("broker/exactly_once/one_hop.py",),
     "pytest": ("broker/testing/",),

@@ -5,13 +5,27 @@ One line starts one, JetStream on disk included::
     async with NatsServer() as server:
         print(server.url)
 
-``Cluster()`` starts three that replicate. ``python -m broker.server`` does either in the foreground.
+With ``watchdog=Watchdog()`` one that dies is brought back. ``Cluster()`` starts three that replicate.
+``python -m broker.server`` does either in the foreground.
 """
 
 from broker.server.binary import Binary, find_nats_server
 from broker.server.cluster import Cluster
 from broker.server.config import without_store_dir
-from broker.server.errors import InUse, ServerError
+from broker.server.errors import CrashLoop, InUse, ServerError
 from broker.server.node import NatsServer
+from broker.server.watchdog import ServerEvent, ServerEventKind, Watchdog
 
-__all__ = ["Binary", "Cluster", "InUse", "NatsServer", "ServerError", "find_nats_server", "without_store_dir"]
+__all__ = [
+    "Binary",
+    "Cluster",
+    "CrashLoop",
+    "InUse",
+    "NatsServer",
+    "ServerError",
+    "ServerEvent",
+    "ServerEventKind",
+    "Watchdog",
+    "find_nats_server",
+    "without_store_dir",
+]

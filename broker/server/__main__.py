@@ -14,6 +14,7 @@ from broker.server.cluster import Cluster
 from broker.server.errors import ServerError
 from broker.server.node import NatsServer
 from broker.server.ports import check_ports
+from broker.server.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,10 @@ HOST: Final = "127.0.0.1"
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m broker.server") -> int:
-    """Returns the exit code: 0 after a signal, 1 when a server could not be started or ended by itself."""
+    """Returns the exit code: 0 after a signal, 1 when a server could not be started or ended by itself.
+
+    A single server that ends is brought back, unless it does so again and again.
+    """
     parser = argparse.ArgumentParser(
         prog=prog, description="A server, or a cluster, in the foreground until SIGINT or SIGTERM; prints its URL."
     )
@@ -44,7 +48,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m broke
         if asked.cluster is not None:
             server = Cluster(asked.cluster, store_dir=asked.store, port=port)
         else:
-            server = NatsServer(asked.store, port=port)
+            # On loopback like the rest of it; the watchdog sees there how much is stored.
+            server = NatsServer(asked.store, port=port, monitoring=True, watchdog=Watchdog())
         if port is not None:
             check_ports(range(port, port + (asked.cluster or 1)), HOST)
         return asyncio.run(_serve(server))
@@ -71,7 +76,9 @@ async def _first_end(server: NatsServer | Cluster) -> None:
     nodes = server.nodes if isinstance(server, Cluster) else [server]
     waits = [asyncio.ensure_future(node.wait()) for node in nodes]
     try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        ended, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for each in ended:
+            each.result()
     finally:
         for wait in waits:
             wait.cancel()

@@ -11,3 +11,7 @@ class ServerError(BrokerError):
 
 class InUse(ServerError):
     """A port or the store this server needs is used by another process."""
+
+
+class CrashLoop(ServerError):
+    """A watched server died again and again and is not brought back any more; the message says what to look at."""

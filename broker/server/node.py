@@ -15,11 +15,14 @@ from broker.server.ports import free_ports
 from broker.server.process import TICK, Process, until
 from broker.server.ready import greets, is_healthy, jetstream_answers
 from broker.server.store import Store
+from broker.server.watchdog import Guard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
+
+    from broker.server.watchdog import Watchdog
 
 _STILL_IN_USE = 3.0  # seconds a port or a store may stay busy: the server before this one may be ending
 _ONE_START = 0.5  # seconds a last try needs before the deadline, so that "in use" is told and not "not ready"
@@ -50,6 +53,9 @@ class NatsServer:
         monitoring: whether to serve the monitoring pages, at ``monitoring_url``.
         login: how the readiness probe logs in when ``config`` asks for it, as fields of CONNECT (``user`` and
             ``pass``, or ``auth_token``). Without, or with TLS, a server is ready when it greets.
+        watchdog: brings the server back when it ends and nobody asked it to by this object, and tells when it does not
+            answer or is running out of room; ``wait()`` raises when it gives up. It works while the event loop of
+            ``start()`` runs.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class NatsServer:
         max_payload: int | None = None,
         monitoring: bool = False,
         login: Mapping[str, str] | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self.settings = Settings(
             host=host,
@@ -80,7 +87,10 @@ class NatsServer:
         self.env: Mapping[str, str] | None = None
         self.store = Store(store_dir)
         self._process: Process | None = None
+        self._binary_path: Path | None = None
         self._version = ""
+        self._watchdog = watchdog
+        self._guard: Guard | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -139,17 +149,46 @@ class NatsServer:
         """Whether the process exists; a frozen one does."""
         return self._process is not None and self._process.running
 
+    @property
+    def restarts(self) -> int:
+        """How often the watchdog has brought the server back."""
+        return 0 if self._guard is None else self._guard.restarts
+
     async def start(self, timeout: float = 10.0) -> None:
         """Returns when JetStream answers; a no-op while running. Failed or cancelled, it leaves nothing behind."""
-        if self.running:
+        if self.running and not self._is_reviving:
             return
         try:
+            await self._stand_down()
             binary = await asyncio.to_thread(find_nats_server, self._binary)
-            self._version = binary.version
-            await self._start_until_free(binary.path, time.monotonic() + timeout)
+            self._version, self._binary_path = binary.version, binary.path
+            await self.revive(timeout)
         except BaseException:
             await self.stop(timeout=0)
             raise
+        if self._watchdog is not None:
+            self._guard = Guard(self, self._watchdog, restarts=self.restarts)
+
+    async def revive(self, timeout: float) -> None:
+        """Starts a server that was started before and has ended, as the watchdog does; failed, the store stays."""
+        assert self._binary_path is not None
+        if self._process is not None:
+            await self._process.kill_server()
+        try:
+            await self._start_until_free(self._binary_path, time.monotonic() + timeout)
+        except ServerError:
+            if self._process is not None:
+                await self._process.kill_server()
+            raise
+
+    @property
+    def _is_reviving(self) -> bool:
+        return self._guard is not None and self._guard.reviving
+
+    async def _stand_down(self) -> None:
+        """The watchdog looks away until the next ``start()``: what follows is its owner's will."""
+        if self._guard is not None:
+            await self._guard.end()
 
     async def _start_until_free(self, binary: Path, deadline: float) -> None:
         patience = min(deadline - _ONE_START, time.monotonic() + _STILL_IN_USE)
@@ -216,26 +255,35 @@ class NatsServer:
             return await greets(self.settings)
         return await jetstream_answers(self.settings, self._login)
 
+    async def answers(self) -> str:
+        """Returns what keeps the server from answering, in words; "" when it answers."""
+        return await self._missing()
+
     async def health(self) -> str:
         """Returns what keeps the server from being healthy, in its own words; "" when it is. Needs monitoring."""
         return await is_healthy(self.settings)
 
     async def stop(self, timeout: float = 10.0) -> None:
         """Ends the server by SIGTERM, after the timeout by SIGKILL, and removes a temporary store. Safe to repeat."""
-        process, self._process = self._process, None
         try:
-            if process is not None:
-                await process.close(timeout)
+            await self._stand_down()
         finally:
-            self.store.close()
+            process, self._process = self._process, None
+            try:
+                if process is not None:
+                    await process.close(timeout)
+            finally:
+                self.store.close()
 
     async def kill(self) -> None:
         """Ends the server by SIGKILL; ``start()`` brings it back on the same port and the same store."""
+        await self._stand_down()
         if self._process is not None:
             await self._process.kill_server()
 
     async def restart(self, timeout: float = 10.0) -> None:
         """Ends the server by SIGTERM and starts it on the same port and the same store."""
+        await self._stand_down()
         if self._process is not None:
             await self._process.end_server(timeout)
         await self.start(timeout)
@@ -272,12 +320,31 @@ class NatsServer:
 
         In its grace period, 10 seconds unless configured, such a server does not react to the SIGTERM of ``stop()``.
         """
+        if self._guard is not None:
+            self._guard.dismiss()
         self._send(signal.SIGUSR2)
 
     async def wait(self) -> None:
-        """Returns when the process is no more."""
-        while self.running:  # noqa: ASYNC110 - the end of a process is polled, so that any event loop will do
+        """Returns when the process is no more, and no watchdog brings it back.
+
+        Raises:
+            CrashLoop: the watchdog gave up.
+        """
+        while self.running or self._is_guarded:  # noqa: ASYNC110 - the end of a process is polled, so that any event loop will do
             await asyncio.sleep(TICK * 10)
+        if self._guard is not None and self._guard.failure is not None:
+            raise self._guard.failure
+
+    @property
+    def _is_guarded(self) -> bool:
+        return self._guard is not None and self._guard.on_duty
+
+    @property
+    def obituary(self) -> str:
+        """How the process ended, with the end of its log."""
+        code = None if self._process is None else self._process.returncode
+        how = f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"with {code}"
+        return f"It ended {how}.\nThe end of its log:\n{self.store.tail()}"
 
     def _send(self, number: signal.Signals) -> Process:
         process = self._process

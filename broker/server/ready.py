@@ -82,6 +82,18 @@ async def is_healthy(settings: Settings, *, assets: bool = True) -> str:
     return "" if healthy else said or "no answer"
 
 
+async def jetstream_room(settings: Settings) -> tuple[int, int]:
+    """How many bytes JetStream has on disk, and may have; 0 and 0 when the server does not tell."""
+    if settings.http_port is None:
+        return 0, 0
+    try:
+        _, said = await _page(settings, "/jsz")
+        told = json.loads(said)
+        return int(told["storage"]), int(told["config"]["max_storage"])
+    except (OSError, TimeoutError, ValueError, KeyError):
+        return 0, 0
+
+
 async def is_led(nodes: Sequence[Settings]) -> str:
     """All nodes agree that everything they hold is led by one of them; a node that has just died may still be named.
 

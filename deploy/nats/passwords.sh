@@ -9,6 +9,6 @@ set -euo pipefail
 for role in ROOM GATEWAY SETTLEMENT LEADERBOARD MAIL AUDIT DASHBOARD ADMIN SYS SESSION_1; do
   echo "${role}_PASSWORD=p$(openssl rand -hex 24)"
 done
-for role in ROOM SETTLEMENT LEADERBOARD; do
+for role in ROOM SETTLEMENT LEADERBOARD MAIL; do
   echo "${role}_ID_SECRET=$(openssl rand -hex 24)"
 done

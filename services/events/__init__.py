@@ -18,6 +18,7 @@ from services.events.consumers import (
     STANDINGS_CONSUMER,
     STANDINGS_WORKER,
 )
+from services.events.letters import MOST_ATTACHED, Asset, Claim, Letter, MailCommand
 from services.events.limits import (
     BATCH_BYTES,
     BATCH_COMMANDS,
@@ -28,6 +29,7 @@ from services.events.limits import (
     PER_TICK,
 )
 from services.events.numbering import CommandNumbers
+from services.events.records import AuditRecord, MailRecord, Posting, player_account
 from services.events.streams import ALL_STREAMS, AUDIT, LEADERBOARD, MAIL, REPLICAS, SETTLEMENTS
 from services.events.subjects import (
     AUDIT_RECORDS,
@@ -36,6 +38,7 @@ from services.events.subjects import (
     BATTLE_STATES,
     LEADERBOARD_UPDATE,
     PLAYERS_MAIL,
+    audit_source,
     battle_batch,
     battle_command,
     battle_state,
@@ -43,6 +46,8 @@ from services.events.subjects import (
     gateway_input,
     gateway_inputs,
     gateway_output,
+    mail_recipient,
+    player_mail,
 )
 from services.events.views import BATTLE, PLAYER, BattleState, PlayerState, View
 
@@ -66,6 +71,7 @@ __all__ = [
     "LEADERBOARD_UPDATE",
     "MAIL",
     "MAIL_CONSUMER",
+    "MOST_ATTACHED",
     "PER_TICK",
     "PLAYER",
     "PLAYERS_MAIL",
@@ -76,16 +82,24 @@ __all__ = [
     "SETTLE_WORKER",
     "STANDINGS_CONSUMER",
     "STANDINGS_WORKER",
+    "Asset",
+    "AuditRecord",
     "BattleEnded",
     "BattleState",
+    "Claim",
     "Command",
     "CommandBatch",
     "CommandNumbers",
     "LeaderboardUpdate",
+    "Letter",
+    "MailCommand",
+    "MailRecord",
     "PlayerResult",
     "PlayerState",
+    "Posting",
     "TokenBucket",
     "View",
+    "audit_source",
     "battle_batch",
     "battle_command",
     "battle_state",
@@ -93,4 +107,7 @@ __all__ = [
     "gateway_input",
     "gateway_inputs",
     "gateway_output",
+    "mail_recipient",
+    "player_account",
+    "player_mail",
 ]

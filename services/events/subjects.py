@@ -20,6 +20,29 @@ BATTLE_STATES: Final = "battle.*.state"
 """The pattern of all rooms' frames."""
 
 
+def player_mail(player: str) -> str:
+    """Stream tier: one player's mail, letters and claims alike."""
+    return f"mail.{Subject.token(player)}"
+
+
+def mail_recipient(subject: str) -> str:
+    """The player of a subject that matches ``PLAYERS_MAIL``.
+
+    Raises:
+        InvalidSubject: that is no player's id.
+    """
+    return Subject.token(subject.removeprefix("mail."))
+
+
+def audit_source(subject: str) -> str:
+    """The service of a subject that matches ``AUDIT_RECORDS``: the server lets nobody else publish there.
+
+    Raises:
+        InvalidSubject: that is no service's name.
+    """
+    return Subject.token(subject.removeprefix("audit."))
+
+
 def battle_state(room: str) -> str:
     """Core tier: the room's frames."""
     return f"battle.{Subject.token(room)}.state"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from broker import DecodeError
-from services.events import LEADERBOARD_UPDATE, STANDINGS_CONSUMER, LeaderboardUpdate
+from services.events import STANDINGS_CONSUMER, LeaderboardUpdate
 from services.leaderboard.standings import Applied
+from services.worker import take
 
 if TYPE_CHECKING:
     from broker import Consumption, StreamBroker, StreamMessage
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from services.leaderboard.standings import Standings
 
 log = logging.getLogger("services.leaderboard")
-
-_MAX_DELIVER: Final = 100
-_BACKOFF: Final = (0.2, 1.0, 5.0, 30.0)
 
 
 class LeaderboardWorker:
@@ -43,16 +41,8 @@ class LeaderboardWorker:
 
     async def start(self) -> Consumption:
         """Begin to work."""
-        self._consumption = await self._broker.consume(
-            LEADERBOARD_UPDATE,
-            self.count,
-            durable=STANDINGS_CONSUMER.durable,
-            stream=STANDINGS_CONSUMER.stream,
-            ensure=self._ensure,
-            max_ack_pending=STANDINGS_CONSUMER.max_ack_pending,
-            ack_wait=self._ack_wait,
-            max_deliver=_MAX_DELIVER,
-            backoff=_BACKOFF,
+        self._consumption = await take(
+            self._broker, STANDINGS_CONSUMER, self.count, ack_wait=self._ack_wait, ensure=self._ensure
         )
         return self._consumption
 
@@ -76,6 +66,6 @@ class LeaderboardWorker:
             await self._consumption.drain()
         self._thread.shutdown()
 
-    def abort(self) -> None:
+    async def abort(self) -> None:
         """Let go of everything without finishing; what was in hand is redelivered. Idempotent."""
         self._thread.shutdown()

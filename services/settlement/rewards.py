@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from services.events import LeaderboardUpdate
+from services.events import LeaderboardUpdate, player_account
 
 if TYPE_CHECKING:
     from services.events import BattleEnded
@@ -34,11 +34,6 @@ class Leg:
     account: str
     currency: str
     amount: int
-
-
-def player_account(player: str) -> str:
-    """The account that holds a player's money."""
-    return f"player:{player}"
 
 
 def rewards(ended: BattleEnded) -> tuple[Leg, ...]:

@@ -6,13 +6,14 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from broker import DecodeError
-from services.events import BATTLE_SETTLE, SETTLE_CONSUMER, BattleEnded
+from services.events import SETTLE_CONSUMER, BattleEnded
 from services.settlement.ledger import Delivered, Outcome
 from services.settlement.relay import OutboxRelay
 from services.settlement.rewards import UnpayableResult
+from services.worker import take
 
 if TYPE_CHECKING:
     from broker import Consumption, StreamBroker, StreamMessage
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from services.settlement.ledger import Ledger
 
 log = logging.getLogger("services.settlement")
-
-_MAX_DELIVER: Final = 100
-"""What can never be paid is terminated at once, so repeats mean a database in trouble: be patient with it."""
-_BACKOFF: Final = (0.2, 1.0, 5.0, 30.0)
 
 
 class SettlementWorker:
@@ -50,17 +47,8 @@ class SettlementWorker:
     async def start(self) -> Consumption:
         """Begin to work; what an earlier crash left in the outbox goes out first."""
         self._relaying = asyncio.ensure_future(self._relay.run())
-        self._consumption = await self._broker.consume(
-            BATTLE_SETTLE,
-            self.settle,
-            durable=SETTLE_CONSUMER.durable,
-            queue=SETTLE_CONSUMER.queue,
-            stream=SETTLE_CONSUMER.stream,
-            ensure=self._ensure,
-            max_ack_pending=SETTLE_CONSUMER.max_ack_pending,
-            ack_wait=self._ack_wait,
-            max_deliver=_MAX_DELIVER,
-            backoff=_BACKOFF,
+        self._consumption = await take(
+            self._broker, SETTLE_CONSUMER, self.settle, ack_wait=self._ack_wait, ensure=self._ensure
         )
         return self._consumption
 

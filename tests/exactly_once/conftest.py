@@ -1,7 +1,6 @@
-"""What tests of the exactly-once effect share: both databases, a ledger in them, and a broker of either kind."""
+"""What tests of the exactly-once effect share: a ledger in both databases, and a broker of either kind."""
 
 import logging
-from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -9,18 +8,9 @@ from sqlalchemy import text
 
 from broker import StreamOptions
 from broker.exactly_once import Inbox
-from loadtest.postgres import PostgresServer
 
 STREAM = StreamOptions("BATTLES", ["battle.>"], duplicate_window=0.1, storage="memory")
 """With a window so short that whatever comes again gets through to the inbox."""
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    server = PostgresServer()
-    server.start()
-    yield server
-    server.remove()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -34,16 +24,6 @@ def url(kind, tmp_path, request):
     if kind == "sqlite":
         return f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}"
     return request.getfixturevalue("schema")
-
-
-@pytest.fixture
-def schema(postgres):
-    """An empty corner of PostgreSQL: a schema is made in a moment, a database is 300 files."""
-    name = f"t{uuid4().hex}"
-    with postgres.connect() as connection:
-        connection.execute(f"CREATE SCHEMA {name}")
-        yield f"{postgres.url()}&options=-csearch_path%3D{name}"
-        connection.execute(f"DROP SCHEMA {name} CASCADE")
 
 
 class Ledger:

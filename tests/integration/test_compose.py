@@ -18,7 +18,7 @@ from tests.deployment import TOP, Secrets
 COMPOSE = yaml.safe_load((TOP / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES = COMPOSE["services"]
 NODES = {name: service for name, service in SERVICES.items() if service.get("image", "").startswith("nats:")}
-OURS = ("game_room", "gateway", "settlement", "leaderboard")
+OURS = ("game_room", "gateway", "settlement", "leaderboard", "mail", "audit")
 DECLARES = "declare"
 
 pytestmark = pytest.mark.nats

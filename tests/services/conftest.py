@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker import StreamBroker
-from services.events import LEADERBOARD, SETTLEMENTS, BattleEnded, PlayerResult
+from services.events import ALL_STREAMS, Asset, BattleEnded, Letter, PlayerResult
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,9 +62,35 @@ def eventually():
     return wait
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path):
+    """An empty one, as ``--database`` takes it."""
+    if request.param == "sqlite":
+        return str(tmp_path / "service.db")
+    return request.getfixturevalue("schema")
+
+
+@pytest.fixture
+def make_letter():
+    """A letter with ten coins, that can be claimed until 1,000 ns after 1970."""
+
+    def make(letter_id: str = "l1", **changes: object) -> Letter:
+        fields: dict[str, object] = {
+            "letter_id": letter_id,
+            "sender": "sys:mint:season",
+            "title": "Well done",
+            "attachments": (Asset(currency="coin", amount=10),),
+            "sent_at": 1,
+            "expires_at": 1_000,
+        }
+        return Letter(**(fields | changes))
+
+    return make
+
+
 @pytest.fixture
 async def sb():
     """A broker of its own on the memory backend, with the services' streams."""
     async with StreamBroker.connect(f"memory://services-{next(_HUBS)}") as connected:
-        await connected.declare(SETTLEMENTS, LEADERBOARD)
+        await connected.declare(*ALL_STREAMS)
         yield connected

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 import pytest
 
+from broker import Entry
+from services.audit.journal import AuditJournal
+from services.audit.tables import METADATA
 from services.children import Children
+from services.database import opened
 from services.demo.evidence import ended_battles, records, rows
-from services.events import ALL_CONSUMERS, ALL_STREAMS, BATTLE_SETTLE, battle_state, gateway_input, gateway_output
+from services.events import (
+    ALL_CONSUMERS,
+    ALL_STREAMS,
+    BATTLE_SETTLE,
+    Asset,
+    Claim,
+    Letter,
+    battle_state,
+    gateway_input,
+    gateway_output,
+    player_mail,
+)
 from tests.deployment import declare as declare_all
 from tests.deployment import single
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
+LETTERS = 60
 ROOM, PLAYER, GATEWAY = "room-1", "room-1-p1", "gateway-1"
 
 
@@ -151,3 +168,67 @@ async def test_what_was_declared_otherwise_is_told_or_brought_in_line(server, ch
     code, said = await declare("bind", "--ensure", "bind")
     assert code == 2
     assert "makes nothing" in said
+
+
+@pytest.mark.fault
+async def test_mail_and_audit_under_their_roles_killed_midway_and_nothing_is_lost_or_twice(
+    server, children, secrets, tmp_path, eventually
+):
+    mailbox, audit = tmp_path / "mail.db", tmp_path / "audit.db"
+
+    def service(name, module, database):
+        options = ("--database", str(database), "--ack-wait", "2")
+        return children.start(name, f"services.{module}", *options, env=secrets.environment(module))
+
+    admin = children.start(
+        "declare", "services.declare", "--ack-wait", "2", env=secrets.environment("admin", NATS_ENSURE="verify")
+    )
+    assert await admin.ended(30) == 0, admin.obituary()
+
+    first = [service("mail-1", "mail", mailbox), service("audit-1", "audit", audit)]
+    second = [service("mail-2", "mail", mailbox), service("audit-2", "audit", audit)]
+    await children.ready((*first, *second), 30)
+    async with secrets.connect(server, "settlement") as sender:
+        await sender.enqueue_many(
+            Entry(player_mail(f"p{n % 7}"), prize(f"l{n}"), idempotency_key=f"l{n}") for n in range(LETTERS)
+        )
+        await eventually(lambda: count(audit, "SELECT count(*) FROM audit_record") >= 10, 30)
+        for worker in first:
+            assert worker.signal(signal.SIGKILL)
+        assert count(mailbox, "SELECT count(*) FROM mail_letter") < LETTERS, "killed too late"
+        await eventually(lambda: count(mailbox, "SELECT count(*) FROM mail_letter") == LETTERS, 30)
+        await sender.enqueue_many(
+            Entry(
+                player_mail(f"p{n % 7}"),
+                Claim(claim_id=f"c{n}-{again}", letter_id=f"l{n}"),
+                idempotency_key=f"c{n}-{again}",
+            )
+            for n in range(LETTERS)
+            for again in range(2)
+        )
+    await eventually(lambda: count(audit, "SELECT count(*) FROM audit_record") == 3 * LETTERS, 60)
+    assert rows(mailbox, "SELECT state, count(*) FROM mail_letter GROUP BY state") == [("claimed", LETTERS)]
+    assert sorted(rows(mailbox, "SELECT outcome, count(*) FROM mail_claim GROUP BY outcome")) == [
+        ("denied", LETTERS),
+        ("done", LETTERS),
+    ]
+    balance = "SELECT sum(amount) FROM mail_posting WHERE account LIKE"
+    assert rows(mailbox, f"{balance} 'player:%'") == [(5 * LETTERS,)]
+    assert rows(mailbox, f"{balance} 'escrow:mail'") == [(0,)]
+    assert await children.drain(second, 30) == []
+    async with opened(str(audit), METADATA, create=False) as (inbox, _):
+        assert [(head.source, head.seq) for head in await AuditJournal(inbox.engine).verify()] == [
+            ("mail", 3 * LETTERS)
+        ]
+    async with secrets.connect(server, "admin") as admin:
+        assert [letter async for letter in admin.dead_letters.list()] == []
+    for log in tmp_path.glob("*.log"):
+        assert "Violation" not in log.read_text(), log.name
+        assert "Traceback" not in log.read_text(), log.name
+
+
+def prize(letter_id):
+    coins = (Asset(currency="coin", amount=5),)
+    return Letter(
+        letter_id=letter_id, sender="sys:mint:battle", title="!", attachments=coins, sent_at=1, expires_at=2**62
+    )

@@ -1,6 +1,7 @@
 """``embedded://``: a NATS server of our own, started for one backend and stopped with it.
 
-``embedded:///var/lib/game`` keeps what is stored there; ``embedded://`` alone uses a directory that goes with it.
+``embedded:///var/lib/game`` keeps what is stored there; ``embedded://`` alone uses a directory that goes with it. One
+that dies is brought back.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ async def embedded_server(options: ConnectOptions) -> tuple[Server, ConnectOptio
             "url: embedded:// takes an absolute directory, as in embedded:///var/lib/game, or none", option="url"
         )
     module = import_module("broker.server")
-    server: Server = module.NatsServer(store_dir=Path(directory) if directory else None)
+    # Nobody else knows of it, so nobody else could bring it back.
+    store = Path(directory) if directory else None
+    server: Server = module.NatsServer(store_dir=store, watchdog=module.Watchdog())
     await server.start()
     return server, replace(options, url=server.url)

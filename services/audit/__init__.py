@@ -1,0 +1,1 @@
+"""Audit: what services did and denied, in chains that show when somebody changed them afterwards."""

@@ -1,0 +1,82 @@
+"""The database of a worker that decides by ``broker.exactly_once``: a SQLite file, or PostgreSQL by URL."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import inspect, text
+
+from broker.exactly_once import Inbox, Outbox, SchemaMissing
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy import Connection, MetaData
+
+_ONE_MAKER: Final = text("SELECT pg_advisory_xact_lock(0x73657276)")
+"""PostgreSQL: two processes that make the tables at once would trip over each other."""
+
+
+def add_database_option(parser: argparse.ArgumentParser, default: str) -> None:
+    """``--database``; a URL with a password in it belongs into DATABASE_URL, not on a command line."""
+    parser.add_argument(
+        "--database",
+        default=os.environ.get("DATABASE_URL", default),
+        metavar="FILE-OR-URL",
+        help=f"SQLite file, or postgresql://...; shared by all workers; default DATABASE_URL, else {default}",
+    )
+
+
+def database_url(told: str) -> str:
+    """What ``--database`` says, as a URL."""
+    return told if "://" in told else f"sqlite:///{told}"
+
+
+@asynccontextmanager
+async def opened(database: str, tables: MetaData, *, create: bool = True) -> AsyncIterator[tuple[Inbox, Outbox]]:
+    """An inbox and an outbox on one database, with their tables and the service's own.
+
+    Args:
+        database: a file or a URL.
+        tables: the service's.
+        create: make what is missing, instead of refusing.
+
+    Raises:
+        DatabaseUnavailable: it cannot be reached, or there can be no such file.
+        SchemaMissing: there are no such tables, and none are to be made.
+        OSError: there is no such file, and none is to be made.
+    """
+    if not create:
+        _check_file(database)
+    async with Inbox(database_url(database)) as inbox:
+        outbox = Outbox(inbox.engine)
+        if create:
+            await outbox.create()
+            async with outbox.transaction() as tx:
+                await tx.run_sync(_create, tables)
+        else:
+            await inbox.check()
+            async with inbox.engine.connect() as connection:
+                await connection.run_sync(_check, tables)
+        yield inbox, outbox
+
+
+def _check_file(database: str) -> None:
+    # SQLite would make an empty one, in which nothing is wrong.
+    if "://" not in database and not Path(database).is_file():
+        raise FileNotFoundError(f"there is no file {database}")
+
+
+def _create(connection: Connection, tables: MetaData) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(_ONE_MAKER)
+    tables.create_all(connection)
+
+
+def _check(connection: Connection, tables: MetaData) -> None:
+    if missing := sorted(tables.tables.keys() - set(inspect(connection).get_table_names())):
+        raise SchemaMissing(f"no table {', '.join(missing)}: this is another service's database")
