@@ -142,6 +142,7 @@ async def test_what_outlives_its_handler_is_refused(worker, ledger):
     async def linger(tx, how):
         session = AsyncSession(bind=tx)
         await session.execute(text("SELECT 1"))
+        await ready.wait()
         await over.wait()
         try:
             await LATE[how](tx, session)
@@ -150,17 +151,20 @@ async def test_what_outlives_its_handler_is_refused(worker, ledger):
 
     async def pay(name, tx):
         await ledger.pay(tx, name)
-        if name.startswith("late"):
+        if name == "late" and failed.is_set():
+            raise LookupError
+        if name == "late":
             late.extend(asyncio.create_task(linger(tx, how)) for how in LATE)
-            await asyncio.sleep(0.05)
+            await ready.wait()
+            failed.set()
             raise LookupError
         if late:
+            await failed.wait()
             over.set()
             await asyncio.wait(late)
 
-    over = asyncio.Event()
-    working = worker(pay)
-    await working.work("before", "late 1", "behind")
+    ready, failed, over = asyncio.Barrier(len(LATE) + 1), asyncio.Event(), asyncio.Event()
+    await worker(pay).work("before", "late", "behind")
     over.set()
     await asyncio.wait(late)
     assert {how: type(error) for how, error in errors.items()} == dict.fromkeys(LATE, TransactionEnded)
