@@ -15,6 +15,7 @@ from broker.exactly_once import hooks
 from broker.exactly_once.endings import Guard
 from broker.exactly_once.errors import DatabaseContended, TransactionEnded
 from broker.exactly_once.trouble import causes, trouble
+from broker.exactly_once.turns import watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -111,7 +112,7 @@ class Transactions:
     def __init__(self, database: Database, *, lends: bool = False) -> None:
         self.kind = database.kind
         self._database = database
-        self._guarded = lends and database.kind == "sqlite"
+        self._lends = lends
 
     def begin(self) -> AbstractAsyncContextManager[OwnedConnection]:
         """A transaction: committed when the block ends well, rolled back when it raises.
@@ -211,14 +212,18 @@ class Transactions:
             own = await connection.begin().start()
             if self.kind == "sqlite":
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
-            if self._guarded:
-                await self._guard(connection)
+            if self._lends:
+                await self._watch(connection)
         except Exception as exc:
             raise (trouble(exc, ours=True) or exc) from exc
         return own
 
-    async def _guard(self, connection: OwnedConnection) -> None:
-        """Shut its guard, of which each has one for as long as it is in the pool."""
+    async def _watch(self, connection: OwnedConnection) -> None:
+        """Nobody but the inbox ends the transaction. SQLite's connections have a guard each, which is shut."""
+        if connection.sync_connection is not None:
+            watch(connection.sync_connection)
+        if self.kind != "sqlite":
+            return
         about = connection.info
         guard: Guard | None = about.get(_GUARD)
         if guard is None:

@@ -48,8 +48,8 @@ class Turn(Connection):
         self.over = False
         self.lender = lender
         self.guard = guard
-        super().__init__(lender.engine, lender.connection, _allow_revalidate=False)
-        self._has_events = True  # SQLAlchemy 2.0 looks at the engine's alone
+        super().__init__(lender.engine, lender.connection, _has_events=True, _allow_revalidate=False)
+        self.dispatch = lender.dispatch  # joining the engine's anew costs as much as a small statement
         self.begin()
 
     def _begin_impl(self, transaction: Any) -> None:
@@ -87,24 +87,33 @@ class Turn(Connection):
         return super().connection
 
 
-@event.listens_for(Turn, "before_cursor_execute")
-def _refuse_to_end(turn: Turn, _cursor: object, statement: str, *_: object) -> None:
-    if turn.over:
+def watch(lender: Connection) -> None:
+    """Have turns on it refuse what would end its transaction."""
+    event.listen(lender, "before_cursor_execute", _refuse_to_end)
+    event.listen(lender, "commit", _refuse_commit)
+    event.listen(lender, "rollback", _refuse_rollback)
+
+
+def _refuse_to_end(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+    if not isinstance(connection, Turn):
+        return
+    if connection.over:
         raise TransactionEnded(_OVER)
-    if turn.guard is not None and not turn.guard.in_transaction:  # an OR ROLLBACK, and the handler swallowed its error
+    guard = connection.guard
+    if guard is not None and not guard.in_transaction:  # an OR ROLLBACK, and the handler swallowed its error
         raise TransactionEnded(_UNDONE)
     if (found := ending(statement)) is not None:
         raise TransactionEnded(f"{found}: the inbox ends the transaction when the handler has returned")
 
 
-@event.listens_for(Turn, "commit")
-def _refuse_commit(_: Turn) -> None:
-    raise TransactionEnded(_COMMIT)
+def _refuse_commit(connection: Connection) -> None:
+    if isinstance(connection, Turn):
+        raise TransactionEnded(_COMMIT)
 
 
-@event.listens_for(Turn, "rollback")
-def _refuse_rollback(_: Turn) -> None:
-    raise TransactionEnded(_ROLLBACK)
+def _refuse_rollback(connection: Connection) -> None:
+    if isinstance(connection, Turn):
+        raise TransactionEnded(_ROLLBACK)
 
 
 class LentConnection(AsyncConnection):
