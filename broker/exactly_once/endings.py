@@ -16,8 +16,6 @@ from broker.exactly_once.trouble import causes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import aiosqlite
-
 _MENTIONED: Final = re.compile(r"commit|end|rollback|abort|prepare", re.IGNORECASE)
 _TOKEN: Final = re.compile(
     r"""--[^\n]* | /\* | ; | [eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*"
@@ -95,19 +93,19 @@ class Guard:
         shut: whether it says no.
 
     Args:
-        driver: the connection that asks.
+        driver: aiosqlite's connection, that asks.
     """
 
     __slots__ = ("_driver", "shut")
 
-    def __init__(self, driver: aiosqlite.Connection) -> None:
+    def __init__(self, driver: Any) -> None:
         self.shut = False
         self._driver = driver
 
     @property
     def in_transaction(self) -> bool:
         """Whether its connection is in one."""
-        return self._driver.in_transaction
+        return bool(self._driver.in_transaction)
 
     async def stand(self) -> None:
         """Be asked from now on. Not for each transaction: SQLite prepares everything anew then."""
@@ -115,8 +113,8 @@ class Guard:
 
     def ask_anew(self) -> None:
         """Have SQLite prepare everything anew before whatever is sent next, a COMMIT that it has kept among it."""
-        driver: Any = self._driver
-        driver._tx.put_nowait((None, partial(driver._conn.set_authorizer, self)))  # noqa: SLF001 - into its thread, from where nothing can be awaited
+        ask = partial(self._driver._conn.set_authorizer, self)  # noqa: SLF001 - Python's own connection
+        self._driver._tx.put_nowait((None, ask))  # noqa: SLF001 - into its thread, from where nothing can be awaited
 
     def __call__(self, action: int, verb: str | None, *_: object) -> int:
         """SQLite's question."""
