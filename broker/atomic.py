@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from broker.attempts import Attempts
 from broker.contracts.envelopes import Entry
 from broker.contracts.errors import (
     ApiError,
@@ -25,7 +26,6 @@ from broker.contracts.errors import (
 )
 from broker.contracts.options import in_range
 from broker.keys import key_of
-from broker.storing import Attempts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,6 +115,12 @@ class AtomicStoring(Attempts):
             EnqueueUnknown: all of it may be stored.
             BrokerClosed, Unauthorized: before anything was sent.
         """
+        try:
+            return await self._seen_through()
+        finally:
+            await self._forget()
+
+    async def _seen_through(self) -> list[Receipt]:
         stats, last = self._backend.stats, None
         while True:
             try:

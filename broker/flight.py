@@ -7,8 +7,10 @@ from collections import deque
 from contextlib import suppress
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from broker import silences
+from broker.attempts import ATTEMPT, heed
 from broker.contracts.envelopes import Entry, Receipt, Record
 from broker.contracts.errors import (
     BrokerError,
@@ -18,7 +20,7 @@ from broker.contracts.errors import (
     NoResponders,
 )
 from broker.keys import key_of
-from broker.storing import ATTEMPT, Storing
+from broker.storing import Storing
 from broker.tailback import Tailback, Waiting, not_heard
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Flight:
         self._tailbacks: dict[str, Tailback] = {}
         self._patient: set[asyncio.Task[None]] = set()
         self._aside = _refused(_Aside())
-        _heed(self._aside)
+        heed(self._aside)
         self._resent: set[str] = set()
         self._lookups: dict[str, asyncio.Task[str | None]] = {}
 
@@ -95,7 +97,7 @@ class Flight:
         """Forget what is in flight (the caller was cancelled or gave up)."""
         for answer in chain(self._answers, *(each.answers() for each in self._tailbacks.values())):
             if not answer.cancel():
-                _heed(answer)
+                heed(answer)
         self._answers.clear()
         self._records.clear()
         asking = {*self._patient, *self._lookups.values()}
@@ -109,7 +111,8 @@ class Flight:
         record, append, check_open = self._record, self._backend.append, self._backend.board.check_open
         records, answers = self._records.append, self._answers.append
         left = self._deadline - self._clock()
-        attempt = min(ATTEMPT, left)
+        # Where it was silent lately one of them soon goes ahead, and the others follow.
+        attempt = min(silences.SOONER if silences.lately(self._backend, self._clock()) else ATTEMPT, left)
         room = min(self._room(), _BURST)
         size = _BURST_BYTES
         for entry in entries:
@@ -275,7 +278,7 @@ class Flight:
 
     def _looked_up(self, subject: str, lookup: asyncio.Task[str | None]) -> None:
         del self._lookups[subject]
-        _heed(lookup)
+        heed(lookup)
 
 
 class _Aside(BrokerError):
@@ -285,12 +288,6 @@ class _Aside(BrokerError):
 def _line(record: Record) -> str:
     """What keeps its order: the messages of one ordering key, or else of one subject."""
     return record.ordering_key or record.subject
-
-
-def _heed(future: asyncio.Future[Any]) -> None:
-    """Look at its error, if it has one: nobody else may ask any more, and an error never asked for is logged."""
-    if not future.cancelled():
-        future.exception()
 
 
 def _refused(error: BrokerError) -> asyncio.Future[Receipt]:

@@ -3,149 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from broker import silences
+from broker.attempts import ATTEMPT, Attempts, heed
 from broker.contracts.envelopes import Receipt
 from broker.contracts.errors import (
     ApiError,
-    BrokerClosed,
     BrokerError,
     ConnectionLost,
     EnqueueUnknown,
     NoResponders,
-    NoStream,
-    PermissionDenied,
     RequestTimeout,
     SequenceConflict,
-    Unauthorized,
 )
 from broker.contracts.headers import KEY, MESSAGE_ID
 from broker.keys import key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from broker.contracts.backend import StreamBackend
     from broker.contracts.envelopes import Record, StoredMessage
-
-ATTEMPT: Final = 3.0
-"""Seconds one attempt waits for the server's word before the same id is sent again."""
-_PAUSE: Final = (0.05, 1.0)
-"""Seconds between attempts: from, doubling, to; each shortened at random so that many callers spread."""
-_UNSURE: Final = 2.0
-"""Seconds a role that may not ask which stream captures a subject keeps trying before it believes that none does."""
-
-
-class Attempts(ABC):
-    """What every way of storing does between two attempts: weigh what the last one came to, and rest.
-
-    Args:
-        backend: where to.
-        subject: what it is stored under, for asking whether a stream captures it.
-        deadline: by the event loop's clock.
-        find_stream: which stream captures a subject, when many ask at once; the backend by default.
-
-    Attributes:
-        stranded: it ended because nobody answers on its subject, and would so for every other record there.
-    """
-
-    def __init__(
-        self,
-        backend: StreamBackend,
-        subject: str,
-        deadline: float,
-        find_stream: Callable[[str], Awaitable[str | None]] | None = None,
-    ) -> None:
-        self._backend = backend
-        self._find_stream = find_stream or backend.find_stream
-        self._subject = subject
-        self._deadline = deadline
-        self._clock = asyncio.get_running_loop().time
-        self._pause = _PAUSE[0]
-        self._may_be_stored = False
-        self._broke = False
-        self._believe_at: float | None = None
-        self._home: str | None = None
-        self.stranded = False
-
-    @abstractmethod
-    def _unknown(self) -> EnqueueUnknown:
-        """What the caller is told when nothing more can be found out."""
-
-    def _time_left(self, last: BrokerError | None) -> float:
-        """Seconds the next attempt may take.
-
-        Raises:
-            EnqueueUnknown: none, or the broker was closed after an attempt that may have arrived.
-            BrokerClosed, Unauthorized, Unsupported (another event loop): before anything was sent.
-        """
-        self._backend.board.check_loop()
-        left = self._deadline - self._clock()
-        if left <= 0:
-            raise self._unknown() from last
-        try:
-            self._backend.board.check_open()
-        except (BrokerClosed, Unauthorized) as exc:
-            if self._may_be_stored:
-                raise self._unknown() from exc
-            raise
-        self._backend.stats.enqueue_retries += last is not None
-        return min(left, ATTEMPT)
-
-    async def _rest(self) -> None:
-        left = max(0.0, self._deadline - self._clock())
-        await asyncio.sleep(min(self._pause * random.uniform(0.5, 1.0), left))
-        self._pause = min(self._pause * 2, _PAUSE[1])
-
-    async def _weigh(self, error: BrokerError) -> None:
-        """Return when the same id may be sent again; raise what the attempt comes to otherwise."""
-        if isinstance(error, NoResponders):
-            self._believe_at = self._believe_at or self._clock() + _UNSURE
-            self.stranded = True
-            await self._refuse_uncaptured(self._believe_at)
-            self.stranded = False
-        elif isinstance(error, ConnectionLost):
-            self._may_be_stored = self._broke = True
-            await self._reconnected()
-        elif isinstance(error, RequestTimeout):
-            self._may_be_stored = True
-            # A core subscriber on the subject hides that no stream answered.
-            await self._refuse_uncaptured(self._deadline)
-        elif isinstance(error, BrokerClosed | Unauthorized):
-            raise self._unknown() from error
-        elif not (isinstance(error, ApiError) and error.transient):
-            raise error
-
-    async def _refuse_uncaptured(self, believe_at: float) -> None:
-        """Raise ``NoStream`` when no stream captures the subject; return when one does, or nobody can say."""
-        subject = self._subject
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                captured = await self._find_stream(subject)
-                self._home = captured
-        except PermissionDenied:
-            captured = None if self._clock() >= believe_at else subject
-        except (TimeoutError, NoResponders, ConnectionLost):  # RequestTimeout is a TimeoutError
-            return
-        except (BrokerClosed, Unauthorized) as exc:
-            raise self._unknown() from exc
-        except ApiError as exc:
-            if exc.transient:
-                return
-            raise
-        if captured is None:
-            raise NoStream(f"no stream captures {subject!r}; declare one whose subjects match it", subject=subject)
-
-    async def _reconnected(self) -> None:
-        """Wait for the connection, at most until the deadline."""
-        try:
-            await self._backend.board.connected(max(0.0, self._deadline - self._clock()))
-        except (BrokerClosed, Unauthorized) as exc:
-            raise self._unknown() from exc
-        except ConnectionLost:
-            return
 
 
 class Storing(Attempts):
@@ -172,7 +51,9 @@ class Storing(Attempts):
     ) -> None:
         super().__init__(backend, record.subject, deadline, find_stream)
         self._record = record
-        self._since = self._clock() if since is None else since
+        self._attempts: list[asyncio.Future[Receipt]] = []
+        self._sent = self._clock()
+        self._since = self._sent if since is None else since
         self._may_be_stored = self._broke = resent
 
     async def receipt(self, answer: asyncio.Future[Receipt] | None = None) -> Receipt:
@@ -184,15 +65,25 @@ class Storing(Attempts):
                 hold, and nobody can say whether because of an earlier attempt of ours.
             BrokerClosed, Unauthorized: before anything was sent.
         """
+        if answer is not None:
+            self._attempts.append(answer)
+        try:
+            return await self._seen_through()
+        finally:
+            self._give_up()
+            if self._looking is not None:
+                await self._forget()
+
+    async def _seen_through(self) -> Receipt:
         stats = self._backend.stats
         last: BrokerError | None = None
         while True:
-            if answer is None:
-                answer = self._backend.append(self._record, timeout=self._time_left(last))
+            if not self._attempts:
+                self._send(last)
             try:
-                receipt = await answer
+                receipt = await self._word()
             except BrokerError as exc:
-                answer, last = None, exc
+                last = exc
                 # The server looks at what is expected before it looks for repeats: our own earlier attempt may be it,
                 # or an earlier call with the same key.
                 if isinstance(exc, SequenceConflict) and self._may_be_stored:
@@ -200,12 +91,66 @@ class Storing(Attempts):
                 elif isinstance(exc, SequenceConflict) and self._has_a_key:
                     receipt = await self._stored_before(exc)
                 else:
-                    await self._weigh(exc)
-                    await self._rest()
+                    await self._after(exc)
                     continue
             stats.enqueued += 1
             stats.duplicates += receipt.duplicate
             return receipt
+
+    def _send(self, last: BrokerError | None) -> None:
+        """Begin an attempt.
+
+        Raises:
+            As ``_time_left``.
+        """
+        self._attempts.append(self._backend.append(self._record, timeout=self._time_left(last)))
+        self._sent = self._clock()
+
+    async def _word(self) -> Receipt:
+        """The first word on any attempt. While servers are silent another one goes out now and then.
+
+        Raises:
+            BrokerError: what an attempt came to; ``RequestTimeout`` leaves the others under way.
+        """
+        while silences.lately(self._backend, self._clock()):
+            attempts, left = self._attempts, max(0.0, self._sent + silences.SOONER - self._clock())
+            done, _ = await asyncio.wait(attempts, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return self._told(next(each for each in attempts if each in done))
+            if self._deadline - self._clock() <= 0:
+                break
+            self._may_be_stored = True
+            self._send(RequestTimeout())
+        attempt = self._attempts[0]
+        try:
+            return await attempt
+        finally:
+            self._attempts.remove(attempt)
+
+    def _told(self, attempt: asyncio.Future[Receipt]) -> Receipt:
+        self._attempts.remove(attempt)
+        return attempt.result()
+
+    async def _after(self, error: BrokerError) -> None:
+        """What is done about an attempt that came to no receipt; returns when another one may follow, or has."""
+        if not isinstance(error, RequestTimeout):
+            self._give_up()
+            await self._weigh(error)
+            await self._rest()
+            return
+        self._send(error)
+        await self._weigh(error)
+
+    def _under_way(self) -> Iterable[asyncio.Future[Receipt]]:
+        """See ``Attempts``."""
+        return self._attempts
+
+    def _give_up(self) -> None:
+        """Hope for no answer any more."""
+        for attempt in self._attempts:
+            if not attempt.cancel():
+                heed(attempt)
+        self._attempts.clear()
 
     async def _resolved(self, conflict: SequenceConflict) -> Receipt:
         """The receipt of our own earlier attempt, when that is what the expectation ran into.

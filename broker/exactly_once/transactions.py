@@ -15,7 +15,7 @@ from broker.exactly_once import hooks
 from broker.exactly_once.endings import Guard
 from broker.exactly_once.errors import DatabaseContended, TransactionEnded
 from broker.exactly_once.trouble import causes, trouble
-from broker.exactly_once.turns import watch
+from broker.exactly_once.turns import Turn, watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -44,14 +44,16 @@ class OwnedConnection(AsyncConnection):
     Attributes:
         guard: keeps everybody but the inbox from ending the transaction (SQLite).
         torn: a savepoint could be neither kept nor undone, so nothing here may be committed.
+        when_committed: called when it is; they return at once and never raise.
     """
 
-    __slots__ = ("guard", "torn")
+    __slots__ = ("guard", "torn", "when_committed")
 
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine)
         self.guard: Guard | None = None
         self.torn = False
+        self.when_committed: set[Callable[[], None]] = set()
 
     async def settle(self) -> None:
         """Wait for the statements that were sent: they wait for each other, and on SQLite no commit waits for them."""
@@ -245,6 +247,8 @@ class Transactions:
             connection.guard.shut = False
         try:
             await own.commit()
+            for tell in connection.when_committed:
+                tell()
             hooks.reached("after_commit")
         except Exception as exc:
             raise (trouble(exc, ours=True) or exc) from exc
@@ -278,6 +282,14 @@ class Transactions:
         if self.kind == "sqlite":
             return bool(getattr(driver, "in_transaction", False))
         return driver is not None and int(cast("Any", driver).info.transaction_status) == _PG_IN_TRANSACTION
+
+
+def lender_of(connection: AsyncConnection) -> OwnedConnection | None:
+    """The one of ours in whose transaction it works; ``None`` when the transaction is somebody else's."""
+    if isinstance(connection, OwnedConnection):
+        return connection
+    turn = connection.sync_connection
+    return turn.lender if isinstance(turn, Turn) else None
 
 
 async def _leave(connection: OwnedConnection, *verbs: str) -> None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from sqlalchemy import CursorResult
     from sqlalchemy.pool import PoolProxiedConnection
 
-    from broker.exactly_once.endings import Guard
     from broker.exactly_once.transactions import OwnedConnection
 
 _COMMIT: Final = "tx.commit(): the inbox commits when the handler has returned"
@@ -44,12 +43,12 @@ class Turn(Connection):
         over: nothing is done on it any more.
     """
 
-    def __init__(self, lender: Connection, guard: Guard | None) -> None:
+    def __init__(self, lender: OwnedConnection, sync: Connection) -> None:
         self.over = False
         self.lender = lender
-        self.guard = guard
-        super().__init__(lender.engine, lender.connection, _has_events=True, _allow_revalidate=False)
-        self.dispatch = lender.dispatch  # joining the engine's anew costs as much as a small statement
+        self.guard = lender.guard
+        super().__init__(sync.engine, sync.connection, _has_events=True, _allow_revalidate=False)
+        self.dispatch = sync.dispatch  # joining the engine's anew costs as much as a small statement
         self.begin()
 
     def _begin_impl(self, transaction: Any) -> None:
@@ -150,9 +149,9 @@ def turn_on(owned: OwnedConnection) -> Iterator[LentConnection]:
     Raises:
         TransactionEnded: the block tried to end it past everything that says so at once.
     """
-    lender = owned.sync_connection
-    assert lender is not None
-    turn = Turn(lender, owned.guard)
+    sync = owned.sync_connection
+    assert sync is not None
+    turn = Turn(owned, sync)
     try:
         yield LentConnection(owned.engine, turn)
     except Exception as exc:
@@ -162,11 +161,5 @@ def turn_on(owned: OwnedConnection) -> Iterator[LentConnection]:
         raise
     finally:
         turn.over = True
-        if turn.closed and not lender.closed:  # it broke, and only who noticed knows
-            lender.invalidate()
-
-
-def lender_of(connection: AsyncConnection) -> Connection | None:
-    """The one whose commit is this one's as well."""
-    found = connection.sync_connection
-    return found.lender if isinstance(found, Turn) else found
+        if turn.closed and not sync.closed:  # it broke, and only who noticed knows
+            sync.invalidate()

@@ -72,14 +72,26 @@ def guards() -> str:
 
 
 class Write(NamedTuple):
-    """A statement, and the rows it is for. Placeholders are SQLite's."""
+    """What is inserted: table and columns, the rows, PostgreSQL's types of the columns, and what comes last."""
 
-    statement: str
+    into: str
     rows: list[tuple[Any, ...]]
+    types: str
+    then: str = ""
 
-    def on(self, kind: Kind) -> str:
-        """The statement for that kind of database."""
-        return self.statement if kind == "sqlite" else self.statement.replace("?", "%s")
+    @property
+    def statement(self) -> str:
+        """SQLite's, for each row."""
+        places = ", ".join("?" * len(self.types.split()))
+        return f"INSERT INTO {self.into} VALUES ({places}) {self.then}"  # noqa: S608 - our own tables
+
+    def on(self, kind: Kind) -> tuple[str, Any]:
+        """Statement and values for that kind of database: PostgreSQL takes all rows at once, column by column."""
+        if kind == "sqlite":
+            return self.statement, self.rows
+        columns = ", ".join(f"%s::{each}[]" for each in self.types.split())
+        values = tuple(list(column) for column in zip(*self.rows, strict=True))
+        return f"INSERT INTO {self.into} SELECT * FROM unnest({columns}) {self.then}", values  # noqa: S608 - likewise
 
 
 def legs(settlement: Settlement) -> list[tuple[str, str, int]]:
@@ -97,28 +109,27 @@ def postings(
         moved: Counter[str] = Counter()
         for _, account, amount in rows:
             moved[account] += amount
-        yield Write("INSERT INTO posting (key, account, amount) VALUES (?, ?, ?)", rows)
+        yield Write("posting (key, account, amount)", rows, "text text bigint")
         yield Write(
-            "INSERT INTO balance VALUES (?, ?) "
-            "ON CONFLICT (account) DO UPDATE SET amount = balance.amount + excluded.amount",
+            "balance (account, amount)",
             sorted(moved.items()),
+            "text bigint",
+            "ON CONFLICT (account) DO UPDATE SET amount = balance.amount + excluded.amount",
         )
-        yield Write(
-            "INSERT INTO outbox (key, body) VALUES (?, ?)",
-            [(settlement.key, settlement.account) for settlement in some],
-        )
+        yield Write("outbox (key, body)", [(settlement.key, settlement.account) for settlement in some], "text text")
 
 
 def marks(batch: Sequence[tuple[str, bytes, int]]) -> Write:
     """Keys, bodies and sequences as the inbox would record them: for those who go without it."""
     now = time.time()
     return Write(
-        f"INSERT INTO {INBOX} (consumer, subject, key, digest, stream, sequence, at) "  # noqa: S608 - our own table
-        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        f"{INBOX} (consumer, subject, key, digest, stream, sequence, at)",
         [
             (WORKERS, SUBJECT, key, hashlib.sha256(body).digest(), STREAM, sequence, now)
             for key, body, sequence in sorted(batch)
         ],
+        "text text text bytea text bigint float8",
+        "ON CONFLICT DO NOTHING",
     )
 
 

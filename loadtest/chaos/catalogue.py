@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+Need = Literal["outbox", "mount", "netns"]
+"""What a fault cannot do without: producers that can send again what a server has lost; the right to mount file
+systems; the right to make network namespaces."""
+
 Track = Literal["server", "worker", "data"]
 """Faults of one track come one after the other, tracks side by side; each worker is a track of its own."""
 
@@ -31,6 +35,8 @@ class Kind:
             cluster has lost its ``"leader"``.
         backends: that it can happen to.
         databases: likewise.
+        alone: nothing else is done to servers and messages meanwhile.
+        needs: what it cannot be done without.
         symptom: the connection status that processes must have noticed soon.
     """
 
@@ -44,6 +50,8 @@ class Kind:
     outage: Literal["", "server", "leader"] = ""
     backends: tuple[str, ...] = BACKENDS
     databases: tuple[str, ...] = DATABASES
+    alone: bool = False
+    needs: tuple[Need, ...] = ()
     symptom: str = ""
 
 
@@ -99,6 +107,24 @@ KINDS: Final = {
             backends=("cluster",),
         ),
         Kind(
+            name="partition",
+            track="server",
+            told="whoever leads the stream is cut off from everybody",
+            seconds=(9.0, 11.0),
+            outage="leader",
+            backends=("cluster",),
+            needs=("netns",),
+        ),
+        Kind(
+            name="minority-client",
+            track="server",
+            told="the leader is cut off from the other nodes, its clients stay with it",
+            seconds=(7.0, 9.0),
+            backends=("cluster",),
+            alone=True,
+            needs=("netns",),
+        ),
+        Kind(
             name="lame-duck",
             track="server",
             told="the leader is told to send its clients away",
@@ -140,6 +166,42 @@ KINDS: Final = {
             earliest=DUPLICATE_WINDOW + 1.5,
         ),
         Kind(name="consumer-deleted", track="data", told="the workers' position is deleted", earliest=1.0),
+        Kind(
+            name="stream-deleted",
+            track="data",
+            told="the stream is deleted and made anew: what was not settled is lost to the server",
+            earliest=2.0,
+            alone=True,
+            needs=("outbox",),
+        ),
+        Kind(
+            name="bit-flip",
+            track="server",
+            told="SIGKILL, a bit of a stored message is flipped, started again: what came after it is lost",
+            earliest=2.0,
+            outage="server",
+            backends=("nats",),
+            alone=True,
+            needs=("outbox",),
+            symptom="reconnecting",
+        ),
+        Kind(
+            name="storage-full",
+            track="server",
+            told="started again with little room, and once more with enough",
+            earliest=2.0,
+            backends=("nats",),
+            alone=True,
+        ),
+        Kind(
+            name="disk-full",
+            track="server",
+            told="the file system of the store is full; freed, and the server started again",
+            earliest=2.0,
+            backends=("nats",),
+            alone=True,
+            needs=("outbox", "mount"),
+        ),
         Kind(name="stream-full", track="data", told="the stream refuses until its limit is raised", earliest=1.0),
         Kind(name="db-locked", track="data", told="somebody else holds the ledger", seconds=(1.2, 2.5), earliest=0.5),
         Kind(

@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from services.children import Child, Children
 
 START_TIMEOUT: Final = 60.0
-_MODULES: Final = {"worker": "worker", "producer": "producer", "room": "room", "census": "census"}
+_MODULES: Final = {"worker": "worker", "room": "room", "census": "census"}
 
 
 class Crew:
     """Knows which processes there are. A worker is replaced under a new name: ``worker-1.1``, ``worker-1.2`` ..."""
 
-    def __init__(self, directory: Path, children: Children, history: History, *, grace: float) -> None:
+    def __init__(
+        self, directory: Path, children: Children, history: History, *, grace: float, producer: str = "producer"
+    ) -> None:
         self.directory = directory
         self._children = children
         self._history = history
         self._grace = grace
+        self._modules = {**_MODULES, "producer": producer}
         self._lives: dict[str, int] = {}
         self._running: dict[str, Child] = {}
 
@@ -44,7 +47,7 @@ class Crew:
         self._lives[role] = self._lives.get(role, 0) + 1
         name = f"{role}.{self._lives[role]}" if kind == "worker" else role
         options = ("--directory", str(self.directory), "--name", name, "--grace", str(self._grace))
-        child = self._children.start(name, f"loadtest.chaos.{_MODULES[kind]}", *options)
+        child = self._children.start(name, f"loadtest.chaos.{self._modules[kind]}", *options)
         self._history.write(Op.BEGUN, key=name)
         self._running[role] = child
         return child
@@ -65,6 +68,11 @@ class Crew:
             for life in range(1, self._lives[role] + 1)
         ]
 
+    def counted(self, kind: str, count: str) -> float:
+        """So far, by all processes of a kind, as their last signs of life say."""
+        told = (self.pulse(name) for name in self.names(kind))
+        return sum(max((event.counts.get(count, 0.0) for event in events), default=0.0) for events in told)
+
     def pulse(self, name: str) -> list[Event]:
         """The last events of a process's pulse."""
         return last_events(pulse_file(self.directory, name))
@@ -83,6 +91,8 @@ class Crew:
         code = child.process.poll()
         counts = {"code": float(code if code is not None else -999), "seconds": round(seconds, 3)}
         self._history.write(Op.ENDED, key=child.name, told=why, counts=counts)
+        if code is not None and child.process.stdin is not None:
+            child.process.stdin.close()  # its lifeline: hundreds of workers live and die in a run
 
     async def ask(self, roles: Iterable[str]) -> None:
         """SIGTERM them together and see them end; one that does not is killed, and counts as late."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 from broker import BrokerError, StreamBroker, StreamOptions
 from broker.server.errors import ServerError
+from loadtest.chaos import orders
 from loadtest.chaos.catalogue import DUPLICATE_WINDOW, KINDS
 from loadtest.chaos.census import unsettled
 from loadtest.chaos.crew import START_TIMEOUT, Crew
@@ -41,6 +42,7 @@ class Director:
         self._directory = directory
         self._say = say
         self._going_on: list[str] = []
+        self._turns = {"server": asyncio.Lock(), "data": asyncio.Lock()}
         self._done = 0
         self._began = 0.0
         self.version = ""
@@ -69,11 +71,11 @@ class Director:
                 self.version = servers.version
                 self._say(f"nats-server {servers.version} at {servers.url}, durability {self._plan.durability}")
                 async with StreamBroker.connect(servers.url, name=f"chaos-{NAME}") as broker:
-                    await broker.declare(
-                        StreamOptions(STREAM, [SUBJECT], duplicate_window=DUPLICATE_WINDOW, replicas=servers.replicas)
-                    )
+                    await broker.declare(_stream(self._plan, servers))
                     with Children(self._directory, servers.url) as children:
-                        crew = Crew(self._directory, children, pulse, grace=self._plan.limits.grace)
+                        producer = "producer" if self._plan.send == "direct" else "writer"
+                        grace = self._plan.limits.grace
+                        crew = Crew(self._directory, children, pulse, grace=grace, producer=producer)
                         inject = Injector(broker, messages)
                         await self._play(
                             Stage(self._plan, self._directory, database, servers, broker, crew, inject, messages, pulse)
@@ -90,6 +92,8 @@ class Director:
         try:
             await self._under_fire(stage)
             await stage.inject.send("probe", body_of(settlement_of("probe")))
+            if plan.send == "outbox":
+                await self._finished(crew)
             await crew.ask([*producers, "room"])
             await self._settled(stage.broker)
             await crew.ask(workers)
@@ -115,18 +119,38 @@ class Director:
         """One after the other. One that is late because of the one before it comes at once."""
         for fault in faults:
             await asyncio.sleep(max(0.0, self._began + fault.at - asyncio.get_running_loop().time()))
-            self._going_on.append(fault.kind)
-            stage.pulse.write(Op.FAULT, number=fault.number, told=fault.kind)
-            try:
-                await SCENARIOS[fault.kind].play(fault, stage)
-            except (NotFired, BrokerError) as exc:
-                if isinstance(exc, ServerError):
-                    raise
-                stage.pulse.write(Op.TROUBLE, number=fault.number, told=str(exc))
-                self._say(f"fault {fault.number} ({fault.kind}) did not fire: {exc}")
-            stage.healed(fault)
-            self._going_on.remove(fault.kind)
-            self._done += 1
+            async with AsyncExitStack() as turns:
+                kind = KINDS[fault.kind]
+                for track, turn in self._turns.items():  # always in this order
+                    if kind.alone or track == kind.track:
+                        await turns.enter_async_context(turn)
+                await self._strike(fault, stage)
+
+    async def _strike(self, fault: Fault, stage: Stage) -> None:
+        self._going_on.append(fault.kind)
+        stage.pulse.write(Op.FAULT, number=fault.number, told=fault.kind)
+        try:
+            await SCENARIOS[fault.kind].play(fault, stage)
+        except (NotFired, BrokerError) as exc:
+            if isinstance(exc, ServerError):
+                raise
+            stage.pulse.write(Op.TROUBLE, number=fault.number, told=str(exc))
+            self._say(f"fault {fault.number} ({fault.kind}) did not fire: {exc}")
+        stage.healed(fault)
+        self._going_on.remove(fault.kind)
+        self._done += 1
+
+    async def _finished(self, crew: Crew) -> None:
+        """Have producers see everything settled that is in their outboxes; what is not, the checker will find."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._plan.limits.settling
+        names = crew.names("producer")
+        for name in names:
+            orders.give(self._directory, name, orders.FINISH)
+        while clock() < deadline:
+            if all(_has_finished(crew, name) for name in names):
+                return
+            await asyncio.sleep(_POLL)
 
     async def _settled(self, broker: StreamBroker) -> None:
         """Return when nothing is left to settle, or when it takes too long: the census will tell."""
@@ -146,6 +170,16 @@ class Director:
             await asyncio.sleep(max(0.0, self._began + shown * _TICK - clock()))
             line = await asyncio.to_thread(progress.line, clock() - self._began, self._done, list(self._going_on))
             self._say(line)
+
+
+def _has_finished(crew: Crew, name: str) -> bool:
+    return any(event.counts.get("finished") for event in crew.pulse(name))
+
+
+def _stream(plan: Plan, servers: Servers) -> StreamOptions:
+    return StreamOptions(
+        STREAM, [SUBJECT], duplicate_window=DUPLICATE_WINDOW, max_age=plan.keep, replicas=servers.replicas
+    )
 
 
 def _tracks(faults: Sequence[Fault]) -> list[list[Fault]]:

@@ -48,6 +48,7 @@ class Struck:
     begun: float | None = None
     fired: float | None = None
     healed: float | None = None
+    elected: float | None = None
     told: str = ""
 
 
@@ -87,7 +88,7 @@ class Evidence:
     Attributes:
         fates: what was sent, and what it is meant to come to.
         perhaps: attempts of each that may have stored it; 0: it certainly was not.
-        stored: what the server confirmed.
+        stored: what the server confirmed, or the sender's outbox has.
         letters: dead letters: pair -> reason.
         left: messages nobody had settled at the end; ``None`` when nobody looked.
         stored_at: when each was confirmed, ascending; ``effect_at``: when each was committed.
@@ -168,6 +169,8 @@ class _Reading:
         elif event.op is Op.OK:
             found.stored.add(pair)
             found.stored_at.append(event.t)
+        elif event.op is Op.WRITTEN:
+            found.stored.add(pair)
         elif event.op is Op.FAIL:
             found.perhaps[pair] -= 1
         elif event.op is Op.DELIVER:
@@ -186,6 +189,8 @@ class _Reading:
             fault.told = event.told
         elif event.op is Op.HEALED:
             fault.healed = event.t
+        elif event.op is Op.ELECTED:
+            fault.elected = event.t
         elif not fault.told:
             fault.told = event.told
 
@@ -198,7 +203,7 @@ class _Reading:
         life.code, life.took = int(event.counts.get("code", 0)), event.counts.get("seconds", 0.0)
 
 
-_OF_MESSAGES: Final = frozenset({Op.START, Op.OK, Op.FAIL, Op.DELIVER, Op.COMMIT, Op.LETTER})
+_OF_MESSAGES: Final = frozenset({Op.START, Op.OK, Op.WRITTEN, Op.FAIL, Op.DELIVER, Op.COMMIT, Op.LETTER})
 
 
 def _ledger(db: sqlite3.Connection) -> Ledger:

@@ -84,7 +84,7 @@ class Clerk:
             if number == books.HALF:
                 self.orders.reached(MID_HANDLER)
             if write.rows:
-                await tx.exec_driver_sql(write.on(self.kind), write.rows)
+                await tx.exec_driver_sql(*write.on(self.kind))
 
 
 class Handler:
@@ -210,7 +210,7 @@ class Bare:
     async def _apply(self, tx: AsyncConnection, fresh: Sequence[tuple[StreamMessage, Settlement]]) -> None:
         clerk = self._clerk
         write = books.marks([(settlement.key, message.data, message.sequence) for message, settlement in fresh])
-        await tx.exec_driver_sql(write.on(clerk.kind), write.rows)
+        await tx.exec_driver_sql(*write.on(clerk.kind))
         clerk.orders.reached("mid_batch")
         await clerk.book(tx, [settlement for _, settlement in fresh])
         clerk.orders.reached("before_commit")

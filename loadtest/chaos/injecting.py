@@ -19,11 +19,16 @@ _PAUSE: Final = 0.1
 
 
 class Injector:
-    """Enqueues one message at a time."""
+    """Enqueues one message at a time.
+
+    Attributes:
+        last: number in the stream of the last one that was stored.
+    """
 
     def __init__(self, broker: StreamBroker, history: History) -> None:
         self._broker = broker
         self._history = history
+        self.last = 0
 
     async def send(self, key: str, body: bytes, fate: Fate = Fate.EFFECT) -> Receipt:
         """Its receipt, however many attempts it takes.
@@ -46,6 +51,7 @@ class Injector:
                 # A repeat of its key, and perhaps of another payload, that the server has dropped.
                 absorbed = receipt.duplicate and fate is Fate.LETTER
                 self._note(Op.ABSORBED if absorbed else Op.OK, key, digest)
+                self.last = receipt.sequence
                 return receipt
 
     def _note(self, op: Op, key: str, digest: str, told: str = "") -> None:

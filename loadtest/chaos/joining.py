@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from broker import ApiError, ConnectError, RequestTimeout, StreamBroker
+from broker import ApiError, ConnectError, ConnectionLost, NoResponders, NoStream, RequestTimeout, StreamBroker
 from broker.exactly_once import DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("loadtest.chaos")
 
-_OUTAGES: Final = (ConnectError, RequestTimeout, ApiError, DatabaseUnavailable)
+_OUTAGES: Final = (ConnectError, ConnectionLost, RequestTimeout, NoResponders, ApiError, NoStream, DatabaseUnavailable)
 _PAUSE: Final = 0.1
 
 

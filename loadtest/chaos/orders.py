@@ -1,10 +1,10 @@
-"""How a worker is told to die: a file that names the point, looked for wherever it could happen."""
+"""How a process is told what to do, as a worker to die: a file that says it, looked for wherever it could happen."""
 
 from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from loadtest.chaos.histories import Op
 
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from loadtest.chaos.histories import History
+
+
+FINISH: Final = "finish"
+"""Not a point to die at: begin nothing new and see everything settled."""
 
 
 def _file(directory: Path, process: str) -> Path:

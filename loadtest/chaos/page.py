@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from loadtest.chaos.drawing import drawing
+from loadtest.chaos.series import Series
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,35 +32,47 @@ _LEGEND: Final = (
 )
 
 
-def page(report: Report) -> str:
+def page(whole: Report | Series) -> str:
     """The whole of it."""
-    verdict, plan = report.verdict, report.plan
+    reports = whole.slices if isinstance(whole, Series) else (whole,)
+    plan = reports[0].plan
     title = f"Chaos, {plan.mode} mode, seed {plan.seed}"
-    return "\n".join(
-        [
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
-            f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>",
-            f'<p class="verdict {"good" if report.passed else "bad"}">{escape(report.sentence)}</p>',
-            f"<p>{escape(report.began)}. {escape(_conditions(report))}.<br>",
-            f"The same again: <code>{escape(report.command)}</code></p>",
-            "<h2>Timeline</h2>",
-            drawing(report.timeline),
-            f'<p class="note">{_LEGEND}</p>',
-            "<h2>Promises</h2>",
-            _table(
-                ("", "promise", "held", "what was found"),
-                [(f.number, f.promise, _HELD[f.held], f.told) for f in verdict.findings],
-            ),
-            "<h2>Figures</h2>",
-            _table(("what", "figure"), _figures(report), numbers=True),
-            "<h2>Faults</h2>",
-            _table(
-                ("", "planned", "fault", "where", "began", "recovery", "what showed it"),
-                [_row(span) for span in report.timeline.faults],
-            ),
-            "</body></html>\n",
-        ]
-    )
+    head = [
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
+        f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>",
+    ]
+    if isinstance(whole, Series):
+        head += [_verdict(whole), f"<p>The same again: <code>{escape(whole.command)}</code></p>"]
+    return "\n".join([*head, *(line for report in reports for line in _section(report)), "</body></html>\n"])
+
+
+def _verdict(of: Report | Series) -> str:
+    return f'<p class="verdict {"good" if of.passed else "bad"}">{escape(of.sentence)}</p>'
+
+
+def _section(report: Report) -> list[str]:
+    plan = report.plan
+    return [
+        f"<h1>{escape(plan.part)}: {plan.seconds:g} s, backend {escape(plan.backend)}, seed {plan.seed}</h1>",
+        _verdict(report),
+        f"<p>{escape(report.began)}. {escape(_conditions(report))}.<br>",
+        f"The same again: <code>{escape(report.command)}</code></p>",
+        "<h2>Timeline</h2>",
+        drawing(report.timeline),
+        f'<p class="note">{_LEGEND}</p>',
+        "<h2>Promises</h2>",
+        _table(
+            ("", "promise", "held", "what was found"),
+            [(f.number, f.promise, _HELD[f.held], f.told) for f in report.verdict.findings],
+        ),
+        "<h2>Figures</h2>",
+        _table(("what", "figure"), _figures(report), numbers=True),
+        "<h2>Faults</h2>",
+        _table(
+            ("", "planned", "fault", "where", "began", "recovery", "what showed it"),
+            [_row(span) for span in report.timeline.faults],
+        ),
+    ]
 
 
 def _conditions(report: Report) -> str:
@@ -85,6 +98,7 @@ def _figures(report: Report) -> list[tuple[str, str]]:
         ("per second", f"{it.effects / it.seconds:,.0f}" if it.seconds else ""),
         ("attempts without an answer / refused", f"{it.unknown:,} / {it.refused:,}"),
         ("redelivered / absorbed by the inbox / conflicts", f"{it.redelivered:,} / {it.repeats:,} / {it.conflicts:,}"),
+        ("sent again after a loss on the server", f"{it.again:,}"),
         ("lost, twice, half, ghosts", f"{it.lost}, {it.twice}, {it.half}, {it.ghosts}"),
         ("sum of the ledger", f"{it.total}"),
         ("dead letters, and those not meant to be", f"{it.letters}, {it.unmeant}"),

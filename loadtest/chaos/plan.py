@@ -57,8 +57,8 @@ class Limits(Struct, frozen=True):
     grace: float = 10.0
     notice: float = 3.0
     alive: float = 5.0
-    showing: float = 60.0
-    settling: float = 60.0
+    showing: float = 120.0
+    settling: float = 120.0
 
     def times(self, slack: float) -> Limits:
         """The same with so much more time, for machines with other things to do."""
@@ -70,6 +70,11 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What will be done.
 
     Attributes:
+        part: of the run: its slice's name.
+        shortened: what the mode would have had, in words; empty when it has it.
+        everything: whether the scenarios are all that can happen there.
+        send: how producers do: ``"direct"`` to the server, or through an ``"outbox"`` of their own.
+        keep: seconds the stream keeps a message; ``None``: for ever.
         scenarios: the faults were chosen from; none when none were.
         seconds: producers produce.
         rate: settlements per second, all producers together.
@@ -86,6 +91,11 @@ class Plan(Struct, frozen=True, kw_only=True):
     seconds: float
     rate: float
     faults: tuple[Fault, ...]
+    part: str = "one"
+    shortened: str = ""
+    everything: bool = True
+    send: Literal["direct", "outbox"] = "direct"
+    keep: float | None = None
     scenarios: tuple[str, ...] = ()
     limits: Limits = Limits()
     producers: int = 2

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 from msgspec import Struct
 
-from loadtest.chaos.catalogue import kinds_for
 from loadtest.chaos.plan import Plan  # noqa: TC001 - msgspec reads the annotation
 from loadtest.chaos.timeline import Timeline  # noqa: TC001 - likewise
 from loadtest.chaos.verdict import Verdict  # noqa: TC001 - likewise
@@ -53,7 +52,7 @@ class Report(Struct, frozen=True, kw_only=True):
             command=command(plan),
             machine=machine,
             passed=judged.verdict.passed,
-            sentence=judged.verdict.sentence,
+            sentence=judged.verdict.sentence + (f" (SHORTENED: {plan.shortened})" if plan.shortened else ""),
             verdict=judged.verdict,
             plan=plan,
             timeline=judged.timeline,
@@ -65,15 +64,19 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 def command(plan: Plan) -> str:
-    """What repeats a run: the same faults at the same times."""
-    every = set(plan.scenarios) == set(kinds_for(plan.backend, plan.db))
+    """What repeats a run of one slice: the same faults at the same times."""
     return (
         f"gamebroker chaos --mode {plan.mode} --seed {plan.seed} --seconds {plan.seconds:g} --rate {plan.rate:g} "
-        f"--faults {len(plan.faults)} --backend {plan.backend} --db {plan.db} "
-        f"--workers {plan.workers} --durability {plan.durability}"
-        + (f" --mutate {plan.mutation}" if plan.mutation else "")
-        + ("" if every else f" --scenario {' '.join(plan.scenarios)}")
+        f"--faults {len(plan.faults)} --backend {plan.backend} --send {plan.send}"
+        + circumstances(plan)
+        + ("" if plan.everything else f" --scenario {' '.join(plan.scenarios)}")
     )
+
+
+def circumstances(plan: Plan) -> str:
+    """Its part that says where it all happens."""
+    told = f" --db {plan.db} --workers {plan.workers} --durability {plan.durability}"
+    return told + (f" --mutate {plan.mutation}" if plan.mutation else "")
 
 
 def save_judged(directory: Path, judged: Judged) -> None:

@@ -7,6 +7,7 @@ system tells (Linux).
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -29,10 +30,9 @@ _TICK: Final = 1 / 60
 _FRAMES: Final = 10
 _FRAME: Final = b"x" * 200
 _OFTEN: Final = 0.999
-_KEPT: Final = 60 * 60 * 20
-"""Turns that are remembered: twenty minutes."""
-
-
+_STEP: Final = 0.000_25
+_STEPS: Final = 1000
+"""What a loop is late by is counted in steps of so many seconds, up to a quarter of one: a day takes no more room."""
 _LONG: Final = 0.001
 """Seconds of a call that are worth asking what they were spent on."""
 _SCHEDULED: Final = Path("/proc/thread-self/schedstat")
@@ -52,13 +52,37 @@ class Processor:
         return 0.0 if self._file is None else int(os.pread(self._file, 64, 0).split()[1]) / 1e9
 
 
+class Lateness:
+    """How late turns were, counted; seconds."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (_STEPS + 1)
+        self.turns = 0
+        self.longest = 0.0
+
+    def add(self, late: float) -> None:
+        """One turn more."""
+        self.turns += 1
+        self.longest = max(self.longest, late)
+        self._counts[min(_STEPS, int(late / _STEP))] += 1
+
+    def often(self, share: float) -> float:
+        """What so many of them were not later than, to a step."""
+        left = self.turns * (1 - share)
+        for step in range(_STEPS, 0, -1):
+            left -= self._counts[step]
+            if left < 0:
+                return self.longest if step == _STEPS else min(self.longest, (step + 1) * _STEP)
+        return min(self.longest, _STEP)
+
+
 class Loop:
     """The loop, and what held it up; seconds."""
 
     def __init__(self, broker: Broker, processor: Processor) -> None:
         self._broker = broker
         self._processor = processor
-        self._late: list[float] = []
+        self._late = Lateness()
         self._latest = 0.0
         self._longest_call = 0.0
 
@@ -68,13 +92,12 @@ class Loop:
         ``call_max``, and ``stall``: what 999 turns in 1,000 were not later than, with ``stall_max``; ``late_max``: the
         latest, the wait for a processor included; ``turns``; ``dropped`` frames.
         """
-        late = sorted(self._late) or [0.0]
         return {
             "call_max": self._longest_call,
-            "stall": late[int((len(late) - 1) * _OFTEN)],
-            "stall_max": late[-1],
+            "stall": self._late.often(_OFTEN),
+            "stall_max": self._late.longest,
             "late_max": self._latest,
-            "turns": float(len(self._late)),
+            "turns": float(self._late.turns),
             "dropped": float(self._broker.stats.dropped_outbound),
         }
 
@@ -89,8 +112,7 @@ class Loop:
             late = clock() - due
             now_waited = self._processor.waited()
             self._latest = max(self._latest, late)
-            if len(self._late) < _KEPT:
-                self._late.append(max(0.0, late - (now_waited - waited)))
+            self._late.add(max(0.0, late - (now_waited - waited)))
             due = max(due, clock() - _TICK)  # turns that were missed are not made up for
             for number in range(_FRAMES):
                 self._publish(f"chaos.frame.{number}", now_waited)
@@ -108,6 +130,9 @@ async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
     with History(options.directory, options.name, pulse=True) as pulse:
         async with aclosing(await joined(options.url, options.name)) as broker:
             loop = Loop(broker, Processor())
+            # As a game server does: what a process begins with is not looked through again in the middle of a turn.
+            gc.collect()
+            gc.freeze()
             print(f"{options.name} ready", flush=True)
             async with Pulse(broker, pulse, loop.counts):
                 await loop.run(stop)

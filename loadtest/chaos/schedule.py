@@ -38,11 +38,11 @@ def scheduled(
     Raises:
         ValueError: no such scenario, none for this backend or database, or one that a run this short has no room for.
     """
-    variants = [variant for name in dict.fromkeys(scenarios) for variant in _variants(name, seconds, backend, database)]
+    named = [variant for name in dict.fromkeys(scenarios) for variant in variants(name, seconds, backend, database)]
     chance = random.Random(seed)
     tracks: dict[tuple[str, int], list[tuple[Kind, str]]] = {}
     turn = chance.randrange(workers)
-    for kind, detail in _wanted(variants, count, chance):
+    for kind, detail in _wanted(named, count, chance):
         target = 0
         if kind.track == "worker":
             turn += 1
@@ -60,7 +60,12 @@ def scheduled(
     )
 
 
-def _variants(scenario: str, seconds: float, backend: str, database: str) -> list[tuple[Kind, str]]:
+def variants(scenario: str, seconds: float, backend: str, database: str) -> list[tuple[Kind, str]]:
+    """What a scenario stands for: a kind with each of its details, or one of them.
+
+    Raises:
+        ValueError: see ``scheduled``.
+    """
     name, _, detail = scenario.partition(":")
     kind = KINDS.get(name)
     if kind is None or (detail and detail not in kind.details):
@@ -74,10 +79,10 @@ def _variants(scenario: str, seconds: float, backend: str, database: str) -> lis
     return [(kind, each) for each in kind.details if not detail or each == detail]
 
 
-def _wanted(variants: Sequence[tuple[Kind, str]], count: int, chance: random.Random) -> list[tuple[Kind, str]]:
-    wanted = chance.sample(variants, len(variants))
+def _wanted(named: Sequence[tuple[Kind, str]], count: int, chance: random.Random) -> list[tuple[Kind, str]]:
+    wanted = chance.sample(named, len(named))
     if count > len(wanted):
-        wanted += chance.choices(variants, [kind.weight for kind, _ in variants], k=count - len(wanted))
+        wanted += chance.choices(named, [kind.weight for kind, _ in named], k=count - len(wanted))
     return wanted[:count]
 
 

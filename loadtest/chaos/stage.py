@@ -53,6 +53,10 @@ class Stage:
         """From now on others have to recover from it. Idempotent: the first time counts."""
         self._mark(Op.HEALED, fault, "")
 
+    def elected(self, fault: Fault, name: str) -> None:
+        """The servers have another leader."""
+        self._mark(Op.ELECTED, fault, name)
+
     def _mark(self, op: Op, fault: Fault, told: str) -> None:
         if (fault.number, op) not in self.marked:
             self.marked.add((fault.number, op))

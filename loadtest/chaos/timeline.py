@@ -27,6 +27,7 @@ class Span(Struct, frozen=True, kw_only=True):
     Attributes:
         lane: where it struck: ``server``, ``worker 1``, ``data`` ...
         told: what shows that it fired, or why it did not.
+        elected: when a cluster that had lost its leader had another one.
         recovery: seconds from the end of an outage to the next stored message.
     """
 
@@ -38,6 +39,7 @@ class Span(Struct, frozen=True, kw_only=True):
     begun: float | None
     fired: float | None
     healed: float | None
+    elected: float | None = None
     told: str
     recovery: float | None
 
@@ -85,9 +87,8 @@ def _spans(found: Evidence, began: float) -> list[Span]:
 
 def _span(found: Evidence, fault: Fault, struck: Struck, began: float) -> Span:
     kind = KINDS[fault.kind]
-    begun, fired, healed = (
-        None if at is None else round(at - began, 3) for at in (struck.begun, struck.fired, struck.healed)
-    )
+    times = (struck.begun, struck.fired, struck.healed, struck.elected)
+    begun, fired, healed, elected = (None if at is None else round(at - began, 3) for at in times)
     taken = conduct.recovery(found, fault, struck)
     return Span(
         number=fault.number,
@@ -98,6 +99,7 @@ def _span(found: Evidence, fault: Fault, struck: Struck, began: float) -> Span:
         begun=begun,
         fired=fired,
         healed=healed,
+        elected=elected,
         told=struck.told or "never begun",
         recovery=None if taken is None else round(taken, 3),
     )

@@ -30,6 +30,7 @@ class Figures(Struct, frozen=True, kw_only=True):
         confirmed: settlements the server confirmed; ``unknown``, ``refused``: attempts without an answer, and with no.
         effects: settlements that took effect; ``redelivered``: deliveries beyond the first.
         repeats: deliveries the inbox absorbed; ``conflicts`` those it refused.
+        again: sent once more by ``reconcile``, for a server had lost them.
         letters: dead letters; ``unmeant`` of them had been meant to take effect, and can be seen instead.
         seconds: from the first stored message to the last one that took effect.
     """
@@ -41,6 +42,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     redelivered: int
     repeats: int
     conflicts: int
+    again: int
     letters: int
     unmeant: int
     lost: int
@@ -127,6 +129,7 @@ def _figures(found: Evidence) -> Figures:
         redelivered=found.redelivered,
         repeats=counts[Op.REPEAT],
         conflicts=sum(reason == "conflict" for reason in found.letters.values()),
+        again=int(sum(life.beats[-1][1].get("again", 0.0) for life in found.lives.values() if life.beats)),
         letters=len(found.letters),
         unmeant=len(effects.unmeant(found)),
         lost=len(effects.lost(found)),

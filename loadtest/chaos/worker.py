@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
+from broker import StreamNotFound
 from broker.exactly_once import Inbox, hooks
 from loadtest.chaos.databases import address
 from loadtest.chaos.hands import Bare, Clerk, Handler, Notes, WatchedInbox
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     import argparse
 
     from broker import Consumption, StreamBroker
+
+log = logging.getLogger("loadtest.chaos")
 
 MAX_DELIVER: Final = 10
 """Above what kills alone can use up, so that only poison gets there."""
@@ -70,7 +74,12 @@ async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
             async with aclosing(await joined(options.url, name)) as broker, Pulse(broker, pulse, counts):
                 consumption = await patiently(lambda: _consume(broker, inbox, clerk, plan))
                 print(f"{name} ready", flush=True)
-                await stopped(stop, consumption)
+                while not stop.is_set():
+                    try:
+                        await stopped(stop, consumption)
+                    except StreamNotFound:  # deleted: whoever did that makes it anew, or this worker waits for ever
+                        log.warning("waits for its stream")
+                        consumption = await patiently(lambda: _consume(broker, inbox, clerk, plan))
                 async with asyncio.timeout(options.grace):
                     await consumption.drain()
                     await broker.drain()

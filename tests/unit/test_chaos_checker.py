@@ -1,122 +1,21 @@
 """The checker of a chaos run on histories and books made by hand: a good run passes, and each way to go wrong shows."""
 
-import asyncio
 import sqlite3
 from contextlib import closing
 
 import msgspec
 import pytest
 
-from loadtest.chaos import checker
-from loadtest.chaos.books import BOOKS, GUARDS, guards, marks, postings
-from loadtest.chaos.databases import SqliteDatabase
+from loadtest.chaos.books import BOOKS
 from loadtest.chaos.histories import Event, Fate, History, Op, digest_of, events, last_events
-from loadtest.chaos.mutations import Mutation, Tampering
+from loadtest.chaos.mutations import Mutation
 from loadtest.chaos.page import page
-from loadtest.chaos.plan import Fault, Limits, Plan
+from loadtest.chaos.plan import Fault, Limits
 from loadtest.chaos.report import Report, judged_in
+from loadtest.chaos.series import Series
 from loadtest.chaos.settlements import Settlement, body_of, read, settlement_of
 from loadtest.machine import Machine
-
-FAULTS = (Fault(1, 1.0, "kill-server", seconds=0.3), Fault(2, 2.0, "worker-kill", 1, detail="after_commit"))
-PLAN = Plan(seed=1, mode="by hand", seconds=10.0, rate=10.0, faults=FAULTS)
-
-
-def digest(key):
-    return digest_of(body_of(settlement_of(key)))
-
-
-class Run:
-    """A run's directory, written as the processes would."""
-
-    def __init__(self, directory, plan=PLAN, mutation=None):
-        self.directory = directory
-        plan.save(directory)
-        self.mutation = mutation
-        self.legs = Tampering(mutation).legs
-        self.lines = {}
-        asyncio.run(SqliteDatabase(directory).open(directory))
-
-    def write(self, process, *lines):
-        self.lines.setdefault(process, []).extend(lines)
-
-    def sent(self, key, at=1.0, fate=Fate.EFFECT, outcome=Op.OK, digest=None):
-        digest = digest or digest_of(body_of(settlement_of(key)))
-        self.write("producer-1", Event(at, Op.START, key, digest, told=fate))
-        if outcome is not None:
-            self.write("producer-1", Event(at + 0.1, outcome, key, digest))
-
-    def settled(self, *keys, at=1.2):
-        fresh = [key for key in keys if self.mutation is Mutation.NAIVE or key not in self.applied()]
-        self.book({key: body_of(settlement_of(key)) for key in fresh})
-        for key in keys:
-            self.write("worker-1.1", Event(at, Op.DELIVER, key, digest(key), attempt=1))
-            op = Op.COMMIT if key in fresh else Op.REPEAT
-            self.write("worker-1.1", Event(at, op, key, digest(key), attempt=1))
-
-    def applied(self):
-        with closing(sqlite3.connect(self.directory / BOOKS)) as db:
-            return {key for (key,) in db.execute("SELECT key FROM gamebroker_inbox")}
-
-    def book(self, bodies):
-        writes = postings([settlement_of(key) for key in bodies], self.legs)
-        with closing(sqlite3.connect(self.directory / BOOKS)) as db, db:
-            for write in [marks([(key, body, 1) for key, body in bodies.items()]), *writes]:
-                db.executemany(write.statement, write.rows)
-
-    def struck(self, number, begun, healed, *, fired=True):
-        self.write("director", Event(begun, Op.FAULT, number=number, told="kind"))
-        if fired:
-            self.write("director", Event(begun + 0.01, Op.FIRED, number=number, told="seen to be gone"))
-        else:
-            self.write("director", Event(begun + 0.01, Op.TROUBLE, number=number, told="it was not there"))
-        self.write("director", Event(healed, Op.HEALED, number=number))
-
-    def lived(self, process, *, begun=0.0, ended=5.0, why="asked", code=0, took=0.2, until=None, blind=False):
-        self.write("director", Event(begun, Op.BEGUN, process))
-        self.write("director", Event(ended, Op.ENDED, process, told=why, counts={"code": code, "seconds": took}))
-        self.write(process, Event(begun + 0.1, Op.STATUS, told="connected"))
-        if begun < 1.0 and not blind:
-            self.write(process, Event(1.05, Op.STATUS, told="reconnecting"), Event(1.5, Op.STATUS, told="connected"))
-        for half in range(int((until or ended) * 2)):
-            self.write(process, Event(begun + half / 2, Op.BEAT, counts={"rss": 50 << 20}))
-
-    def left(self, waiting=0):
-        self.write("census", Event(6.0, Op.LEFT, counts={"pending": waiting, "ack_pending": 0}))
-
-    def letter(self, key, reason, digest=None):
-        self.write("census", Event(6.0, Op.LETTER, key, digest or digest_of(body_of(settlement_of(key))), told=reason))
-
-    def fine(self):
-        """Everything as it should be, but for nothing left."""
-        for n in range(20):
-            self.sent(f"k{n}", at=0.5 + n / 10)
-        self.settled(*(f"k{n}" for n in range(20)))
-        self.settled("k3")
-        self.struck(1, 1.0, 1.4)
-        self.struck(2, 2.0, 2.2)
-        for process in ("producer-1", "worker-2.1"):
-            self.lived(process)
-        self.lived("worker-1.1", ended=2.1, why="killed", code=-9)
-        self.left()
-        return self
-
-    def tamper(self, *statements):
-        with closing(sqlite3.connect(self.directory / BOOKS)) as db, db:
-            for name in GUARDS:
-                db.execute(f"DROP TRIGGER {name}")
-            for statement in statements:
-                db.execute(statement)
-            db.commit()
-            db.executescript(guards())
-
-    def check(self):
-        """The exit code and the verdict."""
-        for process, lines in self.lines.items():
-            with History(self.directory, process) as history:
-                history.write_many(lines)
-        code = checker.main([str(self.directory)])
-        return code, judged_in(self.directory).verdict
+from tests.chaos_runs import FAULTS, PLAN, Run
 
 
 @pytest.fixture
@@ -311,6 +210,21 @@ def test_a_slow_recovery_is_noticed(run):
     assert verdict.figures.recovery["kill-server"].max == pytest.approx(2.2)
 
 
+@pytest.mark.parametrize(("elected", "held"), [(None, False), (5.0, False), (9.0, True)])
+def test_an_election_that_takes_the_servers_long_is_theirs_and_what_comes_after_it_ours(tmp_path, elected, held):
+    run = Run(tmp_path, msgspec.structs.replace(PLAN, backend="cluster", faults=(Fault(1, 1.0, "kill-leader"),))).fine()
+    run.lines["producer-1"] = [line for line in run.lines["producer-1"] if line.op is not Op.OK or line.t < 1.4]
+    run.sent("late", at=10.2)
+    run.settled("late")
+    if elected is not None:
+        run.write("director", Event(elected, Op.ELECTED, number=1, told="another"))
+    verdict = run.check()[1]
+    [found] = [finding for finding in verdict.findings if finding.number == "I11"]
+    assert found.held is held
+    if held:
+        assert found.told.endswith("longer than 8 s: 8.90 s, of which the servers' election 7.60 s")
+
+
 def test_never_storing_again_is_no_recovery(run):
     run.fine()
     run.lines["producer-1"] = [line for line in run.lines["producer-1"] if line.op is not Op.OK or line.t < 1.4]
@@ -397,7 +311,8 @@ def test_a_run_smaller_than_promised_is_void(tmp_path):
 
 
 def test_the_report_says_how_to_do_it_again_and_the_page_escapes_what_it_shows(tmp_path):
-    plan = msgspec.structs.replace(PLAN, mode="<quick>", scenarios=("kill-server", "worker-kill:after_commit"))
+    plan = msgspec.structs.replace(PLAN, mode="<quick>", everything=False, shortened="5 s of 60")
+    plan = msgspec.structs.replace(plan, scenarios=("kill-server", "worker-kill:after_commit"))
     Run(tmp_path, plan).fine().check()
     machine = Machine.here()
     report = Report.of(plan, judged_in(tmp_path), machine, began="then")
@@ -407,8 +322,39 @@ def test_the_report_says_how_to_do_it_again_and_the_page_escapes_what_it_shows(t
     assert "&lt;quick&gt;" in drawn
     assert drawn.count("<rect") == 2
     assert "seen to be gone, next stored after" in drawn
+    assert report.sentence.endswith("(SHORTENED: 5 s of 60)")
     report.save(tmp_path / "kept.json")
     assert msgspec.json.decode((tmp_path / "kept.json").read_bytes(), type=Report) == report
+
+
+def test_slices_are_told_one_by_one_and_together(tmp_path):
+    reports = []
+    for part in ("one", "cluster"):
+        (tmp_path / part).mkdir()
+        plan = msgspec.structs.replace(PLAN, part=part, least=21 if part == "cluster" else 0)
+        Run(tmp_path / part, plan).fine().check()
+        reports.append(Report.of(plan, judged_in(tmp_path / part), Machine.here(), began="then"))
+    whole = Series.of(reports)
+    assert (whole.passed, whole.effects, whole.faults, whole.seconds) == (False, 40, 4, 20.0)
+    assert whole.sentence.startswith("NOT PASSED: 40 settlements under 4 faults; one: PASSED: 20 ")
+    assert "cluster: VOID: only 20 settlements took effect, of 21 at least" in whole.sentence
+    assert whole.command == (
+        "gamebroker chaos --mode by hand --seed 1 --seconds 20 --faults 4 --db sqlite --workers 2 --durability os"
+    )
+    drawn = page(whole)
+    assert drawn.count("<svg") == 2
+    assert drawn.count("</html>") == 1
+    whole.save(tmp_path / "kept.json")
+    assert msgspec.json.decode((tmp_path / "kept.json").read_bytes(), type=Series) == whole
+
+
+def test_what_was_committed_in_an_outbox_is_promised(run):
+    run.fine().write(
+        "producer-1", Event(2.0, Op.START, "kept", "d", told="effect"), Event(2.1, Op.WRITTEN, "kept", "d")
+    )
+    verdict = run.check()[1]
+    assert broken(verdict) == {"I1"}
+    assert "1 confirmed and lost (kept d)" in verdict.sentence
 
 
 def test_the_timeline_counts_everything_once_and_knows_what_never_began(tmp_path):

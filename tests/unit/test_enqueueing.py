@@ -27,7 +27,9 @@ from broker import (
     StreamBroker,
     StreamFull,
     StreamOptions,
+    silences,
 )
+from broker.attempts import ATTEMPT
 from broker.backends.memory import MemoryBackend, MemoryHub
 from broker.enqueueing import check_key, wire_id
 from broker.testing.waiting import eventually
@@ -48,6 +50,12 @@ class ScriptedBackend(MemoryBackend):
         if step is None:
             return super().append(record, timeout=timeout)
         answer = asyncio.get_running_loop().create_future()
+        if isinstance(step, float):  # answers, so many seconds later
+            asyncio.get_running_loop().call_later(step, settle, answer, super().append(record, timeout=timeout))
+            return answer
+        if step == "silence":
+            asyncio.get_running_loop().call_later(timeout, settle, answer, RequestTimeout())
+            return answer
         if step == "stored but silent":
             super().append(record, timeout=timeout)
             step = RequestTimeout()
@@ -55,9 +63,20 @@ class ScriptedBackend(MemoryBackend):
         return answer
 
     async def find_stream(self, subject):
+        if self.find == "silence":
+            await asyncio.Event().wait()
         if self.find is not None:
             raise self.find
         return await super().find_stream(subject)
+
+
+def settle(answer, told):
+    if answer.done():
+        return
+    if isinstance(told, Exception):
+        answer.set_exception(told)
+    else:
+        answer.set_result(told.result())
 
 
 async def broker_on(*script):
@@ -85,6 +104,47 @@ async def test_the_same_id_is_sent_again_after(trouble):
     assert len(backend.ids) == 3
     assert len(set(backend.ids)) == 1
     assert sb.stats.enqueue_retries == 2
+
+
+async def test_after_a_silence_the_next_attempt_waits_for_nobody_who_looks_for_the_stream():
+    sb, backend = await broker_on(RequestTimeout())
+    backend.find = "silence"
+    async with sb:
+        receipt = await asyncio.wait_for(sb.enqueue("s.a", {}, timeout=30), 10)
+    assert receipt.sequence == 1
+    assert len(backend.ids) == 2
+
+
+async def test_where_it_was_silent_lately_another_attempt_goes_out_beside_the_one_that_waits(monkeypatch):
+    monkeypatch.setattr("broker.silences.SOONER", 0.05)
+    sb, backend = await broker_on("silence", "silence", None)
+    silences.note(backend, asyncio.get_running_loop().time())
+    began = asyncio.get_running_loop().time()
+    async with sb:
+        assert (await sb.enqueue("s.a", {}, timeout=30)).sequence == 1
+    assert asyncio.get_running_loop().time() - began < ATTEMPT
+    assert len(set(backend.ids)) == 1
+    assert sb.stats.enqueue_retries == 2
+
+
+async def test_a_slow_answer_to_an_attempt_that_was_overtaken_counts(monkeypatch):
+    monkeypatch.setattr("broker.silences.SOONER", 0.05)
+    sb, backend = await broker_on(0.3, *["silence"] * 1000)
+    silences.note(backend, asyncio.get_running_loop().time())
+    async with sb:
+        assert (await sb.enqueue("s.a", {}, timeout=30)) == Receipt("S", 1, duplicate=False)
+    assert 2 < len(backend.ids) < 20
+
+
+async def test_many_follow_at_once_when_the_one_that_goes_ahead_has_arrived(monkeypatch):
+    monkeypatch.setattr("broker.silences.SOONER", 0.05)
+    sb, backend = await broker_on(*["silence"] * 50)
+    silences.note(backend, asyncio.get_running_loop().time())
+    began = asyncio.get_running_loop().time()
+    async with sb:
+        receipts = await sb.enqueue_many([Entry("s.a", number) for number in range(50)], timeout=30)
+    assert [receipt.sequence for receipt in receipts] == list(range(1, 51))
+    assert asyncio.get_running_loop().time() - began < ATTEMPT
 
 
 async def test_a_message_stored_although_its_answer_was_lost_is_stored_once():
@@ -132,7 +192,7 @@ async def test_no_responders_is_retried_while_nobody_can_say_whether_a_stream_ex
 
 
 async def test_a_role_that_may_not_ask_retries_and_then_believes_that_there_is_no_stream(monkeypatch):
-    monkeypatch.setattr("broker.storing._UNSURE", 0.2)
+    monkeypatch.setattr("broker.attempts._UNSURE", 0.2)
     sb, backend = await broker_on(*[NoResponders()] * 1000)
     backend.find = PermissionDenied(verb="publish", subject="$JS.API.STREAM.NAMES")
     async with sb:
@@ -142,7 +202,7 @@ async def test_a_role_that_may_not_ask_retries_and_then_believes_that_there_is_n
 
 
 async def test_a_core_subscriber_does_not_hide_that_there_is_no_stream(monkeypatch):
-    monkeypatch.setattr("broker.storing.ATTEMPT", 0.1)
+    monkeypatch.setattr("broker.attempts.ATTEMPT", 0.1)
     sb, _ = await broker_on()
     async with sb:
         await sb.subscribe("dashboard.>", print)

@@ -8,8 +8,11 @@ from loadtest.chaos.scenarios.access import AuthRevoked, PermissionIsDenied
 from loadtest.chaos.scenarios.clusters import FreezeLeader, KillAll, KillLeader, LameDuck, Rolling
 from loadtest.chaos.scenarios.consumers import ConsumerDeleted, StreamFull
 from loadtest.chaos.scenarios.databases import DatabaseLocked, DatabaseRestarted
+from loadtest.chaos.scenarios.losses import BitFlip, StreamDeleted
 from loadtest.chaos.scenarios.messages import DupInside, DupOutside, KeyConflict, Malformed, Oversized, Poison
+from loadtest.chaos.scenarios.partitions import MinorityClient, Partition
 from loadtest.chaos.scenarios.servers import FreezeServer, KillServer, RestartServer
+from loadtest.chaos.scenarios.storage import DiskFull, StorageFull
 from loadtest.chaos.scenarios.storms import ReconnectStorm, SlowConsumer
 from loadtest.chaos.scenarios.workers import Shutdown, WorkerHang, WorkerKill
 
@@ -36,6 +39,8 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "kill-leader": KillLeader(),
     "freeze-leader": FreezeLeader(),
     "rolling": Rolling(),
+    "partition": Partition(),
+    "minority-client": MinorityClient(),
     "lame-duck": LameDuck(),
     "kill-all": KillAll(),
     "worker-kill": WorkerKill(),
@@ -48,6 +53,10 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "dup-outside": DupOutside(),
     "key-conflict": KeyConflict(),
     "consumer-deleted": ConsumerDeleted(),
+    "stream-deleted": StreamDeleted(),
+    "bit-flip": BitFlip(),
+    "storage-full": StorageFull(),
+    "disk-full": DiskFull(),
     "stream-full": StreamFull(),
     "db-locked": DatabaseLocked(),
     "db-restarted": DatabaseRestarted(),

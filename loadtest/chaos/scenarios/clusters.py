@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from loadtest.chaos.elections import watched
 from loadtest.chaos.settlements import STREAM
 from loadtest.chaos.stage import NotFired
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _TIMEOUT: Final = 60.0
 
 
-async def _leader(stage: Stage) -> NatsServer:
+async def leader(stage: Stage) -> NatsServer:
     """The node that leads the stream now."""
 
     async def found() -> NatsServer | None:
@@ -32,14 +33,15 @@ class KillLeader:
 
     async def play(self, fault: Fault, stage: Stage) -> None:
         """See ``Scenario``."""
-        node = await _leader(stage)
+        node = await leader(stage)
         stage.healed(fault)
         await node.kill()
         try:
             if node.running:
                 raise NotFired(f"{node.settings.name} has outlived SIGKILL")
-            await asyncio.sleep(fault.seconds)
-            successor = await _leader(stage)
+            async with watched(stage, fault, node):
+                await asyncio.sleep(fault.seconds)
+                successor = await leader(stage)
             if successor is node:
                 raise NotFired(f"{node.settings.name} still leads")
             stage.fired(fault, f"{node.settings.name} is gone, {successor.settings.name} leads")
@@ -53,12 +55,13 @@ class FreezeLeader:
 
     async def play(self, fault: Fault, stage: Stage) -> None:
         """See ``Scenario``."""
-        node = await _leader(stage)
+        node = await leader(stage)
         stage.healed(fault)
         await node.freeze()
         try:
             stage.fired(fault, f"{node.settings.name} led and is stopped")
-            await asyncio.sleep(fault.seconds)
+            async with watched(stage, fault, node):
+                await asyncio.sleep(fault.seconds)
         finally:
             await node.thaw()
             await stage.servers.cluster.ready(_TIMEOUT)
@@ -69,7 +72,7 @@ class LameDuck:
 
     async def play(self, fault: Fault, stage: Stage) -> None:
         """See ``Scenario``."""
-        node = await _leader(stage)
+        node = await leader(stage)
         node.lame_duck()
         try:
             async with asyncio.timeout(_TIMEOUT):
@@ -108,4 +111,5 @@ class KillAll:
         stage.fired(fault, "all nodes are gone")
         await asyncio.sleep(fault.seconds)
         stage.healed(fault)
-        await cluster.start(_TIMEOUT)
+        async with watched(stage, fault):
+            await cluster.start(_TIMEOUT)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from loadtest.chaos.stage import Stage
 
 _HEADROOM: Final = 0.5
-"""Seconds of what is produced that still fit in."""
+"""Seconds of what is produced by which the limit differs from what it holds."""
 
 
 class ConsumerDeleted:
@@ -33,17 +33,19 @@ class ConsumerDeleted:
 
 
 class StreamFull:
-    """The stream's limit is lowered to little more than it holds: refused, not dropped; then it is raised again."""
+    """The stream's limit is lowered to about what it holds: refused, not dropped; then it is raised again."""
 
     async def play(self, fault: Fault, stage: Stage) -> None:
         """See ``Scenario``."""
         streams = stage.broker.streams
-        before = self._refused(stage)
+        before = stage.crew.counted("producer", "refused")
         info = await stage.insist(lambda: streams.info(STREAM), "there was no stream")
-        room = info.messages + int(stage.plan.rate * _HEADROOM) + 100
+        more = int(stage.plan.rate * _HEADROOM) + 100
+        # Where old ones go as fast as new ones come, the limit has to be below what it holds.
+        room = info.messages + more if stage.plan.keep is None else max(1, info.messages - more)
 
         async def refused() -> str | None:
-            count = self._refused(stage) - before
+            count = stage.crew.counted("producer", "refused") - before
             return f"{count:.0f} refused at {room} messages" if count else None
 
         try:
@@ -52,9 +54,3 @@ class StreamFull:
         finally:
             stage.healed(fault)
             await stage.insist(lambda: streams.update(info.config), "its limit could not be raised")
-
-    @staticmethod
-    def _refused(stage: Stage) -> float:
-        """How often producers were told no."""
-        told = (stage.crew.pulse(name) for name in stage.crew.names("producer"))
-        return sum(max((event.counts.get("refused", 0.0) for event in events), default=0.0) for events in told)
