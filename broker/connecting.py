@@ -59,7 +59,10 @@ async def leave(broker: Endable, error: BaseException | None) -> None:
 
 
 def address_of(options: ConnectOptions) -> str | None:
-    """Servers and user without any secret, the same for every way to write them; ``None`` for a twin in memory."""
+    """Servers and user without any secret, the same for every way to write them; ``None`` for a twin in memory.
+
+    A token is a secret, so all tokens are one user.
+    """
     parts = []
     for url in options.url.split(","):
         scheme, separator, rest = url.strip().rpartition("://")
@@ -67,7 +70,8 @@ def address_of(options: ConnectOptions) -> str | None:
         if scheme == "memory":
             return None
         named = f"{scheme}{separator}" if scheme == "embedded" else ""
-        parts.append(f"{user.partition(':')[0]}@{named}{host.rstrip('/')}")
+        name, colon, _ = user.partition(":")  # without a colon it is a token
+        parts.append(f"{name if colon else ''}@{named}{host.rstrip('/')}")
     return ",".join([*sorted(parts), options.user or "", options.creds or ""])
 
 

@@ -8,6 +8,7 @@ import msgspec
 import orjson
 
 from broker.codecs.depth import deeper_than
+from broker.codecs.order import sets_in_order
 from broker.codecs.size import check_size, checked_size
 from broker.contracts.checks import in_range
 from broker.contracts.codec import Codec
@@ -38,9 +39,9 @@ class JsonCodec(Codec):
         self._limited = max_bytes is not None or max_depth is not None
 
     def encode(self, body: Any) -> bytes:
-        """See ``Codec``. NaN and infinity become ``null``, as JSON has no word for them."""
+        """See ``Codec``. NaN and infinity become ``null``, as JSON has no word for them; sets are sorted."""
         try:
-            return orjson.dumps(body, default=msgspec.to_builtins)
+            return _json(body)
         except (TypeError, ValueError, RecursionError) as exc:
             raise EncodeError(f"cannot encode {type(body).__name__} as JSON: {exc}") from exc
 
@@ -67,3 +68,23 @@ class JsonCodec(Codec):
             check_size(data, self._max_bytes)
         if self._max_depth is not None and deeper_than(self._max_depth, data):
             raise DecodeError(f"nested deeper than {self._max_depth} levels")
+
+
+def _json(body: Any) -> bytes:
+    return orjson.dumps(body, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """What orjson does not know by itself, with the same order in every process."""
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=_json)
+    plain = msgspec.to_builtins(value)
+    return plain if _is_ordered(value, plain) else msgspec.to_builtins(sets_in_order(value, _json))
+
+
+def _is_ordered(value: Any, plain: Any) -> bool:
+    """Whether its sets came out sorted by chance, or there are none; members that cannot be compared say no."""
+    try:
+        return bool(plain == msgspec.to_builtins(value, order="deterministic"))
+    except TypeError:
+        return False

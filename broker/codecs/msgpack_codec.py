@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from broker.codecs.order import sets_in_order
 from broker.codecs.size import check_size, checked_size
 from broker.contracts.codec import Codec
 from broker.contracts.errors import DecodeError, EncodeError
@@ -24,9 +25,12 @@ class MsgpackCodec(Codec):
         self._max_bytes = checked_size(max_bytes)
 
     def encode(self, body: Any) -> bytes:
-        """See ``Codec``."""
+        """See ``Codec``. Sets are sorted."""
         try:
-            return msgspec.msgpack.encode(body)
+            data = msgspec.msgpack.encode(body)
+            if _is_ordered(body, data):
+                return data
+            return msgspec.msgpack.encode(sets_in_order(body, msgspec.msgpack.encode))
         except (TypeError, ValueError, OverflowError, RecursionError) as exc:
             raise EncodeError(f"cannot encode {type(body).__name__} as MessagePack: {exc}") from exc
 
@@ -42,3 +46,14 @@ class MsgpackCodec(Codec):
     def loads(self, data: bytes) -> Any:
         """See ``Codec``."""
         return self.decode(data, object)
+
+
+def _is_ordered(body: Any, data: bytes) -> bool:
+    """Whether its sets came out sorted by chance, or there are none; members that cannot be compared say no."""
+    try:
+        ordered = msgspec.msgpack.encode(body, order="deterministic")
+        return data == ordered or bool(
+            msgspec.msgpack.decode(data) == msgspec.msgpack.decode(ordered)
+        )  # dicts have none
+    except (msgspec.MsgspecError, TypeError, ValueError):
+        return False

@@ -15,6 +15,7 @@ from broker.contracts.options import in_range
 from broker.contracts.status import Status
 from broker.exactly_once.errors import DatabaseUnavailable, JournalFull
 from broker.exactly_once.outbox import Outbox
+from broker.exactly_once.trouble import is_damage
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -86,16 +87,13 @@ class Journal:
 
         Raises:
             OSError: the directory cannot be used.
-            DatabaseUnavailable: the file cannot.
+            DatabaseUnavailable: the file cannot; one that is damaged is set aside, and another begun.
         """
         self._broker = broker
         self._book = self._shelf.take()
-        self._outbox = Outbox(self._book.url)
         try:
-            await _make_ours(self._outbox)
-            self.waiting = await self._outbox.waiting()
+            self._outbox, self.waiting = await _opened(self._book)
         except BaseException:
-            await self._outbox.aclose()
             self._book.put_back()
             raise
         for work in (self._write_forever(), self._relay_forever(), self._tend_forever()):
@@ -243,25 +241,64 @@ class Journal:
         while True:
             try:
                 for book in self._shelf.left():
-                    await self._send_what_is_left(book)
+                    await self._see_to(book)
                 await self._outbox.prune(keep=self._keep)
             except Exception as exc:  # noqa: BLE001 - whatever is wrong with one file, the others are looked at again
                 log.warning("journal %s: what others left could not be seen to: %s", self._book.path, exc)
             await asyncio.sleep(_TENDING)
 
-    async def _send_what_is_left(self, book: Book) -> None:
+    async def _see_to(self, book: Book) -> None:
         try:
-            async with Outbox(book.url) as outbox:
-                await _make_ours(outbox)
-                if left := await outbox.waiting():
-                    log.info("%d events that another process left in %s are sent", left, book.path)
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(_TENDING), outbox.relay(self._broker):
-                            while await outbox.waiting():  # noqa: ASYNC110 - asked of the file, which tells nobody
-                                await asyncio.sleep(0.2)
-                await outbox.prune(keep=self._keep)
+            await self._send_what_is_left(book)
+        except Exception as exc:  # noqa: BLE001 - whatever is wrong with one file, the others are seen to
+            if is_damage(exc):
+                book.set_aside(exc)
+            else:
+                log.warning("journal %s: what is left in it could not be seen to: %s", book.path, exc)
         finally:
             book.put_back()
+
+    async def _send_what_is_left(self, book: Book) -> None:
+        async with Outbox(book.url) as outbox:
+            await _make_ours(outbox)
+            if left := await outbox.waiting():
+                log.info("%d events that another process left in %s are sent", left, book.path)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_TENDING), outbox.relay(self._broker):
+                        while await outbox.waiting():  # noqa: ASYNC110 - asked of the file, which tells nobody
+                            await asyncio.sleep(0.2)
+            await outbox.prune(keep=self._keep)
+
+
+async def _opened(book: Book) -> tuple[Outbox, int]:
+    """An outbox in that file, and how much waits there."""
+    try:
+        return await _try_to_open(book)
+    except Exception as exc:
+        if not is_damage(exc):
+            raise _typed(book, exc) from exc
+        book.set_aside(exc)
+    try:
+        return await _try_to_open(book)
+    except Exception as exc:
+        raise _typed(book, exc) from exc
+
+
+async def _try_to_open(book: Book) -> tuple[Outbox, int]:
+    outbox = Outbox(book.url)
+    try:
+        await _make_ours(outbox)
+        return outbox, await outbox.waiting()
+    except BaseException:
+        await outbox.aclose()
+        raise
+
+
+def _typed(book: Book, error: Exception) -> Exception:
+    if isinstance(error, BrokerError | OSError):
+        return error
+    told = str(error).split("\n", 1)[0]
+    return DatabaseUnavailable(f"the journal {book.path} cannot be used: {told}")
 
 
 async def _make_ours(outbox: Outbox) -> None:

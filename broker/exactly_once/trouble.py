@@ -23,6 +23,7 @@ _SQLITE_CONTENDED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED
 _SQLITE_OUT_OF_ORDER: Final = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 )
+_SQLITE_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _PRIMARY: Final = 0xFF
 """SQLite's extended codes carry the plain one in their last byte."""
 
@@ -45,6 +46,11 @@ def trouble(error: BaseException, *, ours: bool) -> DatabaseUnavailable | None:
     if ours and isinstance(error, OSError):
         return DatabaseUnavailable(f"the database cannot be reached: {_first_line(error)}")
     return None
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether the file is no SQLite database, or no longer a whole one."""
+    return any(getattr(each, "sqlite_errorcode", 0) & _PRIMARY in _SQLITE_DAMAGED for each in causes(error))
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -62,6 +62,7 @@ class Journaling:
                 self._none = directory is None
                 if directory is not None:
                     self._journal = await self._open(directory, contract)
+                    await _look_beside(directory)
         return self._journal
 
     async def _open(self, directory: Path, contract: Contract | None) -> Journal:
@@ -91,6 +92,13 @@ def default_directory(address: str | None) -> Path | None:
         return Path(top) / own
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "gamebroker" / own
+
+
+async def _look_beside(directory: Path) -> None:
+    """Say what waits in the directories of other servers and users: it is ours no more once one of them is renamed."""
+    from broker.exactly_once.shelf import tell_of_stranded  # noqa: PLC0415 - as the journal, which is open by now
+
+    await asyncio.to_thread(tell_of_stranded, directory)
 
 
 def _violation(contract: Contract | None, problem: Problem) -> QoSViolation:

@@ -233,6 +233,7 @@ def test_each_has_a_file_of_its_own_and_takes_what_is_free(tmp_path):
         ("nats://ann:secret@a:1", "tls://ann:changed@a:1/", True),
         ("nats://ann:secret@a:1", "nats://bob:secret@a:1", False),
         ("nats://a:1", "nats://a:2", False),
+        ("nats://secret@a:1", "nats://changed@a:1", True),
     ],
 )
 def test_each_server_has_a_directory_of_its_own(one, other, same, monkeypatch):
@@ -241,6 +242,66 @@ def test_each_server_has_a_directory_of_its_own(one, other, same, monkeypatch):
     assert (places[0] == places[1]) is same
     assert "secret" not in address_of(ConnectOptions(url=one))
     assert default_directory(address_of(ConnectOptions(url="memory://x"))) is None
+
+
+async def test_a_damaged_file_of_somebody_else_stops_nobody(memory_stream_broker, tmp_path, caplog):
+    """What a dead process left cannot be read: it is set aside and told, and a new one is begun."""
+    caplog.set_level("WARNING", "broker.exactly_once")
+    await memory_stream_broker.declare(BATTLES)
+    for name, contents in (("0.db", b"no database at all" * 1000), ("0.db-wal", b"w"), ("1.db", b"nor this" * 1000)):
+        (tmp_path / name).write_bytes(contents)
+    (tmp_path / "0.db.damaged").write_bytes(b"of an earlier time")
+    await memory_stream_broker.keep_journal(tmp_path)
+    assert (await memory_stream_broker.send(Ended(7, "ann"))).sequence == 1
+    await eventually((tmp_path / "1.db.damaged").exists)
+    assert (tmp_path / "0.db.damaged").read_bytes() == b"of an earlier time"
+    assert (tmp_path / "0.db.damaged.1").read_bytes() == b"no database at all" * 1000
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(told) == 2
+    assert all(".recover" in each for each in told)
+
+
+async def test_a_file_that_is_no_journal_is_a_typed_error_and_let_go(memory_stream_broker, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "0.db")) as file:
+        file.execute("CREATE TABLE gamebroker_relay (something TEXT)")
+        file.execute("CREATE TABLE gamebroker_outbox (something TEXT)")
+        file.commit()
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailable, match=r"0\.db"):
+            await memory_stream_broker.keep_journal(tmp_path)
+
+
+@pytest.mark.nats
+@pytest.mark.usefixtures("directory")
+async def test_what_waits_under_another_name_of_the_server_is_told(nats_server, caplog):
+    """A URL list with one server more is another directory: nobody looks into the old one, and that is said."""
+    caplog.set_level("WARNING", "broker.exactly_once")
+    async with StreamBroker.connect(nats_server.url) as sb:
+        await sb.declare(BATTLES)
+        old = default_directory(address_of(ConnectOptions(url=nats_server.url)))
+        old.mkdir(parents=True)
+        for number in range(2):
+            async with Outbox(f"sqlite+aiosqlite:///{old / f'{number}.db'}") as left:
+                await left.create()
+                async with left.engine.begin() as tx:
+                    await left.send(tx, Ended(number, "ann"))
+    renamed = nats_server.url.replace("127.0.0.1", "localhost")
+    held = Shelf(old).take()
+    async with StreamBroker.connect(renamed) as sb:
+        await sb.send(Ended(7, "ann"))
+    assert not told_of(caplog), "somebody is at work there"
+    held.put_back()
+    async with StreamBroker.connect(renamed) as sb:
+        await sb.send(Ended(8, "ann"))
+    [told] = told_of(caplog)
+    assert f"2 events wait in the journal {old}" in told
+    async with StreamBroker.connect(renamed) as sb:
+        await sb.keep_journal(old)
+        await eventually(lambda: stored_at_least(sb, 4))
+
+
+def told_of(caplog):
+    return [text for record in caplog.records if "nobody sends them" in (text := record.getMessage())]
 
 
 @asynccontextmanager
