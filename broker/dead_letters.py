@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.checks import check_kind, check_text
-from broker.contracts.envelopes import readdressed, refilled
+from broker.contracts.envelopes import refilled
 from broker.contracts.errors import (
     ConfigDrift,
     InvalidOption,
@@ -28,7 +28,16 @@ from broker.contracts.headers import LEFT_OUT, NO_HEADERS
 from broker.contracts.options import ConsumerOptions, StreamOptions, in_range
 from broker.contracts.subjects import matches, resource_name, subscribe_pattern
 from broker.lanes.records import revived_record, when_made
-from broker.letters import PREFIX, DeadLetter, letter_of, record_of, revived, subject_of
+from broker.letters import (
+    PREFIX,
+    DeadLetter,
+    addressed,
+    check_taken,
+    letter_of,
+    record_of,
+    revived,
+    subject_of,
+)
 from broker.reading import Reader
 from broker.sweeping import sweep
 
@@ -221,7 +230,8 @@ class DeadLetters:
 
         Raises:
             NoStream, StreamFull: the original stream does not take it; the dead letter stays.
-            Unsupported: the stream's ``subject_transform`` does not tell what it was sent to; the dead letter stays.
+            Unsupported: its stream does not take that subject, its ``subject_transform`` does not tell what was sent
+                to it, or somebody else than its consumer wrote it; the dead letter stays.
             InvalidOption: at once; also for the ``None`` of a ``get`` that found none.
         """
         if rate is not None:
@@ -237,6 +247,9 @@ class DeadLetters:
             return 1
         count = 0
         async for each in self.list(stream=stream, consumer=consumer, subject=subject):
+            if not each.stream:
+                log.warning("dead letter %d stays: it was not written by the consumer it names", each.sequence)
+                continue
             if rate is not None and count:
                 await asyncio.sleep(1 / rate)
             await self._put_back(each)
@@ -296,6 +309,7 @@ class DeadLetters:
         return gone
 
     async def _put_back(self, letter: DeadLetter) -> None:
+        config = await self._config(letter)
         original = None
         held_up = letter.lane_key is not None and await self._is_of_this_stream(letter)
         if not letter.complete:
@@ -306,31 +320,26 @@ class DeadLetters:
         if held_up:
             # Its group alone tries it again, before what waits behind it.
             record = revived_record(letter, record.data, record.headers or NO_HEADERS)
-        else:
-            record = await self._addressed(letter, record)
+        elif config is not None:
+            record = addressed(letter, record, config)
         deadline = asyncio.get_running_loop().time() + _STORE_TIMEOUT
         await self._enqueuer.store(record, deadline=deadline)
         await self._backend.delete_message(DEAD_STREAM, letter.sequence)
 
-    async def _addressed(self, letter: DeadLetter, record: Record) -> Record:
-        """The record on a subject under which its stream stores it as it was: that may rewrite what it is sent."""
+    async def _config(self, letter: DeadLetter) -> StreamOptions | None:
+        """Of its stream, which takes such messages; ``None`` when it cannot be asked.
+
+        Whoever may write letters of one consumer may not have anything stored that way which that one never reads.
+        """
+        if not letter.stream:
+            told = f"dead letter {letter.sequence} was not written by its consumer; look at it, then discard it"
+            raise Unsupported(told)
         try:
             config = (await self._backend.stream_info(letter.stream)).config
         except (StreamNotFound, PermissionDenied, InvalidSubject):  # another stream may take it, or says why not
-            return record
-        transform = config.subject_transform
-        if transform is None or not transform.makes(letter.subject):
-            return record
-        captured = any(matches(each, letter.subject) for each in config.subjects)
-        if captured and not matches(transform.source, letter.subject):
-            return record
-        origin = transform.origin(letter.subject)
-        if origin is None:
-            raise Unsupported(
-                f"dead letter {letter.sequence} cannot be replayed: the transform of stream {letter.stream!r} does not "
-                f"tell what {letter.subject!r} was sent to; enqueue its data where it belongs, then discard it"
-            )
-        return readdressed(record, origin)
+            return None
+        check_taken(letter, config)
+        return config
 
     async def _is_of_this_stream(self, letter: DeadLetter) -> bool:
         """Whether the stream was not deleted since, and perhaps made again."""

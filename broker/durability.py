@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -12,8 +13,6 @@ from broker.contracts.errors import ConfigDrift, InvalidOption
 from broker.contracts.options import StreamOptions, one_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from broker.contracts.backend import StreamBackend
 
 log = logging.getLogger("broker")
@@ -64,7 +63,7 @@ async def _kept(backend: StreamBackend, pages: Sequence[str]) -> Kept:
 
 def _pages(monitoring: str | Sequence[str] | None) -> list[str]:
     told = os.environ.get(VARIABLE, "") if monitoring is None else monitoring
-    pages = told.split(",") if isinstance(told, str) else list(told)
-    if not all(isinstance(each, str) for each in pages):
+    pages = told.split(",") if isinstance(told, str) else told
+    if not isinstance(pages, Sequence) or not all(isinstance(each, str) for each in pages):
         raise InvalidOption(f"monitoring={monitoring!r}: must be a URL or several", option="monitoring")
     return [each.strip() for each in pages if each.strip()]

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from broker.contracts.envelopes import Delivery, Record, StoredMessage
-from broker.contracts.errors import InvalidKey
+from broker.contracts.envelopes import Delivery, Record, StoredMessage, readdressed
+from broker.contracts.errors import InvalidKey, Unsupported
 from broker.contracts.headers import KEY, ORDERING_KEY, STORED_AS, Headers
 from broker.contracts.lanes import key_of_token
 from broker.contracts.numerals import number_of
-from broker.contracts.subjects import MAX_SUBJECT_BYTES
+from broker.contracts.subjects import MAX_SUBJECT_BYTES, matches
 from broker.handling import one_line, text_of
 from broker.keys import check_key, identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from broker.contracts.options import StreamOptions
 
 PREFIX: Final = "gamebroker.dead"
 
@@ -44,7 +46,8 @@ class DeadLetter:
 
     Attributes:
         sequence: its number among the dead letters: what ``get``, ``replay`` and ``discard`` go by.
-        stream: where it came from, with ``consumer``, ``subject`` and ``stream_sequence``.
+        stream: where it came from, with ``consumer``, ``subject`` and ``stream_sequence``. Both are empty when it is
+            not stored where that consumer's letters are: somebody else wrote it, and it is not replayed.
         attempts: how often it was handed out.
         reason: ``"max_deliver"``, or what ``term`` was told; ``"max_deliver (server)"`` when the server itself gave up
             and a sweep found it.
@@ -158,10 +161,13 @@ def letter_of(stored: StoredMessage | Delivery) -> DeadLetter:
     """The dead letter in a stored message; what somebody else wrote there is shown as far as it makes sense."""
     headers = stored.headers or Headers()
     stored_at = moment_of(stored.timestamp_ns)
+    stream, consumer = headers.get(_STREAM, ""), headers.get(_CONSUMER, "")
+    if stored.subject != subject_of(stream, consumer):  # permissions are by subject; headers say what they like
+        stream = consumer = ""
     return DeadLetter(
         sequence=stored.sequence,
-        stream=headers.get(_STREAM, ""),
-        consumer=headers.get(_CONSUMER, ""),
+        stream=stream,
+        consumer=consumer,
         subject=headers.get(_SUBJECT, stored.subject),
         data=stored.data,
         headers=headers.public(),
@@ -192,6 +198,34 @@ def revived(letter: DeadLetter, original: StoredMessage | None) -> Record:
     identity = f"replay:{letter.stream}:{letter.sequence}:{letter.last_seen.isoformat()}"
     headers = Headers(pairs) if pairs else None
     return Record(letter.subject, data, headers, identity, ordering_key=letter.ordering_key)
+
+
+def check_taken(letter: DeadLetter, config: StreamOptions) -> None:
+    """Raises ``Unsupported`` for a letter on a subject that its stream, of that configuration, never stores."""
+    made = config.subject_transform is not None and config.subject_transform.makes(letter.subject)
+    copied = config.mirror is not None or config.sources
+    if not (made or copied or any(matches(each, letter.subject) for each in config.subjects)):
+        raise Unsupported(
+            f"dead letter {letter.sequence} cannot be replayed: its stream {letter.stream!r} does not take "
+            f"{letter.subject!r}; enqueue its data where it belongs, then discard it"
+        )
+
+
+def addressed(letter: DeadLetter, record: Record, config: StreamOptions) -> Record:
+    """The record on a subject under which its stream stores it as it was: that may rewrite what it is sent."""
+    transform = config.subject_transform
+    if transform is None or not transform.makes(letter.subject):
+        return record
+    captured = any(matches(each, letter.subject) for each in config.subjects)
+    if captured and not matches(transform.source, letter.subject):
+        return record
+    origin = transform.origin(letter.subject)
+    if origin is None:
+        raise Unsupported(
+            f"dead letter {letter.sequence} cannot be replayed: the transform of stream {letter.stream!r} does not "
+            f"tell what {letter.subject!r} was sent to; enqueue its data where it belongs, then discard it"
+        )
+    return readdressed(record, origin)
 
 
 def _own(letter: DeadLetter) -> Iterator[tuple[str, str]]:

@@ -26,6 +26,7 @@ import uvloop
 from broker import Entry, StreamBroker, StreamOptions
 from broker.server import NatsServer
 from loadtest.machine import Machine
+from loadtest.verdicts import Verdict, beside, page, publish, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -80,20 +81,6 @@ class Run(NamedTuple):
     rate: float
     whole: float
     peak: int
-
-
-class Verdict(NamedTuple):
-    """One figure held against its bar.
-
-    Attributes:
-        what: in words.
-        value: the figure, as it is printed.
-        met: whether it keeps to the bar.
-    """
-
-    what: str
-    value: str
-    met: bool
 
 
 # -- the consumer, a process of its own -------------------------------------------------------------------------------
@@ -205,8 +192,10 @@ def verdicts(runs: Mapping[str, Sequence[Run]]) -> list[Verdict]:
     rates = [each.rate for each in short]
     heavier = median(each.peak for each in long) - median(each.peak for each in short)
     return [
-        _slower("first messages of a long backlog", rates, [each.rate for each in long]),
-        _slower("all of a long backlog", rates, [each.whole for each in long]),
+        beside(
+            "first messages of a long backlog: rate beside a short one", rates, [each.rate for each in long], SLOWEST
+        ),
+        beside("all of a long backlog: rate beside a short one", rates, [each.whole for each in long], SLOWEST),
         Verdict(
             f"memory beside a short backlog (at most {HEAVIEST / _MIB:+.0f} MiB)",
             f"{heavier / _MIB:+.1f} MiB",
@@ -215,52 +204,27 @@ def verdicts(runs: Mapping[str, Sequence[Run]]) -> list[Verdict]:
     ]
 
 
-def _slower(what: str, short: Sequence[float], long: Sequence[float]) -> Verdict:
-    ratio = median(long) / median(short)
-    each = sorted(mine / theirs for mine, theirs in zip(long, short, strict=True))
-    told = f"{ratio:.2f} ({each[0]:.2f}..{each[-1]:.2f})"
-    return Verdict(f"{what}: rate beside a short one (at least {SLOWEST})", told, ratio >= SLOWEST)
-
-
 def markdown(machine: Machine, given: argparse.Namespace, runs: Mapping[str, Sequence[Run]], command: str) -> str:
     """What was run, on what, and what came of it."""
-    judged = verdicts(runs)
-    missed = [each.what for each in judged if not each.met]
     note = (
         f"The second column: of each run's {given.passes} passes the median, every pass with a consumer of its own and "
         f"from the first message of its stream on. Messages have {given.size} B; a plain handler counts them, and each "
         "is acked. Memory is the most that the consumer process ever had, everything worked off."
     )
-    lines = [
-        "# A consumer and its backlog",
-        "",
-        f"One run of `{command}`: {given.rounds} rounds; medians, and in brackets the lowest and the highest.",
-        "",
-        machine.told,
-        "",
-        f"**{'MISSED: ' + '; '.join(missed) if missed else 'every bar met'}**",
-        "",
-        "| what | figure | verdict |",
-        "| --- | ---: | --- |",
-        *(f"| {each.what} | {each.value} | {'met' if each.met else 'missed'} |" for each in judged),
-        "",
+    run_of = f"One run of `{command}`: {given.rounds} rounds; medians, and in brackets the lowest and the highest."
+    rest = [
         f"| stored | first {given.short:,}, messages a second | everything, messages a second | peak memory, MiB |",
         "| ---: | ---: | ---: | ---: |",
         *(
-            f"| {stored:,} | {_spread([each.rate for each in runs[stream]])} "
-            f"| {_spread([each.whole for each in runs[stream]])} "
-            f"| {_spread([each.peak / _MIB for each in runs[stream]], '.1f')} |"
+            f"| {stored:,} | {spread([each.rate for each in runs[stream]])} "
+            f"| {spread([each.whole for each in runs[stream]])} "
+            f"| {spread([each.peak / _MIB for each in runs[stream]], '.1f')} |"
             for stream, stored in ((SHORT, given.short), (LONG, given.long))
         ),
         "",
         note,
-        "",
     ]
-    return "\n".join(lines)
-
-
-def _spread(figures: Sequence[float], how: str = ",.0f") -> str:
-    return f"{median(figures):{how}} ({min(figures):{how}}..{max(figures):{how}})"
+    return page("A consumer and its backlog", [run_of, machine.told], verdicts(runs), rest)
 
 
 async def _measure(given: argparse.Namespace, command: str) -> int:
@@ -268,12 +232,7 @@ async def _measure(given: argparse.Namespace, command: str) -> int:
     async with NatsServer(sync_interval=None) as server:
         machine = replace(machine, nats_server=server.version)
         runs = await measured(server, given, lambda line: print(line, file=sys.stderr, flush=True))
-    page = markdown(machine, given, runs, command)
-    print(page)
-    if given.report is not None:
-        given.report.parent.mkdir(parents=True, exist_ok=True)
-        given.report.write_text(page, encoding="utf-8")
-    return 0 if all(each.met for each in verdicts(runs)) else 1
+    return publish(markdown(machine, given, runs, command), verdicts(runs), given.report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -32,6 +32,7 @@ from broker.exactly_once import Inbox
 from broker.server import NatsServer
 from loadtest.machine import Machine
 from loadtest.postgres import PostgresServer
+from loadtest.verdicts import Verdict, beside, page, publish, spread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -95,14 +96,6 @@ class Case(NamedTuple):
     kind: str
     batch: int
     full: bool = False
-
-
-class Verdict(NamedTuple):
-    """One figure held against its bar."""
-
-    what: str
-    value: str
-    met: bool
 
 
 # -- the worker, a process of its own ---------------------------------------------------------------------------------
@@ -292,49 +285,27 @@ def verdicts(rates: Mapping[Case, Sequence[float]]) -> list[Verdict]:
     for (kind, batch), bar in BARS.items():
         if found := rates.get(Case(kind, batch)):
             what = f"{kind}, {'a message at a time' if batch == EACH else f'lists of {batch}'} (at least {bar:,.0f}/s)"
-            judged.append(Verdict(what, _spread(found), median(found) >= bar))
+            judged.append(Verdict(what, spread(found), median(found) >= bar))
     empty, full = rates.get(Case(SQLITE, COMPARED)), rates.get(Case(SQLITE, COMPARED, full=True))
     if empty and full:
-        ratio = median(full) / median(empty)
-        each = sorted(mine / theirs for mine, theirs in zip(full, empty, strict=True))
-        told = f"{ratio:.2f} ({each[0]:.2f}..{each[-1]:.2f})"
-        judged.append(Verdict(f"a full inbox beside an empty one (at least {SLOWEST})", told, ratio >= SLOWEST))
+        judged.append(beside("a full inbox beside an empty one", empty, full, SLOWEST))
     return judged
 
 
 def markdown(machine: Machine, given: argparse.Namespace, rates: Mapping[Case, Sequence[float]], command: str) -> str:
     """What was run, on what, and what came of it."""
-    judged = verdicts(rates)
-    missed = [each.what for each in judged if not each.met]
     run_of = (
         f"One run of `{command}`: {given.rounds} rounds of {given.settlements:,} settlements (a quarter of that a "
         "message at a time); medians, and in brackets the lowest and the highest."
     )
-    lines = [
-        "# Exactly once, how fast",
-        "",
-        run_of,
-        "",
-        machine.told,
-        "",
-        f"**{'MISSED: ' + '; '.join(missed) if missed else 'every bar met'}**",
-        "",
-        "| what | figure | verdict |",
-        "| --- | ---: | --- |",
-        *(f"| {each.what} | {each.value} | {'met' if each.met else 'missed'} |" for each in judged),
-        "",
+    rest = [
         "| database, handler | settlements a second |",
         "| --- | ---: |",
-        *(f"| {_named(case, given)} | {_spread(found)} |" for case, found in rates.items()),
+        *(f"| {_named(case, given)} | {spread(found)} |" for case, found in rates.items()),
         "",
         "A settlement is two postings. Worker, nats-server, database and disk share the machine.",
-        "",
     ]
-    return "\n".join(lines)
-
-
-def _spread(figures: Sequence[float]) -> str:
-    return f"{median(figures):,.0f} ({min(figures):,.0f}..{max(figures):,.0f})"
+    return page("Exactly once, how fast", [run_of, machine.told], verdicts(rates), rest)
 
 
 async def _measure(given: argparse.Namespace, command: str) -> int:
@@ -349,12 +320,7 @@ async def _measure(given: argparse.Namespace, command: str) -> int:
         async with NatsServer(sync_interval=None) as server:
             machine = replace(machine, nats_server=server.version)
             rates = await measured(server, given, home, postgres, lambda line: print(line, file=sys.stderr, flush=True))
-    page = markdown(machine, given, rates, command)
-    print(page)
-    if given.report is not None:
-        given.report.parent.mkdir(parents=True, exist_ok=True)
-        given.report.write_text(page, encoding="utf-8")
-    return 0 if all(each.met for each in verdicts(rates)) else 1
+    return publish(markdown(machine, given, rates, command), verdicts(rates), given.report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

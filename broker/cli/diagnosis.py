@@ -232,20 +232,15 @@ def _limit(name: str, used: int, most: int) -> Finding:
 
 
 def _durability(facts: Facts) -> Finding:
-    config: dict[str, Any] = ((facts.process or {}).get("jetstream") or {}).get("config") or {}
-    if facts.storage is not None:
-        config = facts.storage.get("config") or config
-    if not config:
-        why = facts.unknown.get("monitoring")
+    kept = facts.kept
+    if kept is None or not kept.told:
         says = "whether stored means on the disk cannot be known: a server tells it on its monitoring pages only"
-        do = f"Those did not answer ({why})." if why else "Give --monitoring http://host:8222."
-        return Finding("durability", "unknown", says, do)
-    if config.get("sync_always"):
-        return Finding("durability", "ok", "sync_interval: always; what is acknowledged is on the disk")
-    seconds = config.get("sync_interval", 0) / 1e9
-    says = f"what is acknowledged reaches the disk up to {seconds:g} s later: a power cut loses it"
-    do = "Set sync_interval: always in the jetstream block."
-    return Finding("durability", "warning" if _clustered(facts) else "problem", says, do)
+        pages = f"Give --monitoring http://host:8222{', one of every node' if _clustered(facts) else ''}"
+        return Finding("durability", "unknown", says, f"{pages}{f' ({kept.why})' if kept else ''}.")
+    if kept.level == "fsync":
+        return Finding("durability", "ok", f"{kept.why}; what is acknowledged is on the disk")
+    says = f"{kept.why}; what is acknowledged reaches the disk later, and a power cut loses it"
+    return Finding("durability", "warning" if _clustered(facts) else "problem", says)
 
 
 def _clustered(facts: Facts) -> bool:

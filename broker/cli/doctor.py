@@ -33,7 +33,7 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = verbs.add_parser("doctor", help="what is wrong with a server, and what to do", description=_TOLD)
     add_connection_options(parser, again=True)
     parser.add_argument(
-        "--monitoring", metavar="URL", help="of a server's monitoring pages, for what clients are not told"
+        "--monitoring", metavar="URL", help="of the servers' monitoring pages, by commas, for what clients are not told"
     )
     parser.add_argument("--stream", help="also whether this user may work on it ...")
     parser.add_argument("--durable", help="... by this consumer")

@@ -115,6 +115,11 @@ def lane_consumer(queue: str, lane: Lane) -> str:
     return f"{queue}-{lane.generation}-{lane.number}"
 
 
+def group_of(consumer: str) -> str:
+    """Whose consumer for a lane that is."""
+    return consumer.rsplit("-", 2)[0]
+
+
 def other_way(name: str, stream: str) -> InvalidOption:
     """The refusal of a name that is in use for the other way to work through a stream with lanes."""
     told = (

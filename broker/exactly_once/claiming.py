@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, literal_column, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, exists, literal_column, or_, select
 from sqlalchemy.dialects import sqlite
 
 from broker.exactly_once.schema import OUTBOX, RELAY
+from broker.exactly_once.transactions import Transactions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from broker.contracts.envelopes import Receipt
     from broker.exactly_once.databases import Database, Kind
-    from broker.exactly_once.transactions import Transactions
 
 _LEASE: Final = 5.0
 """Seconds after which a relay of a SQLite file that is not heard of is replaced."""
@@ -79,6 +79,29 @@ class Row(NamedTuple):
 _ROW: Final = tuple(OUTBOX.c[name] for name in Row._fields)
 
 
+def _firsts(kind: Kind, *, again: bool) -> Select[Any]:
+    """Rows without an ordering key, and the first unsent one of each key."""
+    row, earlier = OUTBOX.c, OUTBOX.alias("earlier")
+    before = exists().where(
+        and_(earlier.c.ordering_key == row.ordering_key, earlier.c.sent_at.is_(None), earlier.c.id < row.id)
+    )
+    firsts = select(*_ROW).where(row.sent_at.is_(None), or_(row.ordering_key.is_(None), ~before))
+    firsts = firsts.limit(bindparam("batch"))
+    if kind == "postgresql":
+        firsts = firsts.with_for_update(skip_locked=True)
+    if again:
+        return firsts.where(row.attempts > _NEVER, row.due_at <= bindparam("now")).order_by(row.due_at)
+    return firsts.where(row.attempts == _NEVER).order_by(row.id)
+
+
+_FIRSTS: Final[dict[tuple[Kind, bool], Select[Any]]] = {
+    ("sqlite", False): _firsts("sqlite", again=False),
+    ("sqlite", True): _firsts("sqlite", again=True),
+    ("postgresql", False): _firsts("postgresql", again=False),
+    ("postgresql", True): _firsts("postgresql", again=True),
+}
+
+
 class Claim:
     """Rows in hand, and what becomes of each; what is said of none stays as it was."""
 
@@ -117,12 +140,15 @@ class Claiming:
 
     On PostgreSQL the first row of each key is locked while its key is worked on, and rows that others have locked are
     skipped. On SQLite one relay holds a lease.
+
+    Attributes:
+        batch: rows taken at a time.
     """
 
-    def __init__(self, database: Database, transactions: Transactions, batch: int) -> None:
+    def __init__(self, database: Database, batch: int) -> None:
+        self.batch = batch
         self._kind = database.kind
-        self._transactions = transactions
-        self._batch = batch
+        self._transactions = Transactions(database)
         self._owner = uuid4().hex
         self._held_until = 0.0
 
@@ -182,25 +208,12 @@ class Claiming:
         return holds
 
     async def _take(self, tx: AsyncConnection, *, again: bool) -> list[Row]:
-        firsts = self._firsts(again=again)
-        if self._kind == "postgresql":
-            firsts = firsts.with_for_update(skip_locked=True)
-        rows = [Row(*each) for each in await tx.execute(firsts)]
+        given = {"now": time.time(), "batch": self.batch} if again else {"batch": self.batch}
+        rows = [Row(*each) for each in await tx.execute(_FIRSTS[self._kind, again], given)]
         keys = {row.ordering_key for row in rows if row.ordering_key is not None}
         if keys:
             row, seen = OUTBOX.c, {each.id for each in rows}
             behind = select(*_ROW).where(row.ordering_key.in_(keys), row.sent_at.is_(None)).order_by(row.id)
-            followers = (Row(*each) for each in await tx.execute(behind.limit(self._batch)))
+            followers = (Row(*each) for each in await tx.execute(behind.limit(self.batch)))
             rows.extend(each for each in followers if each.id not in seen)
         return rows
-
-    def _firsts(self, *, again: bool) -> Select[Any]:
-        """Rows without an ordering key, and the first unsent one of each key."""
-        row, earlier = OUTBOX.c, OUTBOX.alias("earlier")
-        before = exists().where(
-            and_(earlier.c.ordering_key == row.ordering_key, earlier.c.sent_at.is_(None), earlier.c.id < row.id)
-        )
-        firsts = select(*_ROW).where(row.sent_at.is_(None), or_(row.ordering_key.is_(None), ~before)).limit(self._batch)
-        if again:
-            return firsts.where(row.attempts > _NEVER, row.due_at <= time.time()).order_by(row.due_at)
-        return firsts.where(row.attempts == _NEVER).order_by(row.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sqlalchemy import event, inspect, make_url
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.ext.asyncio import AsyncConnection
-    from sqlalchemy.pool import PoolResetState
 
 Kind = Literal["sqlite", "postgresql"]
 
@@ -48,15 +48,17 @@ class Database:
     Args:
         database: a URL such as ``sqlite+aiosqlite:///ledger.db`` or ``postgresql+psycopg://user@host/db`` (the driver
             may be left out), or an ``AsyncEngine``, which stays the caller's to dispose of.
+        synced: whether a commit in a SQLite file that we open waits for the disk. Without it a power cut may undo the
+            last of them; a kill does not.
 
     Raises:
         InvalidOption: neither of them, or a SQLite database in memory.
         Unsupported: another kind of database or driver, or its driver is not installed.
     """
 
-    def __init__(self, database: str | AsyncEngine) -> None:
+    def __init__(self, database: str | AsyncEngine, *, synced: bool = True) -> None:
         self._owned = not isinstance(database, AsyncEngine)
-        self.engine = database if isinstance(database, AsyncEngine) else _open(database)
+        self.engine = database if isinstance(database, AsyncEngine) else _open(database, synced=synced)
         dialect = self.engine.dialect
         if _DRIVERS.get(dialect.name) != dialect.driver:
             told = f"{dialect.name}+{dialect.driver}: use sqlite+aiosqlite or postgresql+psycopg"
@@ -66,6 +68,18 @@ class Database:
             _refuse_memory(self.engine.url)
             if not event.contains(self.engine.sync_engine, "invalidate", _roll_back):
                 event.listen(self.engine.sync_engine, "invalidate", _roll_back)
+
+    def unsynced(self) -> Database:
+        """The same SQLite file with commits that do not wait for the disk, for what may be undone by a power cut.
+
+        What is committed in the ordinary way afterwards takes them to the disk as well. A database or an engine of the
+        caller's is returned as it is.
+        """
+        return (
+            Database(self.engine.url.render_as_string(hide_password=False), synced=False)
+            if self._owned and self.kind == "sqlite"
+            else self
+        )
 
     async def create(self) -> None:
         """Make the tables that are missing. Any number of processes may do it at once.
@@ -107,7 +121,7 @@ class Database:
             await self.engine.dispose()
 
 
-def _open(database: object) -> AsyncEngine:
+def _open(database: object, *, synced: bool) -> AsyncEngine:
     if not isinstance(database, str):
         told = f"{type(database).__name__}: must be a database URL or an SQLAlchemy AsyncEngine"
         raise InvalidOption(told, option="database")
@@ -124,8 +138,7 @@ def _open(database: object) -> AsyncEngine:
         from broker.exactly_once import one_hop  # noqa: PLC0415 - its driver need not be installed for PostgreSQL
 
         event.listen(engine.sync_engine, "do_connect", one_hop.connect)
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "reset", _reset_sqlite)
+        event.listen(engine.sync_engine, "connect", partial(_prepare_sqlite, synced=synced))
     return engine
 
 
@@ -149,7 +162,7 @@ def _with_driver(name: str) -> str:
 
 def _settings(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": _BUSY_TIMEOUT}, "pool_reset_on_return": None}
+        return {"connect_args": {"timeout": _BUSY_TIMEOUT}}
     return {"pool_size": _POOL, "max_overflow": _POOL, "connect_args": dict(_KEEPALIVE)}
 
 
@@ -159,19 +172,12 @@ def _refuse_memory(url: URL) -> None:
         raise InvalidOption(told, option="database")
 
 
-def _prepare_sqlite(connection: DBAPIConnection, _: object) -> None:
-    """Readers beside one writer, every commit on disk, and foreign keys meant as they are written."""
+def _prepare_sqlite(connection: DBAPIConnection, _: object, *, synced: bool) -> None:
+    """Readers beside one writer, every commit on disk if it is to be, and foreign keys meant as they are written."""
     cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    for pragma in ("journal_mode = WAL", f"synchronous = {'FULL' if synced else 'NORMAL'}", "foreign_keys = ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _reset_sqlite(connection: DBAPIConnection, _: object, state: PoolResetState) -> None:
-    """As the pool's own rollback when a connection comes back, without a hop when there is nothing to roll back."""
-    driver: Any = connection
-    if not state.terminate_only and driver.driver_connection.in_transaction:
-        connection.rollback()
 
 
 def _roll_back(connection: DBAPIConnection, *_: object) -> None:

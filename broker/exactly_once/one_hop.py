@@ -79,6 +79,7 @@ class OneHopConnection(aiosqlite.Connection):
     def __init__(self, database: str, **options: Any) -> None:
         super().__init__(partial(sqlite3.connect, database, **options), _ITERATED_AT_A_TIME)
         self._thread.daemon = True
+        self._at_rest = True
 
     @property
     def raw(self) -> sqlite3.Connection:
@@ -87,7 +88,19 @@ class OneHopConnection(aiosqlite.Connection):
 
     async def in_thread(self, function: Any, *arguments: Any) -> Any:
         """Call it there."""
-        return await self._execute(function, *arguments)  # type: ignore[no-untyped-call]  # aiosqlite's own way into its thread
+        self._at_rest = False  # for good, when whoever waits is cancelled: it may still be under way
+        try:
+            result = await self._execute(function, *arguments)  # type: ignore[no-untyped-call]  # aiosqlite's own way into its thread
+        except Exception:
+            self._at_rest = True
+            raise
+        self._at_rest = True
+        return result
+
+    async def rollback(self) -> None:
+        """Roll back; no hop when there is nothing, as after every reading."""
+        if self.in_transaction or not self._at_rest:
+            await super().rollback()
 
     def cursor(self) -> OneHopCursor:  # type: ignore[override]  # SQLAlchemy enters what it gets here, and asks no more of it
         """A cursor."""

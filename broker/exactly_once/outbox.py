@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from uuid import uuid4
 from weakref import WeakSet
 
-from sqlalchemy import delete, event, func, or_, select, text, update
+from sqlalchemy import delete, event, func, or_, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
@@ -25,10 +24,10 @@ from broker.exactly_once.claiming import Claiming
 from broker.exactly_once.databases import Database
 from broker.exactly_once.errors import KeyConflict
 from broker.exactly_once.naming import named
-from broker.exactly_once.relaying import Relay
+from broker.exactly_once.relaying import Bell, Relay
 from broker.exactly_once.schema import OUTBOX
 from broker.exactly_once.stats import OutboxStats
-from broker.exactly_once.transactions import Transactions
+from broker.exactly_once.transactions import OwnedConnection, Transactions
 from broker.keys import check_key
 from broker.messages import encode_body
 
@@ -47,6 +46,16 @@ WEEK: Final = 7 * 86_400.0
 _BATCH: Final = 1000
 _ONE_KEY: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 7))")
 """PostgreSQL numbers rows before they are committed; who waits here numbers one key's rows in the order of commits."""
+
+
+class Sent(NamedTuple):
+    """A message that was sent, for ``reconcile``."""
+
+    at: float
+    id: int
+    subject: str
+    key: str
+    sequence: int
 
 
 class Outbox:
@@ -68,9 +77,12 @@ class Outbox:
         self._codec = codec or JsonCodec()
         self._database = Database(database)
         self._transactions = Transactions(self._database)
-        self._insert: Any = sqlite.insert if self._database.kind == "sqlite" else postgresql.insert
+        self._relayed = self._database.unsynced()
+        insert: Any = sqlite.insert if self._database.kind == "sqlite" else postgresql.insert
+        fresh = insert(OUTBOX).on_conflict_do_nothing(index_elements=["subject", "key"])
+        self._insert = fresh.returning(OUTBOX.c.id)
         self._watched: WeakSet[Connection] = WeakSet()
-        self._committed: WeakSet[asyncio.Event] = WeakSet()
+        self._bells: WeakSet[Bell] = WeakSet()
 
     @property
     def engine(self) -> AsyncEngine:
@@ -120,9 +132,8 @@ class Outbox:
         connection = await _connection_of(tx)
         if ordering_key is not None and self._database.kind == "postgresql":
             await connection.execute(_ONE_KEY, {"key": ordering_key})
-        written = self._insert(OUTBOX).on_conflict_do_nothing(index_elements=["subject", "key"]).returning(OUTBOX.c.id)
         self.stats.enqueued += 1
-        if (await connection.execute(written, row)).first() is None:
+        if (await connection.execute(self._insert, row)).first() is None:
             await self._refuse_conflict(connection, row)
             self.stats.repeats += 1
         self._watch(connection)
@@ -189,10 +200,9 @@ class Outbox:
         in_range("poll", poll, 0.01, 60)
         in_range("batch", batch, 1, 10_000, whole=True)
         in_range("timeout", timeout, 0.1, 60)
-        committed = asyncio.Event()
-        self._committed.add(committed)
-        claiming = Claiming(self._database, self._transactions, batch)
-        return Relay(claiming, broker, committed, self.stats, poll=poll, timeout=timeout, tell=tell)
+        bell = Bell()
+        self._bells.add(bell)
+        return Relay(Claiming(self._relayed, batch), broker, bell, self.stats, poll=poll, timeout=timeout, tell=tell)
 
     async def waiting(self) -> int:
         """How many messages are not sent yet.
@@ -229,32 +239,35 @@ class Outbox:
             DatabaseUnavailable: it cannot be reached.
         """
         in_range("keep", keep, 0)
-        row, removed = OUTBOX.c, 0
-        old = select(row.id).where(row.sent_at < time.time() - keep)
+        row, removed, last = OUTBOX.c, 0, 0
+        may_go = row.sent_at < time.time() - keep
         if settled_only:
-            old = old.where(row.settled_at.is_not(None))
+            may_go &= row.settled_at.is_not(None)
         while True:
-            async with self._transactions.begin() as tx:
-                some = (await tx.execute(old.order_by(row.id).limit(_BATCH))).scalars().all()
-                if some:
-                    await tx.execute(delete(OUTBOX).where(row.id.in_(some)))
-            removed += len(some)
-            self.stats.pruned += len(some)
+            # Looked for beside whoever writes; what has changed meanwhile stays.
+            async with self._transactions.reading() as connection:
+                page = select(row.id).where(may_go, row.id > last).order_by(row.id).limit(_BATCH)
+                some = (await connection.execute(page)).scalars().all()
+            if some:
+                last = some[-1]
+                async with self._transactions.begin() as tx:
+                    gone = (await tx.execute(delete(OUTBOX).where(row.id.in_(some), may_go))).rowcount
+                removed += gone
+                self.stats.pruned += gone
             if len(some) < _BATCH:
                 return removed
 
-    async def sent_before(self, when: float, stream: str, after: int, limit: int) -> list[tuple[int, str, str, int]]:
-        """Rows for ``reconcile``: id, subject, key and sequence of what that stream stored and nobody saw settled."""
+    async def sent_before(self, when: float, stream: str, after: Sent | None, limit: int) -> list[Sent]:
+        """Rows for ``reconcile``, by the time they were sent: what that stream stored and nobody saw settled."""
         row = OUTBOX.c
-        query = (
-            select(row.id, row.subject, row.key, row.sequence)
-            .where(row.id > after, row.sent_at < when, row.settled_at.is_(None), row.stream == stream)
-            .order_by(row.id)
-            .limit(limit)
+        query = select(row.sent_at, row.id, row.subject, row.key, row.sequence).where(
+            row.sent_at < when, row.settled_at.is_(None), row.stream == stream
         )
+        if after is not None:
+            query = query.where(row.sent_at >= after.at, tuple_(row.sent_at, row.id) > (after.at, after.id))
         async with self._transactions.reading() as connection:
-            rows = await connection.execute(query)
-            return [(number, subject, key, sequence or 0) for number, subject, key, sequence in rows]
+            rows = await connection.execute(query.order_by(row.sent_at, row.id).limit(limit))
+            return [Sent(*each) for each in rows]
 
     async def judge(self, *, settled: Collection[int], again: Collection[int]) -> None:
         """What ``reconcile`` found out about rows, in one transaction."""
@@ -272,6 +285,7 @@ class Outbox:
 
     async def aclose(self) -> None:
         """Let go of the connections; an engine that was handed in stays open. Idempotent."""
+        await self._relayed.close()
         await self._database.close()
 
     async def __aenter__(self) -> Self:
@@ -309,14 +323,17 @@ class Outbox:
 
     def _watch(self, connection: AsyncConnection) -> None:
         """Wake the relays of this process when the transaction is committed."""
+        if isinstance(connection, OwnedConnection):
+            connection.when_committed.add(self._tell)
+            return
         committing = connection.sync_connection
         if committing is not None and committing not in self._watched:
             self._watched.add(committing)
-            event.listen(committing, "commit", lambda _: self._tell())
+            event.listen(committing, "commit", lambda _: self._tell(early=True))
 
-    def _tell(self) -> None:
-        for committed in tuple(self._committed):
-            committed.set()
+    def _tell(self, *, early: bool = False) -> None:
+        for bell in tuple(self._bells):
+            bell.ring(early=early)
 
 
 async def _connection_of(tx: AsyncConnection | AsyncSession) -> AsyncConnection:

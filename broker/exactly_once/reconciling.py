@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from broker.exactly_once.inbox import Inbox
-    from broker.exactly_once.outbox import Outbox
+    from broker.exactly_once.outbox import Outbox, Sent
     from broker.stream_broker import StreamBroker
 
 _PAGE: Final = 500
@@ -86,22 +86,22 @@ class _Reconciling:
         floor, filters = await self._position()
         letters = self._broker.dead_letters.list(stream=self._stream, consumer=self._consumer)
         dead = {(letter.subject, letter.idempotency_key) async for letter in letters}
-        result, before, last = Reconciled(), time.time() - older_than, 0
+        result, before, last = Reconciled(), time.time() - older_than, None
         while page := await self._outbox.sent_before(before, self._stream, last, _PAGE):
-            last = page[-1][0]
-            applied = await self._inbox.applied(self._consumer, [(subject, key) for _, subject, key, _ in page])
+            last = page[-1]
+            applied = await self._inbox.applied(self._consumer, [(each.subject, each.key) for each in page])
             settled, decided, again = [], [], []
-            for number, subject, key, sequence in page:
-                if (subject, key) in applied:
-                    settled.append(number)
-                elif filters and not any(matches(each, subject) for each in filters):
+            for each in page:
+                if (each.subject, each.key) in applied:
+                    settled.append(each.id)
+                elif filters and not any(matches(pattern, each.subject) for pattern in filters):
                     continue
-                elif (subject, key) in dead:
-                    decided.append(number)
-                elif sequence > floor and await self._is_stored(subject, key, sequence):
+                elif (each.subject, each.key) in dead:
+                    decided.append(each.id)
+                elif each.sequence > floor and await self._is_stored(each):
                     result.waiting += 1
                 else:
-                    again.append(number)
+                    again.append(each.id)
             await self._outbox.judge(settled=settled + decided, again=again)
             result.settled += len(settled)
             result.dead += len(decided)
@@ -126,12 +126,12 @@ class _Reconciling:
             return 0, ()
         return info.ack_floor, info.config.filters
 
-    async def _is_stored(self, subject: str, key: str, sequence: int) -> bool:
+    async def _is_stored(self, sent: Sent) -> bool:
         """Whether the stream still has that message: after a loss its sequence may be another one's."""
         try:
-            stored = await self._broker.streams.get_message(self._stream, sequence)
+            stored = await self._broker.streams.get_message(self._stream, sent.sequence)
         except StreamNotFound:
             return False
-        if stored is None or stored.idempotency_key != key:
+        if stored is None or stored.idempotency_key != sent.key:
             return False
-        return stored.subject == subject or stored.subject.endswith(f".{subject}")  # in a lane
+        return stored.subject == sent.subject or stored.subject.endswith(f".{sent.subject}")  # in a lane

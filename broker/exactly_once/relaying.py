@@ -24,9 +24,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("broker.exactly_once")
 
 _SOON: Final = 0.002
-"""Seconds until the second look after a commit was announced: it is announced a moment before it is done."""
+"""Seconds until the second look after a commit that was announced a moment before it is done."""
 _TROUBLE: Final = (0.1, 5.0)
 """Seconds between attempts while the database is not there: the first, and the longest."""
+
+
+class Bell(asyncio.Event):
+    """Rung when something was committed, or is about to be.
+
+    Attributes:
+        early: whether it was rung a moment before the commit is done.
+    """
+
+    early = False
+
+    def ring(self, *, early: bool) -> None:
+        """Wake whoever waits."""
+        self.early = self.early or early
+        self.set()
+
+    def clear(self) -> None:
+        """Nothing was heard."""
+        self.early = False
+        super().clear()
 
 
 class Relay:
@@ -40,7 +60,7 @@ class Relay:
         self,
         claiming: Claiming,
         broker: StreamBroker,
-        committed: asyncio.Event,
+        committed: Bell,
         stats: OutboxStats,
         *,
         poll: float,
@@ -89,8 +109,8 @@ class Relay:
         pause = self._poll
         while True:
             if self._committed.is_set():
+                pause = _SOON if self._committed.early else self._poll
                 self._committed.clear()
-                pause = _SOON
             if not await self._pass(again=False):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
@@ -104,12 +124,12 @@ class Relay:
                 await asyncio.sleep(self._poll)
 
     async def _pass(self, *, again: bool) -> bool:
-        """Send what there is; whether something was sent, so that there may be more."""
+        """Send what there is; whether there may be more."""
         trouble = _TROUBLE[0]
         while True:
             try:
                 async with self._claiming.claim(again=again) as claim:
-                    return await self._send(claim) > 0
+                    return await self._send(claim) > 0 and len(claim.rows) >= self._claiming.batch
             except (BrokerClosed, Unauthorized):
                 raise
             except BrokerError as exc:

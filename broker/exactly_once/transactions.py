@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncTransaction
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncTransaction
 
     from broker.exactly_once.databases import Database
 
@@ -32,11 +32,18 @@ _PG_IN_TRANSACTION: Final = 2
 class OwnedConnection(AsyncConnection):
     """The connection a handler works on. Its transaction is the inbox's to end.
 
+    Attributes:
+        when_committed: called when it is; they return at once and never raise.
+
     Raises:
         TransactionEnded: from ``commit``, ``rollback``, ``close`` and ``invalidate``.
     """
 
-    __slots__ = ()
+    __slots__ = ("when_committed",)
+
+    def __init__(self, engine: AsyncEngine, connection: Connection | None = None) -> None:
+        super().__init__(engine, connection)
+        self.when_committed: set[Callable[[], None]] = set()
 
     async def commit(self) -> NoReturn:
         """Refused: it would part the effect from its mark."""
@@ -154,9 +161,8 @@ class Transactions:
             if self.kind == "sqlite":
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
             if connection.sync_connection is not None:
-                event.listen(connection.sync_connection, "before_cursor_execute", _refuse_to_end)
-                if self.kind == "sqlite":
-                    event.listen(connection.sync_connection, "before_cursor_execute", _refuse_another)
+                watch = _watch_over_sqlite if self.kind == "sqlite" else _refuse_to_end
+                event.listen(connection.sync_connection, "before_cursor_execute", watch)
         except Exception as exc:
             raise (trouble(exc, ours=True) or exc) from exc
         return own
@@ -168,6 +174,8 @@ class Transactions:
         hooks.reached("before_commit")
         try:
             await own.commit()
+            for tell in connection.when_committed:
+                tell()
             hooks.reached("after_commit")
         except Exception as exc:
             raise (trouble(exc, ours=True) or exc) from exc
@@ -199,8 +207,9 @@ def _refuse_to_end(_connection: object, _cursor: object, statement: str, *_: obj
         raise TransactionEnded(f"{words[0]}: the inbox ends the transaction when the handler has returned")
 
 
-def _refuse_another(connection: Connection, *_: object) -> None:
-    """An OR ROLLBACK has ended it, and SQLite's driver would begin another one, without what was done before."""
+def _watch_over_sqlite(connection: Connection, cursor: object, statement: str, *_: object) -> None:
+    """After an OR ROLLBACK has ended it, SQLite's driver would begin another one, without what was done before."""
+    _refuse_to_end(connection, cursor, statement)
     if not _in_sqlite_transaction(connection):
         raise TransactionEnded("a statement on tx ended the transaction, and the handler went on all the same")
 

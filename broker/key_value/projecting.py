@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from broker.codecs.json_codec import JsonCodec
 from broker.contracts.errors import InvalidOption
 from broker.contracts.key_errors import WriteUnknown
+from broker.contracts.lanes import group_of
 from broker.reading import NOT_ON_LOAN
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class Projection:
         """Write what ``change`` makes of the key's value; ``False``: it was applied before.
 
         Args:
-            key: of the bucket; one key takes the messages of one ordering key, or of one ``read``.
+            key: of the bucket; one key takes the messages of one ordering key from one consumer, or of ``read`` with
+                the same filters each time.
             message: the next one.
             change: gets the value (``None``: there is none) and the message, and returns the new value, which JSON can
                 write. It may be called again when somebody else gets in between.
@@ -90,9 +92,9 @@ class _AppliedBefore(Exception):
 
 
 def _origin(message: StreamMessage) -> list[str]:
-    """Stream and ordering key; of what is read, the stream alone."""
+    """Stream, group and ordering key (two groups overtake each other); of what is read, the stream alone."""
     if message.delivery.lane_key is not None:
-        return [message.stream, message.ordering_key or ""]
+        return [message.stream, group_of(message.consumer), message.ordering_key or ""]
     if message.settler is NOT_ON_LOAN and message.consumer:  # one that was looked up alone has no consumer
         return [message.stream]
     told = "a projection needs its messages in order: those of consume(ordered=True), with an ordering key, or of read"

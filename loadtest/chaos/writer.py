@@ -125,7 +125,7 @@ class Writer:
         """Whether anything waits to be sent, or is not known to be settled."""
         if await self._outbox.waiting():
             return True
-        return bool(await self._outbox.sent_before(time.time() + _OLDER, STREAM, 0, 1))
+        return bool(await self._outbox.sent_before(time.time() + _OLDER, STREAM, None, 1))
 
 
 async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:

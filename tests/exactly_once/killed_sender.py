@@ -1,10 +1,15 @@
-"""A game server: ``killed_sender.py URL JOURNAL FIRST LAST``; tells what its journal has; stays until killed."""
+"""A game server: ``killed_sender.py URL JOURNAL FIRST LAST [HOOK COUNT]``; tells what its journal has.
+
+It stays until it is killed, or dies when HOOK is reached the COUNTth time.
+"""
 
 import asyncio
 import sys
 from dataclasses import dataclass
 
 from broker import QoS, StreamBroker, contract
+from broker.exactly_once import hooks
+from tests.exactly_once.killed_worker import Death
 
 SUBJECT = "battle.ended"
 
@@ -16,7 +21,8 @@ class Ended:
     winner: str
 
 
-async def main(url, journal, first, last):
+async def main(url, journal, first, last, hook="-", count="1"):
+    hooks.install(Death(hook, int(count)))
     async with StreamBroker.connect(url) as sb:
         await sb.keep_journal(journal)
         await sb.check_contracts(Ended)

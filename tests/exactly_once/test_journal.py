@@ -2,8 +2,9 @@
 
 import asyncio
 import signal
+import sqlite3
 import sys
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from broker.contracts.event_contracts import contract_of
 from broker.contracts.options import ConnectOptions
 from broker.exactly_once import DatabaseUnavailable, Journal, JournalFull, KeyConflict, Outbox
 from broker.exactly_once.shelf import Shelf
+from broker.exactly_once.transactions import Transactions
 from broker.quality.journaling import default_directory
 from broker.server import NatsServer
 from broker.testing.waiting import eventually
@@ -188,6 +190,29 @@ async def test_what_is_sent_goes_after_a_while(memory_stream_broker, tmp_path):
     await again.drain(0)
 
 
+async def test_a_mark_that_a_power_cut_undoes_is_a_repeat_that_the_stream_drops(memory_stream_broker, tmp_path):
+    """Events are synced to disk, marks are not: they may be lost, they may not cost an event or double it."""
+    await memory_stream_broker.declare(BATTLES)
+    journal = await Journal(tmp_path).open(memory_stream_broker)
+    synced = []
+    for transactions in (journal._outbox._transactions, Transactions(journal._outbox._relayed)):
+        async with transactions.reading() as connection:
+            synced.append((await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one())
+    assert synced == [2, 1]
+    entry = memory_stream_broker._sender._entry(contract_of(Ended), Ended(1, "ann"))
+    await journal.stored(await journal.write(entry), 10)
+    await journal.drain(0)
+    with closing(sqlite3.connect(tmp_path / "0.db")) as file:
+        file.execute("UPDATE gamebroker_outbox SET sent_at = NULL, stream = NULL, sequence = NULL")
+        file.commit()
+    again = await Journal(tmp_path).open(memory_stream_broker)
+    assert again.waiting == 1
+    await eventually(lambda: again.waiting == 0)
+    assert again._outbox.stats.duplicates == 1
+    await again.drain(0)
+    assert await stored(memory_stream_broker) == [1]
+
+
 def test_each_has_a_file_of_its_own_and_takes_what_is_free(tmp_path):
     shelf = Shelf(tmp_path)
     first, second = shelf.take(), shelf.take()
@@ -263,6 +288,34 @@ async def test_a_killed_sender_loses_nothing_that_send_returned_for(own_server, 
             return sorted(await stored(sb)) == list(range(51))
 
         await eventually(all_there, within=60)
+
+
+@pytest.mark.nats
+@pytest.mark.fault
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("point", "count"),
+    [("before_commit", 6), ("before_commit", 7), ("after_commit", 6), ("before_mark", 2)],
+)
+async def test_a_sender_killed_at(stream_broker, nats_server, tmp_path, point, count):
+    """Around its commit and around the mark that it is stored: what was said to be on disk is stored, and once."""
+    await stream_broker.declare(BATTLES)
+    async with sender(nats_server.url, tmp_path, 0, 40, point, count) as doomed:
+        doomed.stdin.write(b"go\n")
+        told, _ = await asyncio.wait_for(doomed.communicate(), 30)
+        assert doomed.returncode == -signal.SIGKILL
+    kept = {int(line.split()[1]) for line in told.splitlines()}
+    assert len(kept) < 40
+    async with sender(nats_server.url, tmp_path, 40, 41) as heir:
+        heir.stdin.write(b"go\n")
+
+        async def all_there():
+            return kept | {40} <= set(await stored(stream_broker))
+
+        await eventually(all_there, within=60)
+    found = await stored(stream_broker)
+    assert sorted(found) == sorted(set(found))
+    assert len(set(found) - kept - {40}) <= 1, "more than the one in hand"
 
 
 @pytest.mark.nats

@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import text, update
+from sqlalchemy import event, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker import EncodeError, InvalidKey, InvalidOption, InvalidSubject, StreamOptions
@@ -181,15 +181,16 @@ async def test_what_cannot_be_sent_holds_up_nobody_however_much_it_is(board, out
 async def test_new_rows_are_found_past_any_number_of_those_that_failed(tmp_path):
     async with Outbox(f"sqlite+aiosqlite:///{tmp_path / 'outbox.db'}") as outbox:
         await outbox.create()
-        claiming = Claiming(outbox._database, outbox._transactions, 10)
-        async with outbox.engine.connect() as connection:
-            for again, index in ((False, "gamebroker_outbox_new"), (True, "gamebroker_outbox_again")):
-                statement = claiming._firsts(again=again).compile(
-                    outbox.engine.sync_engine, compile_kwargs={"literal_binds": True}
-                )
-                plan = [row[-1] for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")]
-                assert index in plan[0]
-                assert "TEMP B-TREE" not in str(plan)
+        claiming, asked = Claiming(outbox._database, 10), []
+        event.listen(outbox.engine.sync_engine, "before_cursor_execute", lambda *told: asked.append(told[2:4]))
+        for again, index in ((False, "gamebroker_outbox_new"), (True, "gamebroker_outbox_again")):
+            async with claiming.claim(again=again):
+                statement, values = asked[-1]
+            async with outbox.engine.connect() as connection:
+                rows = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+                plan = [row[-1] for row in rows]
+            assert index in plan[0]
+            assert "TEMP B-TREE" not in str(plan)
 
 
 async def test_a_key_waits_for_its_first_message_and_no_other_key_does(board, outbox):
@@ -298,7 +299,7 @@ async def test_on_sqlite_another_relay_takes_over(board, url, outbox):
         await write(outbox, "later")
         await never(lambda: other.stats.sent, during=0.5)
         await eventually(lambda: other.stats.sent == 1, within=15)
-        claiming = Claiming(outbox._database, outbox._transactions, 1)
+        claiming = Claiming(outbox._database, 1)
         async with claiming.claim() as claim:
             assert claim.rows == []
     async with claiming.claim() as claim:  # the one before has left in order

@@ -5,10 +5,11 @@ import time
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import text
+from sqlalchemy import event, insert, text
 
 from broker import InvalidOption, StreamOptions, SubjectTransform
 from broker.exactly_once import Inbox, Outbox, Reconciled, reconcile
+from broker.exactly_once.schema import OUTBOX
 from broker.testing.waiting import eventually, never
 from tests.exactly_once.conftest import Ledger
 from tests.exactly_once.test_inbox import SETTLE, WORKER, idle, letters, past_the_window, payer
@@ -81,6 +82,34 @@ async def test_a_stream_made_anew_reuses_sequences_and_deceives_nobody(sb, strea
     async with outbox.relay(sb, poll=0.05):
         await eventually(lambda: inbox.stats.applied == 2, within=15)
     assert await ledger.paid() == {"ann": 1, "zoe": 1}
+
+
+async def test_pages_of_what_was_sent_in_one_moment_leave_nothing_out(memory_stream_broker, inbox, outbox, kind):
+    """And they are read from the index of what is not settled, whatever else is in the table."""
+    await memory_stream_broker.declare(KEPT)
+    told = {
+        "subject": SETTLE,
+        "body": b"",
+        "created_at": 0,
+        "due_at": 0,
+        "attempts": 0,
+        "repeats": 0,
+        "stream": "BATTLES",
+    }
+    rows = [told | {"key": f"battle-{number}", "sent_at": 1.0, "sequence": number} for number in range(1_201)]
+    async with outbox.engine.begin() as connection:
+        await connection.execute(insert(OUTBOX), rows)
+    asked = []
+    event.listen(outbox.engine.sync_engine, "before_cursor_execute", lambda *told: asked.append(told[2:4]))
+    assert await look(outbox, inbox, memory_stream_broker) == Reconciled(again=1_201)
+    assert await outbox.waiting() == 1_201
+    pages = [each for each in asked if "settled_at IS NULL" in each[0]]
+    assert len(pages) == 4
+    if kind == "sqlite":
+        async with outbox.engine.connect() as connection:
+            statement, values = pages[1]
+            [step] = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+        assert "USING INDEX gamebroker_outbox_unsettled (sent_at>? AND sent_at<?)" in step[-1]
 
 
 async def test_what_only_waits_is_left_alone(sb, stream, inbox, outbox):

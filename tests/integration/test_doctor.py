@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from broker import RequestTimeout, StreamBroker, StreamOptions
+from broker.backends.nats.examining import Facts, look_at_monitoring
 from broker.cli.main import main
 from broker.server import Cluster, NatsServer
 from tests.deployment import Secrets, shipped_server
@@ -189,7 +190,7 @@ async def test_stored_that_is_not_on_the_disk_is_a_problem():
         code, found = await doctor("--url", server.url, "--monitoring", server.monitoring_url)
     assert code == 1
     assert levels(found, "durability") == {"problem"}
-    assert "up to 120 s later" in said(found, "durability")
+    assert "syncs every 120 s" in said(found, "durability")
     assert "sync_interval: always" in said(found, "durability")
 
 
@@ -198,7 +199,26 @@ async def test_monitoring_that_does_not_answer_is_said():
         code, found = await doctor("--url", server.url, "--monitoring", "http://127.0.0.1:1")
     assert code == 0
     assert levels(found, "durability") == {"unknown"}
-    assert "did not answer" in said(found, "durability")
+    assert "127.0.0.1:1: " in said(found, "durability")
+
+
+async def test_another_servers_page_is_not_taken_for_this_ones():
+    async with NatsServer(monitoring=True) as other, NatsServer(sync_interval=None) as server:
+        code, found = await doctor("--url", server.url, "--monitoring", other.monitoring_url)
+    assert code == 0
+    assert levels(found, "durability") == {"unknown"}
+    assert "not the monitoring page of the server" in said(found, "durability")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://ann:s3cret/word@127.0.0.1:1", "http://ann:s3cretword/@127.0.0.1:1", "http://[::1"]
+)
+async def test_a_malformed_page_is_said_without_its_password(url):
+    facts = Facts()
+    await look_at_monitoring(facts, url)
+    assert facts.unknown["monitoring"]
+    assert not facts.kept.told
+    assert "s3cret" not in facts.unknown["monitoring"] + facts.kept.why
 
 
 async def test_an_account_without_jetstream_is_a_problem():
@@ -244,6 +264,11 @@ async def test_a_cluster_tells_its_size_its_copies_and_who_is_away():
         code, found = await doctor("--url", cluster.url, "--monitoring", pages)
         assert code == 0, found
         assert "a cluster of 3" in said(found, "cluster")
+        assert levels(found, "durability") == {"unknown"}, "one node's page says nothing of the others"
+        every = [node.monitoring_url for node in cluster.nodes]
+        for some, level in ((every[:2], "unknown"), (every[:1] * 3, "unknown"), (every, "ok")):
+            _, there = await doctor("--url", cluster.url, "--monitoring", ",".join(some))
+            assert levels(there, "durability") == {level}
         assert ("ok", "stream THREE: 3 copies", "") in found["replicas"]
         assert any(level == "warning" and "stream ONE has 1 copy" in says for level, says, _ in found["replicas"])
         await keeper.kill()

@@ -36,11 +36,13 @@ async def test_it_is_what_the_monitoring_page_says(pages, monkeypatch, caplog):
         told = await refused(sb, monitoring=[always.monitoring_url, lazy.monitoring_url])
         assert told.differences == {"durability": ("fsync", "os")}
         assert "120 s" in str(told)
+        told = await refused(sb, monitoring=lazy.monitoring_url)
+        assert told.differences == {"durability": ("fsync", "unknown")}
         monkeypatch.setenv("NATS_MONITORING", always.monitoring_url)
         await sb.declare(MONEY)
         assert (await sb.streams.info("MONEY")).config.durability is None
         await sb.declare(MONEY, monitoring=always.monitoring_url)
-        monkeypatch.setenv("NATS_MONITORING", lazy.monitoring_url)
+        monkeypatch.setenv("NATS_MONITORING", f"{always.monitoring_url},{lazy.monitoring_url}")
         with caplog.at_level(logging.WARNING, "broker"):
             await sb.declare(MONEY, unproven="warn")
         assert "asked 'fsync', server has 'os'" in caplog.text
@@ -49,6 +51,27 @@ async def test_it_is_what_the_monitoring_page_says(pages, monkeypatch, caplog):
         for made in (sb.streams.create(MONEY), sb.streams.update(MONEY), sb.streams.ensure(MONEY)):
             with pytest.raises(InvalidOption, match="declare"):
                 await made
+
+
+@pytest.mark.nats
+@pytest.mark.parametrize("link", ["wire", "nats-py"])
+async def test_another_servers_page_proves_nothing(pages, link):
+    """A page of staging, an old address, a copied variable: what it says is about a server we do not talk to."""
+    always, lazy = pages
+    async with StreamBroker.connect(lazy.url, link=link) as sb:
+        told = await refused(sb, monitoring=always.monitoring_url)
+        assert told.differences == {"durability": ("fsync", "unknown")}
+        assert "not the monitoring page of the server" in str(told)
+        assert (await refused(sb, monitoring=lazy.monitoring_url)).differences == {"durability": ("fsync", "os")}
+    async with StreamBroker.connect(always.url, link=link) as sb:
+        await sb.declare(MONEY, monitoring=always.monitoring_url)
+
+
+@pytest.mark.nats
+@pytest.mark.parametrize("url", ["http://ann:s3cret/word@127.0.0.1:1", "http://ann:s3cretword/@127.0.0.1:1"])
+async def test_a_password_in_a_page_is_not_shown(nats_server, url):
+    async with StreamBroker.connect(nats_server.url) as sb:
+        assert "s3cret" not in str(await refused(sb, monitoring=url))
 
 
 @pytest.mark.nats
@@ -72,7 +95,10 @@ def test_what_contradicts_it_is_refused(options):
     assert caught.value.option == "durability"
 
 
-@pytest.mark.parametrize(("how", "option"), [({"unproven": "maybe"}, "unproven"), ({"monitoring": [7]}, "monitoring")])
+@pytest.mark.parametrize(
+    ("how", "option"),
+    [({"unproven": "maybe"}, "unproven"), ({"monitoring": [7]}, "monitoring"), ({"monitoring": 123}, "monitoring")],
+)
 async def test_options_that_mean_nothing_are_refused(memory_stream_broker, how, option):
     with pytest.raises(InvalidOption) as caught:
         await memory_stream_broker.declare(MONEY, **how)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from broker import ApiError, PermissionDenied
+from broker import ApiError, PermissionDenied, Unsupported
 from broker.contracts.headers import Headers
 from broker.testing.waiting import eventually
 from tests.deployment import shipped_server
@@ -19,6 +19,34 @@ IN, COMMAND = "gateway.gateway-1.in.room-1.room-1-p1", "battle.room-1.cmd.room-1
 def server(secrets):
     with shipped_server(secrets) as node:
         yield node
+
+
+# -- letters that say that they are another's
+
+
+@pytest.mark.parametrize(
+    ("stream", "consumer", "refusal"),
+    [("SETTLEMENTS", "settle-worker", "was not written by"), ("MAIL", "mail-worker", "does not take 'battle.settle'")],
+)
+async def test_a_forged_dead_letter_is_put_nowhere(server, secrets, stream, consumer, refusal):
+    """The mail worker may write its own letters, and whoever replays them may store anything anywhere."""
+    forged = {"Subject": "battle.settle", "Stream": stream, "Consumer": consumer, "Sequence": "7", "Reason": "bad"}
+    async with secrets.connect(server, "mail") as mail, secrets.connect(server, "admin") as admin:
+        headers = Headers([(f"Gamebroker-Dead-{name}", value) for name, value in forged.items()])
+        mail._backend.publish("gamebroker.dead.MAIL.mail-worker", b'{"winner":"mallory"}', headers)
+        (letter,) = await eventually(lambda: forgeries(admin))
+        before = (await admin.streams.info("SETTLEMENTS")).state.last_sequence
+        with pytest.raises(Unsupported, match=refusal):
+            await admin.dead_letters.replay(letter)
+        if stream == "SETTLEMENTS":
+            assert await admin.dead_letters.replay(subject="battle.settle") == 0
+            assert await forgeries(admin, consumer="settle-worker") == []
+        assert (await admin.streams.info("SETTLEMENTS")).state.last_sequence == before
+        assert await admin.dead_letters.discard(letter)
+
+
+async def forgeries(sb, **filters):
+    return [letter async for letter in sb.dead_letters.list(**filters) if b"mallory" in letter.data]
 
 
 # -- headers that tell the server to do something

@@ -21,6 +21,7 @@ from broker.backends.nats.lanes import Routes
 from broker.backends.nats.last_id import append_expecting_id
 from broker.backends.nats.session import Session
 from broker.contracts.backend import StreamBackend
+from broker.contracts.durability import Kept
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from broker.backends.nats.embedded import Server
     from broker.contracts.admin import ConsumerInfo, StreamInfo
     from broker.contracts.backend import DeliverySource
-    from broker.contracts.durability import Kept
     from broker.contracts.envelopes import Receipt, Record, StoredMessage
     from broker.contracts.options import ConnectOptions, ConsumerOptions, StreamOptions
 
@@ -93,7 +93,9 @@ class NatsBackend(NatsCore, StreamBackend):
 
     async def durability(self, monitoring: Sequence[str]) -> Kept:
         """See ``TellsDurability``."""
-        return await durability_of(monitoring, ours=self._server is not None)
+        if self._server is not None:
+            return Kept("fsync", told=True, why="a server of our own syncs every write")
+        return await durability_of(monitoring, lambda: self._session.link.server_id)
 
     async def find_stream(self, subject: str) -> str | None:
         """See ``StreamBackend``."""

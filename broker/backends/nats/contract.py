@@ -43,6 +43,8 @@ class Link(Protocol):
     """Bytes of headers and body the server takes, as it said last."""
     clustered: bool
     """Whether the server is one of several, so that its streams may be silent while they elect a leader."""
+    server_id: str
+    """Of the server of this moment, or of the last one; no two have the same, and a restart gives another."""
     closed: bool
     """Whether it was closed or gave up: nothing will be sent any more."""
     send: Callable[[bytes], None]

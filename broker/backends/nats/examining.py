@@ -19,11 +19,13 @@ from broker.backends.nats import addresses
 from broker.backends.nats.api import LIST_TIMEOUT, Api
 from broker.backends.nats.convert import timestamp_ns
 from broker.backends.nats.core import NatsCore
+from broker.backends.nats.durability import address_of, durability_of, place_of
 from broker.backends.nats.session import Session
 from broker.contracts.errors import BrokerError, InvalidOption, JetStreamNotEnabled, PermissionDenied
 from broker.contracts.subjects import covers
 
 if TYPE_CHECKING:
+    from broker.contracts.durability import Kept
     from broker.contracts.options import ConnectOptions
 
 _PATIENCE: Final = 3.0
@@ -72,6 +74,8 @@ class Facts:
         streams: all that this user may see, raw; but those of ``silent``: the servers know them, and nobody answers
             for them.
         abilities: what the library needs -> whether this user may, and the subject that decides it.
+        connected: the id of the server that let us in; empty when none did.
+        kept: what the monitoring pages say of disks; ``None``: none was named.
         process: the monitoring page of the server's process; ``storage``: that of its JetStream.
         unknown: what could not be found out -> why.
     """
@@ -88,6 +92,8 @@ class Facts:
     streams: list[dict[str, Any]] | None = None
     silent: list[str] = field(default_factory=list)
     abilities: dict[str, tuple[bool, str]] = field(default_factory=dict)
+    connected: str = ""
+    kept: Kept | None = None
     process: dict[str, Any] | None = None
     storage: dict[str, Any] | None = None
     unknown: dict[str, str] = field(default_factory=dict)
@@ -110,6 +116,7 @@ async def examine(options: ConnectOptions, *, stream: str | None = None, durable
         facts.refused = exc
         return facts
     try:
+        facts.connected = session.link.server_id
         await _ask(session, facts, stream, durable)
     finally:
         await session.close()
@@ -117,18 +124,29 @@ async def examine(options: ConnectOptions, *, stream: str | None = None, durable
 
 
 async def look_at_monitoring(facts: Facts, url: str) -> None:
-    """Add what the monitoring pages say."""
+    """Add what the monitoring pages say: one URL, or those of all servers of a cluster, separated by commas."""
+    pages = [each.strip() for each in url.split(",") if each.strip()]
+    facts.kept = await durability_of(pages, lambda: facts.connected)
+    for page in pages[:1]:
+        await _look_at(facts, page)
+
+
+async def _look_at(facts: Facts, url: str) -> None:
     from broker.server.wire import http_get  # noqa: PLC0415 - no server is started; only its reader of pages is used
 
-    split = urlsplit(url if "://" in url else f"http://{url}")
     try:
-        host, port = split.hostname or "", split.port or 8222
+        host, port = address_of(url)
         before = time.time()
         pages = [await http_get(host, port, page, timeout=_PATIENCE) for page in ("/varz", "/jsz?config=true")]
-        facts.process, facts.storage = (orjson.loads(said) if fine else None for fine, said in pages)
+        process, storage = (orjson.loads(said) if fine else None for fine, said in pages)
     except (OSError, ValueError) as exc:
-        facts.unknown["monitoring"] = f"{split.netloc.rpartition('@')[2]}: {str(exc) or 'no answer in time'}"
+        facts.unknown["monitoring"] = f"{place_of(url)}: {str(exc) or 'no answer in time'}"
         return
+    known = {facts.connected, *(str((each.info or {}).get("server_id")) for each in facts.greetings)}
+    if not isinstance(process, dict) or process.get("server_id") not in known:
+        facts.unknown["monitoring"] = f"{place_of(url)}: not the page of a server that the URL leads to"
+        return
+    facts.process, facts.storage = process, storage if isinstance(storage, dict) else None
     if facts.clock is None and facts.process is not None:
         _compare_clocks(facts, str(facts.process.get("now") or ""), before)
 

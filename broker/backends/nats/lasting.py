@@ -48,6 +48,7 @@ class LastingLink(Link):
         self.closed = False
         self.max_payload = 0
         self.clustered = False
+        self.server_id = ""
         self.send = self._outbound.put
         self.send_stream = self._outbound.put_stream
 

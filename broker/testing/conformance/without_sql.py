@@ -88,6 +88,30 @@ class WithoutSqlConformance(Conformance):
                     with pytest.raises(InvalidOption, match="is built from"):
                         await projection.apply("bank", message, total)
 
+    async def test_two_groups_are_two_orders_of_one_ordering_key(self, connect: Connect) -> None:
+        """Each has its own pace, so that the one behind would be taken for applied."""
+        sb, told = await connect(), list[int]()
+        name = await a_stream(sb, lanes=2)
+        projection = Projection(await a_bucket(sb))
+
+        async def pay(msg: StreamMessage) -> None:
+            try:
+                await projection.apply("ann", msg, total)
+            except InvalidOption:
+                told.append(msg.json())
+
+        for queue in ("points", "bonus"):
+            await sb.consume(f"{name}.{queue}", pay, queue=queue, ordered=True)
+        await sb.enqueue(f"{name}.points", 100, ordering_key="ann")
+
+        async def is_built() -> bool:
+            return bool(await projection.get("ann") == 100)
+
+        await eventually(is_built)
+        await sb.enqueue(f"{name}.bonus", 1, ordering_key="ann")
+        await arrived(told, 1)
+        assert await projection.get("ann") == 100
+
     async def test_one_of_many_gets_a_claim(self, connect: Connect) -> None:
         sb = await connect()
         claims = Claims(await a_bucket(sb))

@@ -231,6 +231,11 @@ class NatsPy(Client):
         return bool(self._server_info.get("cluster"))
 
     @property
+    def server_id(self) -> str:
+        """What the current server calls itself."""
+        return str(self._server_info.get("server_id") or "")
+
+    @property
     def pool_size(self) -> int:
         """How many servers are known."""
         return len({each.netloc for each in self.servers})

@@ -112,7 +112,7 @@ class NatsPyLink(LastingLink, Steering):
         self._up = self._was_up = True
         self._refusals = 0
         self.max_payload = self._driver.max_payload
-        self.clustered = self._driver.clustered
+        self.clustered, self.server_id = self._driver.clustered, self._driver.server_id
         self._outbound.attach(self._driver.pipe)
 
     async def force_reconnect(self) -> None:

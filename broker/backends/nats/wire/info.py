@@ -15,6 +15,7 @@ class ServerInfo(NamedTuple):
     """What we use of it.
 
     Attributes:
+        server_id: unlike any other server's; empty when it does not say.
         cluster: the cluster's name; empty when the server is alone.
         max_payload: bytes of headers and body it takes.
         headers: whether it knows headers, and with them "no responders".
@@ -26,6 +27,7 @@ class ServerInfo(NamedTuple):
         lame_duck: whether it is about to stop.
     """
 
+    server_id: str
     cluster: str
     max_payload: int
     headers: bool
@@ -50,6 +52,7 @@ def parse_info(text: bytes) -> ServerInfo:
     if not isinstance(told, dict):
         raise ProtocolViolation("INFO is not an object")
     return ServerInfo(
+        server_id=_typed(told, "server_id", ""),
         cluster=_typed(told, "cluster", ""),
         max_payload=_typed(told, "max_payload", _USUAL_PAYLOAD),
         headers=_typed(told, "headers", False),

@@ -156,7 +156,7 @@ class WireLink(LastingLink, Host):
 
     def _heed(self, connection: Connection, info: ServerInfo) -> None:
         """A server that is about to stop is left while it still answers, if there is another."""
-        self.max_payload, self.clustered = info.max_payload, bool(info.cluster)
+        self.max_payload, self.clustered, self.server_id = info.max_payload, bool(info.cluster), info.server_id
         if info.lame_duck and len(self._dialer.pool) > 1 and (self._moving is None or self._moving.done()):
             _log.info("%s is shutting down, moving to another server", self.server)
             self._moving = self._spawn(self._move(connection))
