@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from broker.applying import SomeFailed
-from broker.contracts.errors import BrokerError
+from broker.contracts.errors import BrokerError, InvalidKey
 from broker.contracts.failure import decide
 from broker.exactly_once import hooks
 from broker.exactly_once.errors import DatabaseContended, DatabaseUnavailable
 from broker.exactly_once.lending import Loan
 from broker.exactly_once.marks import Mark, mark_of
 from broker.exactly_once.trouble import trouble
+from broker.exactly_once.turns import turn_on
 from broker.settling import AttemptsExhausted, refuse_exhausted
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Task:
     """A message to apply.
 
     Attributes:
+        alone: it has its next transaction for itself.
         error: why it is not applied, once its handler has failed.
     """
 
@@ -61,10 +63,15 @@ class Task:
     message: StreamMessage
     loan: Loan
     error: Exception | None = None
+    alone: bool = False
 
     @classmethod
     def of(cls, message: StreamMessage) -> Task:
-        """The task that a message is."""
+        """The task that a message is.
+
+        Raises:
+            InvalidKey: see ``mark_of``.
+        """
         return cls(mark_of(message), message, Loan(message))
 
     @property
@@ -110,6 +117,11 @@ class Applying(ABC):
     @abstractmethod
     async def __call__(self, taken: Any, /) -> None:
         """See ``broker.applying.Applied``."""
+
+    async def _call(self, given: object, tx: OwnedConnection) -> None:
+        """The handler's turn in a transaction."""
+        with turn_on(tx) as lent:
+            await self._handler(given, lent)
 
     async def _known(self, task: Task) -> Found | None:
         """Of a message that has used up its attempts: what is known of it; ``None`` while it may be applied.
@@ -205,7 +217,7 @@ class ApplyingEach(Applying):
             async with self._transactions.begin() as tx:
                 known = await self._recording.record(tx, self._consumer, [task.mark])
                 if not known:
-                    await self._handler(task.loan.lend(), tx)
+                    await self._call(task.loan.lend(), tx)
                     task.check()
                 return known
         return {}
@@ -215,12 +227,13 @@ class ApplyingBatch(Applying):
     """A transaction for each batch.
 
     When the handler fails on it, it is called once more for each message alone, in a savepoint, so that one bad message
-    costs the others nothing.
+    costs the others nothing; and in a transaction of its own when even that does not hold.
     """
 
     async def __call__(self, taken: Any, /) -> None:
         """Apply a list of messages."""
-        tasks = left = [Task.of(message) for message in taken]
+        tasks, failed = _tasks_of(taken)
+        left = tasks
         try:
             left = [task for task in tasks if not await self._is_over(task)]
             while left:
@@ -230,7 +243,8 @@ class ApplyingBatch(Applying):
                 left = later
         except LeftUndone:
             await _give_back(left)  # what is not settled when this returns counts as applied
-        if failed := {task.message: task.error for task in tasks if task.error is not None}:
+        failed.update((task.message, task.error) for task in tasks if task.error is not None)
+        if failed:
             raise SomeFailed(failed)
 
     async def _is_over(self, task: Task) -> bool:
@@ -258,7 +272,27 @@ class ApplyingBatch(Applying):
             if len(turn) == 1:
                 turn[0].error = exc
                 return {}
-        return await self._transact(turn, self._one_by_one)
+        try:
+            return await self._transact(turn, self._one_by_one)
+        except DatabaseUnavailable:
+            raise
+        except Exception:  # noqa: BLE001 - it ended the transaction or failed its commit: whose fault it is shows next
+            return await self._each_alone(turn)
+
+    async def _each_alone(self, turn: Sequence[Task]) -> Found:
+        """Each in a transaction of its own, where one that ends it, or makes its commit fail, harms nobody else."""
+        known: Found = {}
+        for task in turn:
+            task.error = None
+            try:
+                known |= await self._patiently(turn, lambda task=task: self._transact([task], self._together))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            except LeftUndone:
+                for each in turn:
+                    each.error = None
+                raise
+            except Exception as exc:  # noqa: BLE001 - it is this message's outcome
+                task.error = exc
+        return known
 
     async def _transact(
         self, turn: Sequence[Task], run: Callable[[OwnedConnection, Sequence[Task]], Awaitable[Sequence[Mark]]]
@@ -274,7 +308,7 @@ class ApplyingBatch(Applying):
         return known
 
     async def _together(self, tx: OwnedConnection, fresh: Sequence[Task]) -> Sequence[Mark]:
-        await self._handler([task.loan.lend() for task in fresh], tx)
+        await self._call([task.loan.lend() for task in fresh], tx)
         return [task.mark for task in fresh if task.loan.given_up]
 
     async def _one_by_one(self, tx: OwnedConnection, fresh: Sequence[Task]) -> Sequence[Mark]:
@@ -282,8 +316,8 @@ class ApplyingBatch(Applying):
         for task in fresh:
             task.error = None
             try:
-                async with tx.begin_nested():
-                    await self._handler([task.loan.lend()], tx)
+                async with self._transactions.alone(tx):
+                    await self._call([task.loan.lend()], tx)
                     task.check()
             except GivenUp:
                 undone.append(task.mark)
@@ -294,6 +328,18 @@ class ApplyingBatch(Applying):
                 undone.append(task.mark)
             hooks.reached("mid_batch")
         return undone
+
+
+def _tasks_of(messages: Iterable[StreamMessage]) -> tuple[list[Task], dict[StreamMessage, Exception]]:
+    """The task that each message is, and why some are none."""
+    tasks: list[Task] = []
+    failed: dict[StreamMessage, Exception] = {}
+    for message in messages:
+        try:
+            tasks.append(Task.of(message))
+        except InvalidKey as exc:
+            failed[message] = exc
+    return tasks, failed
 
 
 def _one_of_each_key(tasks: Iterable[Task]) -> tuple[list[Task], list[Task]]:

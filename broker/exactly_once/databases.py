@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from broker.contracts.errors import InvalidOption, Unsupported
 from broker.exactly_once import schema
 from broker.exactly_once.errors import SchemaMissing
-from broker.exactly_once.trouble import trouble
+from broker.exactly_once.trouble import note_ours, trouble
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
@@ -64,6 +64,8 @@ class Database:
             told = f"{dialect.name}+{dialect.driver}: use sqlite+aiosqlite or postgresql+psycopg"
             raise Unsupported(told)
         self.kind: Kind = "sqlite" if dialect.name == "sqlite" else "postgresql"
+        if not event.contains(self.engine.sync_engine, "handle_error", note_ours):
+            event.listen(self.engine.sync_engine, "handle_error", note_ours)
         if self.kind == "sqlite":
             _refuse_memory(self.engine.url)
             if not event.contains(self.engine.sync_engine, "invalidate", _roll_back):

@@ -58,7 +58,7 @@ class Inbox:
         self.keep = keep
         self.stats = InboxStats()
         self._database = Database(database)
-        self._transactions = Transactions(self._database)
+        self._transactions = Transactions(self._database, lends=True)
         self._recording = Recording(self._database.kind)
 
     @property
@@ -79,7 +79,8 @@ class Inbox:
 
         Raises:
             SchemaMissing: the tables are not there.
-            InvalidOption: a commit would not be on disk when it returns, or the engine commits every statement.
+            InvalidOption: a commit would not be on disk when it returns, the engine commits every statement, or none of
+                the inbox's transactions can begin on it.
             RetentionTooShort: a key would be forgotten before its message is gone from the stream.
             DatabaseUnavailable: it cannot be reached.
         """
@@ -91,6 +92,7 @@ class Inbox:
             )
             raise RetentionTooShort(told, option="keep")
         await self._database.check()
+        await self._transactions.check()
 
     def applying(self, handler: Callable[..., Any], *, consumer: str, options: ConsumeOptions) -> Applying:
         """See ``broker.applying.Inbox``."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.contracts.errors import InvalidOption
-from broker.keys import identity_of
+from broker.keys import check_key, identity_of
 
 if TYPE_CHECKING:
     from broker.contracts.options import StreamOptions
     from broker.messages import StreamMessage
+
+_LONGEST: Final = 1_000
+"""Characters; an entry of PostgreSQL's index has room for 2,700 bytes."""
 
 
 class Mark(NamedTuple):
@@ -32,18 +35,25 @@ class Mark(NamedTuple):
 
 
 def mark_of(message: StreamMessage) -> Mark:
-    """The mark of a message."""
+    """The mark of a message.
+
+    Raises:
+        InvalidKey: it bears a key that no broker of ours sends, and no database may be able to hold.
+    """
     digest = hashlib.sha256(message.data).digest()
     return Mark(message.subject, key_of(message), digest, message.stream, message.sequence)
 
 
 def key_of(message: StreamMessage) -> str:
     """The sender's idempotency key; without one its identity, after a blank, with which no key begins."""
-    return message.idempotency_key or nameless(identity_of(message.delivery))
+    key = message.idempotency_key
+    return nameless(identity_of(message.delivery)) if not key else check_key(key)
 
 
 def nameless(identity: str) -> str:
-    """The mark's key of a message without one."""
+    """The mark's key of a message without one; a digest if PostgreSQL could not hold what another client made up."""
+    if len(identity) > _LONGEST or not identity.isascii() or "\0" in identity:
+        identity = "sha256:" + hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
     return f" {identity}"
 
 

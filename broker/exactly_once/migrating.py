@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from broker.exactly_once import schema
 from broker.exactly_once.databases import Database
 from broker.exactly_once.schema import METADATA
 from broker.exactly_once.trouble import trouble
@@ -24,6 +25,8 @@ def as_ours(name: str | None, kind: str, _: Any) -> bool:
 async def upgrade(database: str | AsyncEngine, revision: str = "head") -> None:
     """Bring the tables up to a revision, in one transaction. What ``create`` has made is taken as it is.
 
+    Any number of processes may do it at once.
+
     Raises:
         ImportError: Alembic is not installed (extra ``sql``).
         DatabaseUnavailable: it cannot be reached; nothing was changed.
@@ -40,6 +43,9 @@ async def upgrade(database: str | AsyncEngine, revision: str = "head") -> None:
     opened = Database(database)
     try:
         async with opened.engine.begin() as connection:
+            if opened.kind == "sqlite":
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            await connection.run_sync(schema.take_turn)
             await connection.run_sync(run)
     except Exception as exc:
         raise (trouble(exc, ours=True) or exc) from exc

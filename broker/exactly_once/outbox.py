@@ -27,7 +27,7 @@ from broker.exactly_once.naming import named
 from broker.exactly_once.relaying import Bell, Relay
 from broker.exactly_once.schema import OUTBOX
 from broker.exactly_once.stats import OutboxStats
-from broker.exactly_once.transactions import OwnedConnection, Transactions
+from broker.exactly_once.transactions import Transactions, lender_of
 from broker.keys import check_key
 from broker.messages import encode_body
 
@@ -323,8 +323,8 @@ class Outbox:
 
     def _watch(self, connection: AsyncConnection) -> None:
         """Wake the relays of this process when the transaction is committed."""
-        if isinstance(connection, OwnedConnection):
-            connection.when_committed.add(self._tell)
+        if (lender := lender_of(connection)) is not None:
+            lender.when_committed.add(self._tell)
             return
         committing = connection.sync_connection
         if committing is not None and committing not in self._watched:

@@ -87,8 +87,13 @@ _ADVISORY_LOCK: Final = 0x67616D65
 """PostgreSQL: two processes that make the tables at once would trip over each other."""
 
 
-def create(connection: Connection) -> None:
-    """Make the tables that are missing."""
+def take_turn(connection: Connection) -> None:
+    """Wait for whoever else makes tables right now, to the end of the transaction; SQLite's own lock does it there."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+
+
+def create(connection: Connection) -> None:
+    """Make the tables that are missing."""
+    take_turn(connection)
     METADATA.create_all(connection)

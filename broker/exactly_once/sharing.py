@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from broker.exactly_once import hooks
 from broker.exactly_once.applying import Applying, GivenUp, LeftUndone, Task
-from broker.exactly_once.errors import DatabaseContended
+from broker.exactly_once.errors import DatabaseContended, DatabaseUnavailable
 from broker.exactly_once.trouble import trouble
 
 if TYPE_CHECKING:
@@ -125,9 +125,9 @@ class ApplyingShared(Applying):
         """Run its handler; why its message is not applied. What ends the transaction also breaks the way back."""
         failure: Exception | None = None
         try:
-            async with tx.begin_nested() if careful else nullcontext():
+            async with self._transactions.alone(tx) if careful else nullcontext():
                 try:
-                    await self._handler(task.loan.lend(), tx)
+                    await self._call(task.loan.lend(), tx)
                     task.check()
                     self._transactions.check_whole(tx)
                 except Exception as exc:
@@ -145,7 +145,7 @@ class ApplyingShared(Applying):
             try:
                 known = await self._share(members, first)
             except Exception as exc:  # noqa: BLE001 - it is told to each of them
-                _tell(members, error=exc)
+                _tell(members, error=_shared_blame(members, exc))
             except BaseException:
                 _tell(members, error=DatabaseContended("the transaction was cut short"))
                 raise
@@ -153,9 +153,11 @@ class ApplyingShared(Applying):
                 _tell(members, known=known)
 
     def _joining(self, members: Members) -> list[Member]:
-        """The first of each key that waits, now members; the others wait for what becomes of these."""
+        """The first of each key that waits, or one alone, now members; the others wait for what becomes of these."""
         joining, later = [], []
         while self._waiting and len(members) < _MOST:
+            if members and (self._waiting[0].task.alone or next(iter(members.values())).task.alone):
+                break
             member = self._waiting.popleft()
             if member.turn.cancelled():
                 continue
@@ -201,6 +203,15 @@ async def _run_handler(member: Member, tx: OwnedConnection) -> bool:
         return False
     member.turn.set_result(tx)
     return await member.left
+
+
+def _shared_blame(members: Members, error: Exception) -> Exception:
+    """What each is told. Whose fault it is that the commit fails shows when each has a transaction for itself."""
+    if len(members) == 1 or isinstance(error, Disturbed | DatabaseUnavailable):
+        return error
+    for member in members.values():
+        member.task.alone = True
+    return Disturbed()
 
 
 def _tell(members: Members, *, known: Found | None = None, error: BaseException | None = None) -> None:

@@ -4,64 +4,76 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from broker.contracts.errors import InvalidOption
 from broker.exactly_once import hooks
-from broker.exactly_once.errors import TransactionEnded
+from broker.exactly_once.endings import Guard
+from broker.exactly_once.errors import DatabaseContended, TransactionEnded
 from broker.exactly_once.trouble import causes, trouble
+from broker.exactly_once.turns import Turn, watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncTransaction
 
     from broker.exactly_once.databases import Database
 
-_ENDINGS: Final = frozenset({"COMMIT", "END", "ROLLBACK", "ABORT"})
+_SAVEPOINT: Final = "gamebroker_turn"
+"""Not one of SQLAlchemy's names, which a handler's own savepoints have."""
+_LEGACY: Final = -1
+"""``sqlite3.LEGACY_TRANSACTION_CONTROL`` of Python 3.12: transactions begin by statements, as they always did."""
+_LEAVE_IT: Final = (
+    'take the listener for "begin" off it, and autocommit= out of its connect_args, or give Inbox the URL; BEGIN and '
+    "COMMIT are the inbox's to say"
+)
+_GUARD: Final = "gamebroker.guard"
 _PG_IN_TRANSACTION: Final = 2
 """libpq's PQTRANS_INTRANS: in a transaction in which nothing has failed."""
 
 
 class OwnedConnection(AsyncConnection):
-    """The connection a handler works on. Its transaction is the inbox's to end.
+    """The inbox's own connection, on which it lends turns to handlers.
 
     Attributes:
+        guard: keeps everybody but the inbox from ending the transaction (SQLite).
+        torn: a savepoint could be neither kept nor undone, so nothing here may be committed.
         when_committed: called when it is; they return at once and never raise.
-
-    Raises:
-        TransactionEnded: from ``commit``, ``rollback``, ``close`` and ``invalidate``.
     """
 
-    __slots__ = ("when_committed",)
+    __slots__ = ("guard", "torn", "when_committed")
 
-    def __init__(self, engine: AsyncEngine, connection: Connection | None = None) -> None:
-        super().__init__(engine, connection)
+    def __init__(self, engine: AsyncEngine) -> None:
+        super().__init__(engine)
+        self.guard: Guard | None = None
+        self.torn = False
         self.when_committed: set[Callable[[], None]] = set()
 
-    async def commit(self) -> NoReturn:
-        """Refused: it would part the effect from its mark."""
-        raise TransactionEnded("tx.commit(): the inbox commits when the handler has returned")
-
-    async def rollback(self) -> NoReturn:
-        """Refused: raise, and the inbox rolls back."""
-        raise TransactionEnded("tx.rollback(): raise instead, or use tx.begin_nested() for what may fail alone")
-
-    async def close(self) -> NoReturn:
-        """Refused: it is the inbox's connection."""
-        raise TransactionEnded("tx.close(): the connection is the inbox's")
+    async def settle(self) -> None:
+        """Wait for the statements that were sent: they wait for each other, and on SQLite no commit waits for them."""
+        if self.sync_connection is not None and not self.invalidated:
+            sent = getattr(self.sync_connection.connection.dbapi_connection, "_execute_mutex", None)
+            async with sent or nullcontext():
+                pass
 
     async def release(self, *, sound: bool) -> None:
-        """Back into the pool, what its owner calls instead of ``close``; thrown away when it may not be sound."""
+        """Back into the pool, rolled back unless it was committed; thrown away when it may not be sound."""
         if not sound and not self.invalidated:
-            await super().invalidate()
-        await super().close()
+            await self.invalidate()
+        try:
+            if self.guard is not None:
+                await self.settle()
+                await self.rollback()
+        finally:
+            if self.guard is not None:
+                self.guard.shut = False
+            await self.close()
 
 
 @asynccontextmanager
@@ -80,6 +92,10 @@ async def session_on(
         yield session
 
 
+class _Enough(Exception):
+    """Rolls back a transaction that was only tried out."""
+
+
 _writers: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]]] = WeakKeyDictionary()
 """Of each event loop, whose turn it is to write which SQLite file."""
 
@@ -89,11 +105,16 @@ class Transactions:
 
     Attributes:
         kind: of database.
+
+    Args:
+        database: where they are.
+        lends: handlers will have turns in them.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, lends: bool = False) -> None:
         self.kind = database.kind
         self._database = database
+        self._lends = lends
 
     def begin(self) -> AbstractAsyncContextManager[OwnedConnection]:
         """A transaction: committed when the block ends well, rolled back when it raises.
@@ -131,21 +152,54 @@ class Transactions:
     async def _begin(self) -> AsyncIterator[OwnedConnection]:
         async with self._turn():
             connection = OwnedConnection(self._database.engine)
-            sound = False
+            sound = ending = False
             try:
                 own = await self._start(connection)
                 try:
                     yield connection
                 except Exception as exc:
                     raise (trouble(exc, ours=connection.invalidated) or exc) from exc
+                ending = True
                 await self._end(connection, own)
                 sound = True
             except Exception as exc:
-                sound = not _was_cancelled(exc)
+                # A COMMIT that fails leaves SQLite's transaction open, and SQLAlchemy pools the connection as it is.
+                sound = not ending and not _was_cancelled(exc)
                 _pass_on_cancellation(exc)
                 raise
             finally:
                 await _release(connection, sound=sound)
+
+    async def check(self) -> None:
+        """Begin a transaction, and roll it back.
+
+        Raises:
+            InvalidOption: the engine has its own idea of when transactions begin or end.
+            DatabaseUnavailable: it cannot be reached.
+        """
+        if self.kind == "postgresql":
+            return
+        try:
+            told = await self._try_out()
+        except DatabaseContended:
+            return  # somebody is writing: it was a transaction that was asked for
+        except SQLAlchemyError as exc:
+            told = str(getattr(exc, "orig", None) or exc)
+        if told:
+            raise InvalidOption(f"no transaction can be had on this engine ({told}): {_LEAVE_IT}", option="database")
+
+    async def _try_out(self) -> str:
+        """What is wrong with a transaction; empty when nothing is."""
+        with suppress(_Enough):
+            async with self.begin() as connection:
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                if getattr(driver._conn, "autocommit", _LEGACY) != _LEGACY:  # noqa: SLF001 - aiosqlite does not pass it on
+                    return f"autocommit={driver._conn.autocommit}"  # noqa: SLF001 - the same
+                raise _Enough
+        with suppress(ValueError):  # closed, by a pool that keeps none
+            if driver.in_transaction:
+                return "a rollback has no effect"
+        return ""
 
     def _turn(self) -> AbstractAsyncContextManager[Any]:
         """Writers of one file wait in turn here; SQLite itself would let them poll and starve."""
@@ -160,18 +214,37 @@ class Transactions:
             own = await connection.begin().start()
             if self.kind == "sqlite":
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
-            if connection.sync_connection is not None:
-                watch = _watch_over_sqlite if self.kind == "sqlite" else _refuse_to_end
-                event.listen(connection.sync_connection, "before_cursor_execute", watch)
+            if self._lends:
+                await self._watch(connection)
         except Exception as exc:
             raise (trouble(exc, ours=True) or exc) from exc
         return own
 
+    async def _watch(self, connection: OwnedConnection) -> None:
+        """Nobody but the inbox ends the transaction. SQLite's connections have a guard each, which is shut."""
+        if connection.sync_connection is not None:
+            watch(connection.sync_connection)
+        if self.kind != "sqlite":
+            return
+        about = connection.info
+        guard: Guard | None = about.get(_GUARD)
+        if guard is None:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            guard = Guard(driver)
+            await guard.stand()
+            about[_GUARD] = guard
+        connection.guard = guard
+        guard.shut = True
+
     async def _end(self, connection: OwnedConnection, own: AsyncTransaction) -> None:
         if not own.is_active:
             raise TransactionEnded
+        if connection.guard is not None:
+            await connection.settle()
         self.check_whole(connection)
         hooks.reached("before_commit")
+        if connection.guard is not None:
+            connection.guard.shut = False
         try:
             await own.commit()
             for tell in connection.when_committed:
@@ -179,6 +252,17 @@ class Transactions:
             hooks.reached("after_commit")
         except Exception as exc:
             raise (trouble(exc, ours=True) or exc) from exc
+
+    @asynccontextmanager
+    async def alone(self, connection: OwnedConnection) -> AsyncIterator[None]:
+        """What the block does is undone when it raises, and nothing else of the transaction."""
+        await connection.exec_driver_sql(f"SAVEPOINT {_SAVEPOINT}")
+        try:
+            yield
+        except Exception:
+            await _leave(connection, "ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT")
+            raise
+        await _leave(connection, "RELEASE SAVEPOINT")
 
     def check_whole(self, connection: OwnedConnection) -> None:
         """Raises ``TransactionEnded`` unless it can be committed."""
@@ -192,30 +276,27 @@ class Transactions:
         PostgreSQL answers the COMMIT of a failed transaction by rolling it back without an error, and so does SQLite
         after an error that ended it: to us both would look like success.
         """
-        if connection.sync_connection is None or connection.invalidated:
+        if connection.sync_connection is None or connection.invalidated or connection.torn:
             return False
-        if self.kind == "sqlite":
-            return _in_sqlite_transaction(connection.sync_connection)
         driver = connection.sync_connection.connection.driver_connection
-        return int(cast("Any", driver).info.transaction_status) == _PG_IN_TRANSACTION
+        if self.kind == "sqlite":
+            return bool(getattr(driver, "in_transaction", False))
+        return driver is not None and int(cast("Any", driver).info.transaction_status) == _PG_IN_TRANSACTION
 
 
-def _refuse_to_end(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-    """A COMMIT of the handler's own would part marks from effects; a ROLLBACK TO is a savepoint's."""
-    words = statement[:40].upper().replace(";", " ").split(maxsplit=2)
-    if words and words[0] in _ENDINGS and "TO" not in words:
-        raise TransactionEnded(f"{words[0]}: the inbox ends the transaction when the handler has returned")
+def lender_of(connection: AsyncConnection) -> OwnedConnection | None:
+    """The one of ours in whose transaction it works; ``None`` when the transaction is somebody else's."""
+    if isinstance(connection, OwnedConnection):
+        return connection
+    turn = connection.sync_connection
+    return turn.lender if isinstance(turn, Turn) else None
 
 
-def _watch_over_sqlite(connection: Connection, cursor: object, statement: str, *_: object) -> None:
-    """After an OR ROLLBACK has ended it, SQLite's driver would begin another one, without what was done before."""
-    _refuse_to_end(connection, cursor, statement)
-    if not _in_sqlite_transaction(connection):
-        raise TransactionEnded("a statement on tx ended the transaction, and the handler went on all the same")
-
-
-def _in_sqlite_transaction(connection: Connection) -> bool:
-    return bool(getattr(connection.connection.driver_connection, "in_transaction", False))
+async def _leave(connection: OwnedConnection, *verbs: str) -> None:
+    connection.torn = True
+    for verb in verbs:
+        await connection.exec_driver_sql(f"{verb} {_SAVEPOINT}")
+    connection.torn = False
 
 
 def _was_cancelled(error: BaseException) -> bool:

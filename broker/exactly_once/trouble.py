@@ -13,6 +13,8 @@ from broker.exactly_once.errors import DatabaseContended, DatabaseUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sqlalchemy.engine import ExceptionContext
+
 _DEPTH: Final = 8
 """How far an error's causes are followed."""
 _CONTENDED: Final = frozenset({"40001", "40P01", "55P03"})
@@ -24,6 +26,8 @@ _SQLITE_OUT_OF_ORDER: Final = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 )
 _SQLITE_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_OURS: Final = "gamebroker_ours"
+"""On a driver's error: it came from the database that holds the marks."""
 _PRIMARY: Final = 0xFF
 """SQLite's extended codes carry the plain one in their last byte."""
 
@@ -31,21 +35,26 @@ _PRIMARY: Final = 0xFF
 def trouble(error: BaseException, *, ours: bool) -> DatabaseUnavailable | None:
     """The database's own trouble behind an error, ready to be raised; ``None`` when there is none.
 
-    ``ours``: it befell our own statement or our connection broke. A lost connection counts only then: a handler may
-    have been talking to another database.
+    ``ours``: it befell our own statement or our connection broke. Otherwise a handler may have been talking to another
+    database: a lost connection does not count then, and a code only if an engine of ours was told it.
     """
     for each in causes(error):
         if isinstance(each, PoolTimeout) and ours:
             return DatabaseUnavailable(f"no connection to the database became free: {each}")
         if isinstance(each, DBAPIError):
             found = _of_driver(each.orig)
-            if found is not None:
+            if found is not None and (ours or getattr(each.orig, _OURS, False)):
                 return found
             if ours and (each.connection_invalidated or _is_lost(each)):
                 return DatabaseUnavailable(f"the database cannot be reached: {_first_line(each.orig)}")
     if ours and isinstance(error, OSError):
         return DatabaseUnavailable(f"the database cannot be reached: {_first_line(error)}")
     return None
+
+
+def note_ours(context: ExceptionContext) -> None:
+    """SQLAlchemy's ``handle_error`` of an engine on which we work."""
+    setattr(context.original_exception, _OURS, True)
 
 
 def is_damage(error: BaseException) -> bool:

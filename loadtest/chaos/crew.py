@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loadtest.chaos.histories import History
     from services.children import Child, Children
 
-START_TIMEOUT: Final = 60.0
+START_TIMEOUT: Final = 120.0
 _MODULES: Final = {"worker": "worker", "room": "room", "census": "census"}
 
 

@@ -42,11 +42,15 @@ async def watched(stage: Stage, fault: Fault, lost: NatsServer | None = None) ->
 
 async def _watch(stage: Stage, fault: Fault, nodes: Sequence[NatsServer]) -> None:
     while True:
-        for told in await asyncio.gather(*(_leads(node) for node in nodes)):
-            if told:
-                stage.elected(fault, told)
-                return
+        if told := await leading(nodes):
+            stage.elected(fault, told)
+            return
         await asyncio.sleep(_POLL)
+
+
+async def leading(nodes: Sequence[NatsServer]) -> str:
+    """Which of them says that it leads the stream; empty when none does."""
+    return next(filter(None, await asyncio.gather(*(_leads(node) for node in nodes))), "")
 
 
 async def _leads(node: NatsServer) -> str:

@@ -116,9 +116,10 @@ class Servers:
         return (self._cluster or self.one).url
 
     @property
-    def port(self) -> int:
-        """Of the first."""
-        return self.one.port if self._cluster is None else self._cluster.nodes[0].port
+    def place(self) -> tuple[int, str]:
+        """Port and host of the first."""
+        first = self.one if self._cluster is None else self._cluster.nodes[0]
+        return first.port, first.settings.host
 
     @property
     def version(self) -> str:

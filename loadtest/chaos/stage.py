@@ -62,14 +62,19 @@ class Stage:
             self.marked.add((fault.number, op))
             self.pulse.write(op, number=fault.number, told=told)
 
-    async def shown(self, look: Callable[[], Awaitable[T | None]], missing: str) -> T:
+    async def shown(self, look: Callable[[], Awaitable[T | None]], missing: str, within: float | None = None) -> T:
         """What ``look`` finds, asked again and again; errors of the broker are part of the game.
+
+        Args:
+            look: asks once.
+            missing: why it did not fire, if nothing is found.
+            within: seconds; the plan's limit when ``None``.
 
         Raises:
             NotFired: nothing, for too long.
         """
         clock = asyncio.get_running_loop().time
-        deadline = clock() + self.plan.limits.showing
+        deadline = clock() + (within or self.plan.limits.showing)
         while True:
             try:
                 if found := await look():

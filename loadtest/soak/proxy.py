@@ -30,8 +30,8 @@ _LAST_WORDS: Final = 5.0
 class Proxy:
     """Starts the process and gives it orders; a context manager that ends it."""
 
-    def __init__(self, port: int) -> None:
-        command = [sys.executable, "-m", "loadtest.soak.proxy", "--to", str(port)]
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        command = [sys.executable, "-m", "loadtest.soak.proxy", "--to", str(port), "--host", host]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         self.port = 0
 
@@ -139,7 +139,7 @@ class _Client(_Side):
         upstream = _Side()
         upstream.other = self
         try:
-            await asyncio.get_running_loop().create_connection(lambda: upstream, "127.0.0.1", self._relay.port)
+            await asyncio.get_running_loop().create_connection(lambda: upstream, self._relay.host, self._relay.port)
         except OSError:
             self.cut()
             return
@@ -157,7 +157,8 @@ class _Client(_Side):
 class _Relay:
     """All connections, and what can be done to them."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str) -> None:
+        self.host = host
         self.port = port
         self.clients: set[_Client] = set()
         self.stalled = False
@@ -179,9 +180,9 @@ class _Relay:
                 client.other.read(on=on)
 
 
-async def _serve(port: int) -> None:
+async def _serve(port: int, host: str) -> None:
     loop = asyncio.get_running_loop()
-    relay = _Relay(port)
+    relay = _Relay(port, host)
     server = await loop.create_server(lambda: _Client(relay), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     orders = asyncio.StreamReader()
@@ -195,7 +196,9 @@ def main() -> None:
     """Serve until standard input ends."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.soak.proxy", description=__doc__)
     parser.add_argument("--to", type=int, required=True, help="port of the server behind it")
-    uvloop.run(_serve(parser.parse_args().to))
+    parser.add_argument("--host", default="127.0.0.1", help="of the server behind it")
+    given = parser.parse_args()
+    uvloop.run(_serve(given.to, given.host))
 
 
 if __name__ == "__main__":

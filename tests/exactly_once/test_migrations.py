@@ -120,3 +120,15 @@ async def test_alembics_own_command_works_on_the_shipped_steps(url, tmp_path):
         await asyncio.to_thread(alembic, ini, "downgrade", "base")
         with pytest.raises(SchemaMissing):
             await inbox.check()
+
+
+@pytest.mark.timeout(60)
+async def test_processes_that_start_together_may_all_upgrade(url):
+    program = "import asyncio, sys; from broker.exactly_once import upgrade; asyncio.run(upgrade(sys.argv[1]))"
+    together = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", program, url, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for each in together:
+        _, said = await asyncio.wait_for(each.communicate(), 40)
+        assert (each.returncode, said) == (0, b"")

@@ -1,5 +1,6 @@
 """What an inbox refuses, and when: before a message is taken, in words that name the option and the way out."""
 
+import sqlite3
 import subprocess
 import sys
 
@@ -96,6 +97,56 @@ async def test_sqlite_that_forgets_commits_with_the_power_is_refused(sb, tmp_pat
         await inbox.create()
         with pytest.raises(InvalidOption, match="power cut"):
             await sb.consume("battle.settle", pay, durable="w", inbox=inbox)
+    await engine.dispose()
+
+
+def savepoint_recipe(engine):
+    """SQLAlchemy's own, for savepoints on SQLite."""
+    event.listen(engine.sync_engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+    event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+
+
+class Autocommitting(sqlite3.Connection):
+    """What ``autocommit=True`` makes of it from Python 3.12 on: transactions end by statements alone."""
+
+    def commit(self):
+        pass
+
+    rollback = commit
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prepare", "told"),
+    [
+        ({}, savepoint_recipe, "within a transaction"),
+        ({"factory": Autocommitting}, lambda _: None, "no effect"),
+        *([({"autocommit": how}, lambda _: None, "") for how in (True, False)] if sys.version_info >= (3, 12) else []),
+    ],
+)
+async def test_an_engine_on_which_no_transaction_is_ours_is_refused(sb, tmp_path, arguments, prepare, told):
+    url = f"sqlite+aiosqlite:///{tmp_path / 'x.db'}"
+    async with Inbox(url) as maker:
+        await maker.create()
+    engine = create_async_engine(url, connect_args=arguments)
+    prepare(engine)
+    async with Inbox(engine) as inbox:
+        with pytest.raises(InvalidOption, match=f"{told}.*BEGIN and COMMIT") as caught:
+            await sb.consume("battle.settle", pay, durable="w", inbox=inbox)
+        assert caught.value.option == "database"
+    await engine.dispose()
+
+
+async def test_a_file_that_somebody_is_writing_is_not_refused(sb, tmp_path):
+    url = f"sqlite+aiosqlite:///{tmp_path / 'x.db'}"
+    async with Inbox(url) as maker:
+        await maker.create()
+    engine = create_async_engine(url, connect_args={"timeout": 0.05})
+    event.listen(engine.sync_engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = FULL"))
+    writer = sqlite3.connect(tmp_path / "x.db")
+    writer.execute("BEGIN IMMEDIATE")
+    async with Inbox(engine) as inbox:
+        await sb.consume("battle.settle", pay, durable="w", inbox=inbox)
+    writer.close()
     await engine.dispose()
 
 

@@ -239,3 +239,28 @@ async def test_a_full_disk_is_waited_out(sb, tmp_path):
         await eventually(lambda: inbox.stats.applied == 1, within=15)
         assert (await ledger.paid())["ann"] == 1
         assert await letters(sb) == []
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 5, "batch_timeout": 0.05}], ids=["each", "batch"])
+async def test_trouble_of_a_handlers_other_database_is_its_own_failure(sb, inbox, ledger, tmp_path, options):
+    """A read-only file somewhere else is no outage of ours, which would be waited for without end."""
+    with sqlite3.connect(tmp_path / "other.db") as made:
+        made.execute("CREATE TABLE seen (name TEXT)")
+    made.close()
+    other = create_async_engine(f"sqlite+aiosqlite:///file:{tmp_path / 'other.db'}?mode=ro&uri=true")
+
+    async def settle(taken, tx):
+        for message in taken if options else [taken]:
+            await ledger.pay(tx, message.json()["winner"])
+            if message.json()["winner"] == "eve":
+                async with other.begin() as connection:
+                    await connection.execute(text("INSERT INTO seen VALUES ('eve')"))
+
+    for winner in ("ann", "eve", "bob"):
+        await enqueue(sb, winner, winner)
+    await sb.consume(SETTLE, settle, durable=WORKER, inbox=inbox, backoff=[0.05], max_deliver=2, **options)
+    (letter,) = await eventually(lambda: letters(sb))
+    await eventually(lambda: inbox.stats.applied == 2)
+    await other.dispose()
+    assert (letter.idempotency_key, letter.error_type, inbox.stats.outages) == ("eve", "OperationalError", 0)
+    assert await ledger.paid() == {"ann": 1, "bob": 1}

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from broker import BrokerError, EnqueueUnknown, StreamBroker
-from loadtest.chaos.elections import watched
+from loadtest.chaos.elections import leading, watched
 from loadtest.chaos.scenarios.clusters import leader
 from loadtest.chaos.settlements import STREAM, SUBJECT, body_of, settlement_of
 from loadtest.chaos.stage import NotFired
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 
 _TIMEOUT: Final = 60.0
 _NO_WORD: Final = 3.0
+_ELECTED: Final = 20.0
+"""Seconds after which it is given up, for nobody can begin to work while it lasts."""
 
 
 async def _deposed(stage: Stage, node: NatsServer) -> str:
-    """Who leads instead of it."""
+    """Who leads instead of it, as the others say themselves: our own connection may be with the minority."""
+    others = [other for other in stage.servers.islands.nodes if other is not node]
 
-    async def successor() -> str | None:
-        found = await leader(stage)
-        return None if found is node else found.settings.name
+    async def successor() -> str:
+        return await leading(others)
 
-    return await stage.shown(successor, f"{node.settings.name} still leads")
+    return await stage.shown(successor, f"nobody leads instead of {node.settings.name}", within=_ELECTED)
 
 
 class Partition:

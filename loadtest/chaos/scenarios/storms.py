@@ -24,7 +24,7 @@ class ReconnectStorm:
 
     async def play(self, fault: Fault, stage: Stage) -> None:
         """See ``Scenario``."""
-        proxy = Proxy(stage.servers.port)
+        proxy = Proxy(*stage.servers.place)
         await asyncio.to_thread(proxy.__enter__)
         try:
             async with AsyncExitStack() as stack:
