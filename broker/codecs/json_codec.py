@@ -39,7 +39,10 @@ class JsonCodec(Codec):
         self._limited = max_bytes is not None or max_depth is not None
 
     def encode(self, body: Any) -> bytes:
-        """See ``Codec``. NaN and infinity become ``null``, as JSON has no word for them; sets are sorted."""
+        """See ``Codec``. NaN and infinity become ``null``, as JSON has no word for them.
+
+        Sets are sorted, and so are the keys of dicts in Structs.
+        """
         try:
             return _json(body)
         except (TypeError, ValueError, RecursionError) as exc:
@@ -78,13 +81,7 @@ def _plain(value: Any) -> Any:
     """What orjson does not know by itself, with the same order in every process."""
     if isinstance(value, set | frozenset):
         return sorted(value, key=_json)
-    plain = msgspec.to_builtins(value)
-    return plain if _is_ordered(value, plain) else msgspec.to_builtins(sets_in_order(value, _json))
-
-
-def _is_ordered(value: Any, plain: Any) -> bool:
-    """Whether its sets came out sorted by chance, or there are none; members that cannot be compared say no."""
     try:
-        return bool(plain == msgspec.to_builtins(value, order="deterministic"))
-    except TypeError:
-        return False
+        return msgspec.to_builtins(value, order="deterministic")
+    except TypeError:  # members that cannot be compared
+        return msgspec.to_builtins(sets_in_order(value, _json))

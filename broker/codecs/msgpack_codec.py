@@ -25,12 +25,9 @@ class MsgpackCodec(Codec):
         self._max_bytes = checked_size(max_bytes)
 
     def encode(self, body: Any) -> bytes:
-        """See ``Codec``. Sets are sorted."""
+        """See ``Codec``. Sets and dicts are sorted."""
         try:
-            data = msgspec.msgpack.encode(body)
-            if _is_ordered(body, data):
-                return data
-            return msgspec.msgpack.encode(sets_in_order(body, msgspec.msgpack.encode))
+            return _encoded(body)
         except (TypeError, ValueError, OverflowError, RecursionError) as exc:
             raise EncodeError(f"cannot encode {type(body).__name__} as MessagePack: {exc}") from exc
 
@@ -48,12 +45,8 @@ class MsgpackCodec(Codec):
         return self.decode(data, object)
 
 
-def _is_ordered(body: Any, data: bytes) -> bool:
-    """Whether its sets came out sorted by chance, or there are none; members that cannot be compared say no."""
+def _encoded(body: Any) -> bytes:
     try:
-        ordered = msgspec.msgpack.encode(body, order="deterministic")
-        return data == ordered or bool(
-            msgspec.msgpack.decode(data) == msgspec.msgpack.decode(ordered)
-        )  # dicts have none
-    except (msgspec.MsgspecError, TypeError, ValueError):
-        return False
+        return msgspec.msgpack.encode(body, order="deterministic")
+    except TypeError:  # members that cannot be compared
+        return msgspec.msgpack.encode(sets_in_order(body, msgspec.msgpack.encode))
