@@ -138,6 +138,8 @@ class Storing(Attempts):
             await self._weigh(error)
             await self._rest()
             return
+        if not self._attempts and self._clock() - self._sent < silences.SOONER:
+            await self._rest()  # told sooner than time can have run out
         self._send(error)
         await self._weigh(error)
 

@@ -376,43 +376,27 @@ async def test_a_killed_sender_loses_nothing_that_send_returned_for(own_server, 
 @pytest.mark.fault
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
-    ("point", "count"),
-    [("before_commit", 6), ("before_commit", 7), ("after_commit", 6), ("before_mark", 2)],
+    ("point", "count", "first"),
+    [("before_commit", 6, 100), ("before_commit", 7, 200), ("after_commit", 6, 300), ("before_mark", 2, 400)],
 )
-async def test_a_sender_killed_at(stream_broker, nats_server, tmp_path, point, count):
+async def test_a_sender_killed_at(stream_broker, nats_server, tmp_path, point, count, first):
     """Around its commit and around the mark that it is stored: what was said to be on disk is stored, and once."""
+    last = first + 40
     await stream_broker.declare(BATTLES)
-    async with sender(nats_server.url, tmp_path, 0, 40, point, count) as doomed:
+    async with sender(nats_server.url, tmp_path, first, last, point, count) as doomed:
         doomed.stdin.write(b"go\n")
         told, _ = await asyncio.wait_for(doomed.communicate(), 30)
         assert doomed.returncode == -signal.SIGKILL
     kept = {int(line.split()[1]) for line in told.splitlines()}
     assert len(kept) < 40
-    async with sender(nats_server.url, tmp_path, 40, 41) as heir:
+    async with sender(nats_server.url, tmp_path, last, last + 1) as heir:
         heir.stdin.write(b"go\n")
 
         async def all_there():
-            return kept | {40} <= set(await stored(stream_broker))
+            return kept | {last} <= set(await stored(stream_broker))
 
         await eventually(all_there, within=60)
-    found = await stored(stream_broker)
+    # A server that is asked for a stream anew may bring back what the one before it had.
+    found = [number for number in await stored(stream_broker) if first <= number <= last]
     assert sorted(found) == sorted(set(found))
-    assert len(set(found) - kept - {40}) <= 1, "more than the one in hand"
-
-
-@pytest.mark.nats
-@pytest.mark.fault
-async def test_while_the_server_is_away_it_is_kept_here(own_server, tmp_path):
-    async with StreamBroker.connect(own_server.url) as sb:
-        await sb.declare(BATTLES)
-        await sb.keep_journal(tmp_path / "journal")
-        await sb.send(Ended(1, "ann"))
-        await own_server.freeze()
-        assert await sb.send(Ended(2, "ann"), timeout=0.2) is None
-        assert sb.contract_stats(Ended).journaled == 1
-        await own_server.thaw()
-
-        async def both_there():
-            return await stored(sb) == [1, 2]
-
-        await eventually(both_there, within=15)
+    assert len(set(found) - kept - {last}) <= 1, "more than the one in hand"

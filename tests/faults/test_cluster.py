@@ -10,6 +10,7 @@ import pytest_asyncio
 from broker import BrokerError, Entry, Status, StreamBroker, StreamOptions
 from broker.server import Cluster
 from broker.testing.waiting import eventually
+from tests.clusters import declared
 
 pytestmark = [
     pytest.mark.xdist_group("cluster"),
@@ -116,7 +117,7 @@ async def answered(broker):
 
 async def test_elections_do_not_shuffle_what_is_enqueued(cluster, at):
     sb = await at(cluster.nodes[0])
-    await sb.declare(StreamOptions("S", ["s.*"], replicas=3))
+    await declared(sb, StreamOptions("S", ["s.*"], replicas=3))
 
     async def depose():
         for _ in range(4):

@@ -9,6 +9,7 @@ import pytest_asyncio
 from broker import Entry, StreamBroker, StreamOptions
 from broker.server import Cluster
 from broker.testing.waiting import eventually
+from tests.clusters import declared
 
 pytestmark = [pytest.mark.nats, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(90)]
 
@@ -160,7 +161,7 @@ class TestAnotherLeader:
     @pytest_asyncio.fixture(loop_scope="module")
     async def sb(self, cluster, link):
         async with StreamBroker.connect(cluster.nodes[0].url, link=link) as sb:
-            await sb.declare(StreamOptions("S", ["s.>"], replicas=3, storage="memory"))
+            await declared(sb, StreamOptions("S", ["s.>"], replicas=3, storage="memory"))
             yield sb
             await sb.streams.delete("S")
 

@@ -10,6 +10,7 @@ from broker import ConnectionLost, Entry, PermissionDenied, RequestTimeout, Stre
 from broker.server import Cluster, NatsServer
 from broker.testing.conformance.scene import letters
 from broker.testing.waiting import eventually
+from tests.clusters import declared
 from tests.limited import NOTICES, limited, worn_out
 
 pytestmark = [pytest.mark.nats, pytest.mark.fault, pytest.mark.timeout(120)]
@@ -54,7 +55,7 @@ NEEDED = [
 
 async def given_up(sb, number, retention="limits", replicas=1):
     """Stream S with so many messages that the server has given up on, or will as soon as it is asked to decide."""
-    await sb.declare(StreamOptions("S", ["s.>"], retention=retention, replicas=replicas))
+    await declared(sb, StreamOptions("S", ["s.>"], retention=retention, replicas=replicas))
     await limited(sb, ack_wait=ACK_WAIT)
     await sb.enqueue_many(Entry("s.a", n) for n in range(number))
     await worn_out(sb, number)

@@ -14,6 +14,7 @@ from broker import (
     Unsupported,
 )
 from broker.server import Cluster
+from tests.clusters import declared
 
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.nats, pytest.mark.timeout(90)]
 
@@ -59,7 +60,7 @@ async def test_expecting_a_message_id_is_refused_where_the_server_would_lose_the
         Cluster(name="game", sync_interval=None) as cluster,
         StreamBroker.connect(cluster.url, link=link) as sb,
     ):
-        await sb.declare(StreamOptions("R3", ["r.>"], replicas=3), StreamOptions("R1", ["s.>"]))
+        await declared(sb, StreamOptions("R3", ["r.>"], replicas=3), StreamOptions("R1", ["s.>"]))
         for subject in ("r.a", "s.a"):
             assert (await sb.enqueue(subject, 1)).sequence == 1
         other = Expect(last_msg_id="other")

@@ -9,6 +9,7 @@ from broker.contracts.envelopes import Record
 from broker.contracts.headers import Headers
 from broker.server import Cluster, NatsServer
 from broker.testing.waiting import eventually
+from tests.clusters import declared
 
 pytestmark = pytest.mark.nats
 
@@ -73,7 +74,7 @@ async def test_three_replicas_keep_every_promise_of_a_batch():
         for who in ("ann", "bob")
     ]
     async with Cluster(sync_interval=None) as cluster, StreamBroker.connect(cluster.url) as sb:
-        await sb.declare(StreamOptions("S", ["s.>"], replicas=3))
+        await declared(sb, StreamOptions("S", ["s.>"], replicas=3))
         assert [each.duplicate for each in await sb.enqueue_atomic(entries, timeout=30)] == [False, False]
         assert [tuple(each) for each in await sb.enqueue_atomic(entries)] == [
             ("S", 1, True),
