@@ -79,7 +79,7 @@ class RequestReplyConformance(Conformance):
             return "returned"
 
         await sb.respond(subject, answer)
-        replies = [r.json() async for r in sb.request_many(subject, b"", timeout=0.5)]
+        replies = [r.json() async for r in sb.request_many(subject, b"", timeout=1.5)]
         assert replies == ["by hand"]
 
     async def test_nothing_can_be_answered_that_asked_nothing(self, connect: Connect) -> None:
