@@ -200,7 +200,7 @@ async def it_works_again(sb, held, before):
     await held["consumption"].drain()
 
     try:
-        await eventually(lambda: not grown(sb, before), within=8)
+        await eventually(lambda: not grown(sb, before))
     except AssertionError:
         pytest.fail(f"left behind: {grown(sb, before)}", pytrace=False)
 

@@ -37,7 +37,7 @@ async def test_publishing_to_a_frozen_server_never_blocks_is_bounded_and_counted
         seen = []
         await broker.subscribe("battle.42.state", lambda msg: seen.append(msg.data))
         broker.publish_nowait("battle.42.state", b"after")
-        await eventually(lambda: b"after" in seen, within=5)
+        await eventually(lambda: b"after" in seen)
 
 
 async def test_publish_waits_instead_of_dropping_and_can_be_cancelled(server, connect):

