@@ -230,7 +230,7 @@ class Following:
                 info = await self._backend.consumer_info(source.stream, source.consumer)
                 if info.pending or info.delivered_sequence > upto:
                     return False
-            return await self._newest_kept() <= upto
+            return not await self._has_newer(upto)
         except PermissionDenied:  # not allowed to read messages one by one: the counts are all there is
             return True
         except (ConsumerNotFound, StreamNotFound, ConnectionLost, RequestTimeout):
@@ -240,13 +240,13 @@ class Following:
                 raise
         return False
 
-    async def _newest_kept(self) -> int:
-        """The sequence of the newest revision of these keys, 0 without any; the leader's word."""
-        asked = (
-            self._backend.get_message(self.stream, sequence=None, last_of=each, fresh=True)
-            for each in self._options.filters or (_EVERYTHING,)
-        )
-        return max((found.sequence for found in await asyncio.gather(*asked) if found is not None), default=0)
+    async def _has_newer(self, upto: int) -> bool:
+        """Whether any of these keys has a revision after ``upto``, by the leader's word; asked one after the other."""
+        for pattern in self._options.filters or (_EVERYTHING,):
+            newest = await self._backend.get_message(self.stream, sequence=None, last_of=pattern, fresh=True)
+            if newest is not None and newest.sequence > upto:
+                return True
+        return False
 
     async def _restart(self) -> None:
         """A new consumer that goes on after the last revision seen."""
