@@ -48,9 +48,10 @@ class Machine:
     @property
     def told(self) -> str:
         """In a line of a report."""
+        server = f", nats-server {self.nats_server}" if self.nats_server else ""
         return (
             f"{self.cpu}, {self.cores} cores, load {self.load:g} before, {self.kernel}, {self.python}, "
-            f"gamebroker {self.gamebroker}, uvloop {self.uvloop}, nats-server {self.nats_server}"
+            f"gamebroker {self.gamebroker}, uvloop {self.uvloop}{server}"
         )
 
 
