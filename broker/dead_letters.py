@@ -231,7 +231,8 @@ class DeadLetters:
         Raises:
             NoStream, StreamFull: the original stream does not take it; the dead letter stays.
             Unsupported: its stream does not take that subject, its ``subject_transform`` does not tell what was sent
-                to it, or somebody else than its consumer wrote it; the dead letter stays.
+                to it, or somebody else than its consumer wrote it; the dead letter stays. Of many, those that can be
+                are put back first; the first refusal is raised then, the others are in the log.
             InvalidOption: at once; also for the ``None`` of a ``get`` that found none.
         """
         if rate is not None:
@@ -245,15 +246,25 @@ class DeadLetters:
                 return 0
             await self._put_back(one)
             return 1
-        count = 0
-        async for each in self.list(stream=stream, consumer=consumer, subject=subject):
+        return await self._put_all_back(self.list(stream=stream, consumer=consumer, subject=subject), rate)
+
+    async def _put_all_back(self, letters: AsyncIterator[DeadLetter], rate: float | None) -> int:
+        count, refused = 0, None
+        async for each in letters:
             if not each.stream:
                 log.warning("dead letter %d stays: it was not written by the consumer it names", each.sequence)
                 continue
             if rate is not None and count:
                 await asyncio.sleep(1 / rate)
-            await self._put_back(each)
-            count += 1
+            try:
+                await self._put_back(each)
+            except (Unsupported, InvalidSubject) as exc:
+                log.warning("dead letter %d stays: %s", each.sequence, exc)
+                refused = refused or exc
+            else:
+                count += 1
+        if refused is not None:
+            raise refused
         return count
 
     async def sweep(self, stream: str, consumer: str | None = None) -> Swept:

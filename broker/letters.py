@@ -12,7 +12,7 @@ from broker.contracts.errors import InvalidKey, Unsupported
 from broker.contracts.headers import KEY, ORDERING_KEY, STORED_AS, Headers
 from broker.contracts.lanes import key_of_token
 from broker.contracts.numerals import number_of
-from broker.contracts.subjects import MAX_SUBJECT_BYTES, matches
+from broker.contracts.subjects import MAX_SUBJECT_BYTES, is_token, matches
 from broker.handling import one_line, text_of
 from broker.keys import check_key, identity_of
 
@@ -161,8 +161,9 @@ def letter_of(stored: StoredMessage | Delivery) -> DeadLetter:
     """The dead letter in a stored message; what somebody else wrote there is shown as far as it makes sense."""
     headers = stored.headers or Headers()
     stored_at = moment_of(stored.timestamp_ns)
-    stream, consumer = headers.get(_STREAM, ""), headers.get(_CONSUMER, "")
-    if stored.subject != subject_of(stream, consumer):  # permissions are by subject; headers say what they like
+    stream, consumer, lane_key = headers.get(_STREAM, ""), headers.get(_CONSUMER, ""), headers.get(_LANE_KEY)
+    ours = stored.subject == subject_of(stream, consumer) and (lane_key is None or is_token(lane_key))
+    if not ours:  # permissions are by subject; headers say what they like
         stream = consumer = ""
     return DeadLetter(
         sequence=stored.sequence,
@@ -182,7 +183,7 @@ def letter_of(stored: StoredMessage | Delivery) -> DeadLetter:
         ordering_key=headers.get(ORDERING_KEY),
         stored_as=headers.get(STORED_AS),
         complete=_OMITTED not in headers,
-        lane_key=headers.get(_LANE_KEY),
+        lane_key=lane_key if ours else None,
         stream_made=_number(headers.get(_STREAM_MADE)),
     )
 

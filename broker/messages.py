@@ -117,7 +117,16 @@ class Message(Struct, eq=False):
 
 
 class Settler(Protocol):
-    """Who settles a stream message: the consumption, puller or reader that handed it out."""
+    """Who settles a stream message: the consumption, puller or reader that handed it out.
+
+    Attributes:
+        in_order: what it settles came only after all earlier messages of its ordering key were done with.
+    """
+
+    @property
+    def in_order(self) -> bool:
+        """See there."""
+        return False
 
     async def ack(self, delivery: Delivery, *, confirm: bool) -> None:
         """Done."""

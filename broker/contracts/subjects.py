@@ -85,6 +85,14 @@ def publish_subject(subject: str) -> str:
         raise InvalidSubject(f"subject must be a non-empty string, not {subject!r}") from None
 
 
+def is_token(text: str) -> bool:
+    """Whether it can stand between two dots of a subject that is published to."""
+    try:
+        return "." not in publish_subject(text)
+    except InvalidSubject:
+        return False
+
+
 def subscribe_pattern(pattern: str) -> str:
     """``Subject.validate_pattern``, remembered."""
     try:

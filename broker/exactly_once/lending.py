@@ -33,6 +33,11 @@ class Loan(Settler):
         self._original = original
         self._noted: Callable[[], Awaitable[None]] | None = None
 
+    @property
+    def in_order(self) -> bool:
+        """As the one it was lent from."""
+        return self._original.settler.in_order
+
     def lend(self) -> StreamMessage:
         """A copy for an attempt, so that a redelivery meanwhile renews only the original; nothing is noted yet."""
         self.given_up, self._noted = False, None

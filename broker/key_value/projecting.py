@@ -93,7 +93,7 @@ class _AppliedBefore(Exception):
 
 def _origin(message: StreamMessage) -> list[str]:
     """Stream, group and ordering key (two groups overtake each other); of what is read, the stream alone."""
-    if message.delivery.lane_key is not None:
+    if message.delivery.lane_key is not None and message.settler.in_order:
         return [message.stream, group_of(message.consumer), message.ordering_key or ""]
     if message.settler is NOT_ON_LOAN and message.consumer:  # one that was looked up alone has no consumer
         return [message.stream]

@@ -40,6 +40,11 @@ class LaneSettler(ConsumeSettler):
         super().__init__(source, stats, options, letters)
         self._lane = lane
 
+    @property
+    def in_order(self) -> bool:
+        """It is: that is what a lane is for."""
+        return True
+
     async def ack(self, delivery: Delivery, *, confirm: bool) -> None:
         """See ``Settler``."""
         await self._lane.release(delivery)

@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 
 import pytest
 
-from broker import ApiError, PermissionDenied, Unsupported
+from broker import ApiError, ConnectError, PermissionDenied, Unsupported
 from broker.contracts.headers import Headers
+from broker.lanes.records import when_made
+from broker.server import NatsServer, without_store_dir
+from broker.server.config import read_config
 from broker.testing.waiting import eventually
-from tests.deployment import shipped_server
+from tests.deployment import NATS, shipped_server
 from tests.integration.test_permissions import stored
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(60), pytest.mark.xdist_group("shipped")]
@@ -43,6 +47,32 @@ async def test_a_forged_dead_letter_is_put_nowhere(server, secrets, stream, cons
             assert await forgeries(admin, consumer="settle-worker") == []
         assert (await admin.streams.info("SETTLEMENTS")).state.last_sequence == before
         assert await admin.dead_letters.discard(letter)
+
+
+async def test_a_forged_lane_costs_whoever_replays_nothing(server, secrets):
+    """Its key would become a part of a subject, and a blank in a subject has the server hang up."""
+    async with secrets.connect(server, "mail") as mail, secrets.connect(server, "admin") as admin:
+        made = when_made(await mail.streams.info("MAIL"))
+        told = {
+            "Subject": "mail.ann",
+            "Stream": "MAIL",
+            "Consumer": "mail-worker",
+            "Sequence": "7",
+            "Stream-Made": made,
+        }
+        for key in ("a b", "a\tb", "*", ">", "a.b", ""):
+            headers = Headers([(f"Gamebroker-Dead-{k}", str(v)) for k, v in {**told, "Lane-Key": key}.items()])
+            mail._backend.publish("gamebroker.dead.MAIL.mail-worker", b"mallory", headers)
+
+        async def there():
+            return len(await forgeries(admin)) == 6
+
+        await eventually(there)
+        for letter in await forgeries(admin):
+            with pytest.raises(Unsupported, match="was not written by"):
+                await admin.dead_letters.replay(letter)
+            assert await admin.dead_letters.discard(letter)
+        assert admin.stats.reconnects == 0
 
 
 async def forgeries(sb, **filters):
@@ -146,6 +176,23 @@ async def test_nobody_logs_in_in_the_clear(server, secrets):
         pass
     finally:
         writer.transport.abort()
+
+
+async def test_however_many_sessions_there_are_a_service_finds_a_connection(secrets):
+    """The players' account takes fewer connections than the node; both are scaled down here."""
+    few = without_store_dir(read_config(NATS / "single.conf"))
+    for shipped, scaled in ("18000", "3"), ("20000", "5"):
+        assert few.count(f"max_connections: {shipped}") == 1
+        few = few.replace(f"max_connections: {shipped}", f"max_connections: {scaled}")
+    node = NatsServer(config=few)
+    node.env = secrets.variables
+    async with node, AsyncExitStack() as sessions:
+        for _ in range(3):
+            await sessions.enter_async_context(secrets.connect(node, "session-1"))
+        with pytest.raises(ConnectError, match="maximum"):
+            await sessions.enter_async_context(secrets.connect(node, "session-1", connect_timeout=5))
+        async with secrets.connect(node, "settlement") as service:
+            await service.flush()
 
 
 async def test_a_sessions_messages_are_small_and_its_subscriptions_few(server, secrets):

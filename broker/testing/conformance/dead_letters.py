@@ -201,6 +201,21 @@ class DeadLetterConformance(Conformance):
         await eventually(lambda: sorted(bodies(seen)) == [1, 3, 5])
         assert len(await letters(sb)) == 3
 
+    async def test_one_that_cannot_go_back_keeps_none_of_the_others(self, connect: Connect) -> None:
+        sb, seen, name = await connect(), list[Any](), fresh("s")
+        await sb.declare(StreamOptions(name, [f"{name}.old", f"{name}.new"]))
+        worker = await sb.consume(f"{name}.*", self._fail, durable=WORKER, max_deliver=1)
+        for kind in ("old", "new"):
+            await sb.enqueue(f"{name}.{kind}", kind)
+        await eventually(lambda: sb.stats.dead_lettered == 2)
+        await worker.drain()
+        await sb.streams.update(StreamOptions(name, [f"{name}.new"]))
+        await sb.consume(f"{name}.new", seen.append, durable="another")
+        with pytest.raises(Unsupported, match=f"does not take '{name}.old'"):
+            await sb.dead_letters.replay()
+        await eventually(lambda: bodies(seen).count("new") == 2)
+        assert [letter.subject for letter in await letters(sb)] == [f"{name}.old"]
+
     async def test_replay_keeps_to_its_rate(self, connect: Connect) -> None:
         sb = await connect()
         name = await a_stream(sb)

@@ -60,9 +60,13 @@ class WithoutSqlConformance(Conformance):
 
         await eventually(paid)
 
-    async def test_a_projection_takes_no_messages_that_may_overtake_each_other(self, connect: Connect) -> None:
+    @pytest.mark.parametrize("lanes", [None, 2])
+    async def test_a_projection_takes_no_messages_that_may_overtake_each_other(
+        self, connect: Connect, lanes: int | None
+    ) -> None:
+        """Lanes alone do not help: it is ``ordered=True`` that keeps their order."""
         sb, told = await connect(), list[str]()
-        name, projection = await a_stream(sb), Projection(await a_bucket(sb))
+        name, projection = await a_stream(sb, lanes=lanes), Projection(await a_bucket(sb))
 
         async def pay(msg: StreamMessage) -> None:
             with pytest.raises(InvalidOption) as caught:
@@ -70,7 +74,7 @@ class WithoutSqlConformance(Conformance):
             told.append(caught.value.option)
 
         await sb.consume(f"{name}.a", pay, durable=WORKER)
-        await sb.enqueue(f"{name}.a", 1)
+        await sb.enqueue(f"{name}.a", 1, ordering_key="ann" if lanes else None)
         await arrived(told, 1)
         assert told == ["message"]
         assert await projection.get("bank") is None
