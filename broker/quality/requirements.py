@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.contracts.event_errors import Problem
+from broker.contracts.event_errors import MalformedEvent, Problem
 from broker.contracts.qos import QoS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from broker.contracts.admin import StreamInfo
     from broker.contracts.event_contracts import Contract
@@ -72,6 +73,8 @@ def of_worker(contract: Contract, options: Mapping[str, Any], *, idempotent: boo
         found.append(Problem(told, 'name it: durable="settle-worker"'))
     if not options.get("dead_letter", True):
         found.append(Problem("with dead_letter=False what gives up vanishes", "leave dead_letter= out"))
+    if dropped := _dropped(options.get("on_error")):
+        found.append(Problem(f"what fails with {', '.join(dropped)} would vanish", 'say "dead_letter" in on_error='))
     if options.get("headers_only", False):
         found.append(Problem("with headers_only=True there is no event to decode", "leave headers_only= out"))
     if contract.qos is QoS.EXACTLY_ONCE and options.get("inbox") is None and not idempotent:
@@ -79,6 +82,14 @@ def of_worker(contract: Contract, options: Mapping[str, Any], *, idempotent: boo
         fix = "on(..., inbox=Inbox(url)), or idempotent=True when applying it twice changes nothing"
         found.append(Problem(told, fix))
     return found
+
+
+def _dropped(on_error: object) -> list[str]:
+    """The errors of the handler after which an event is thrown away; what is no event may be."""
+    if not isinstance(on_error, Mapping):
+        return []
+    kinds = [kind for kind, what in on_error.items() if what == "drop" and isinstance(kind, type)]
+    return [kind.__name__ for kind in kinds if not issubclass(kind, MalformedEvent)]
 
 
 def _losses(contract: Contract, stream: StreamOptions) -> list[Problem]:

@@ -21,6 +21,7 @@ from broker.backends.nats.convert import timestamp_ns
 from broker.backends.nats.core import NatsCore
 from broker.backends.nats.durability import address_of, durability_of, place_of
 from broker.backends.nats.session import Session
+from broker.backends.nats.shapes import Account, Page, UserInfo, shaped
 from broker.contracts.errors import BrokerError, InvalidOption, JetStreamNotEnabled, PermissionDenied
 from broker.contracts.subjects import covers
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _PATIENCE: Final = 3.0
 """Seconds for one answer."""
+_LISTING: Final = 30.0
+"""Seconds for the list of all streams."""
 _USER_INFO: Final = "$SYS.REQ.USER.INFO"
 _LONGEST_GREETING: Final = 64 << 10
 _ELSEWHERE: Final = (addresses.EMBEDDED, "memory://", "redis://")
@@ -219,16 +222,20 @@ async def _ask(session: Session, facts: Facts, stream: str | None, durable: str 
     facts.max_payload = core.max_payload
     await _about_user(core, facts)
     try:
-        facts.account = await api.call("INFO", timeout=_PATIENCE)
-        facts.jetstream = True
+        account = await api.call("INFO", timeout=_PATIENCE)
+        shaped(account, Account)
+        facts.account, facts.jetstream = account, True
     except JetStreamNotEnabled as exc:
         facts.jetstream, facts.unknown["account"] = False, str(exc)
-    except BrokerError as exc:
+    except (BrokerError, ValueError) as exc:
         facts.unknown["account"] = str(exc)
     if facts.jetstream is not False:
         try:
-            await _list_streams(api, facts)
-        except BrokerError as exc:
+            async with asyncio.timeout(_LISTING):
+                await _list_streams(api, facts)
+        except TimeoutError:
+            facts.unknown["streams"] = f"the list had no end in {_LISTING:.0f} s"
+        except (BrokerError, ValueError) as exc:
             facts.unknown["streams"] = str(exc)
     permissions = (facts.user or {}).get("permissions")
     if facts.user is not None:
@@ -243,7 +250,8 @@ async def _about_user(core: NatsCore, facts: Facts) -> None:
     try:
         answer = await core.request(_USER_INFO, b"", None, timeout=_PATIENCE)
         told = orjson.loads(answer.data)
-    except (BrokerError, orjson.JSONDecodeError) as exc:
+        shaped(told, UserInfo)
+    except (BrokerError, ValueError) as exc:
         facts.unknown["user"] = str(exc)
         if isinstance(exc, PermissionDenied) and exc.verb == "subscribe":
             facts.abilities[_REPLIES] = (False, f"subscribe {facts.inbox}.>")
@@ -258,11 +266,12 @@ async def _list_streams(api: Api, facts: Facts) -> None:
     offset, total = 0, 1
     while offset < total:
         answer = await api.call("STREAM.LIST", {"offset": offset}, timeout=LIST_TIMEOUT)
+        shaped(answer, Page)
         page, unanswered = answer.get("streams") or [], answer.get("missing") or []
         if not page and not unanswered:
             break
-        found |= {str(each["config"]["name"]): each for each in page}
-        silent |= {*map(str, unanswered)}
+        found |= {each["config"]["name"]: each for each in page}
+        silent |= {*unanswered}
         offset += len(page) + len(unanswered)
         total = int(answer.get("total") or 0)
     facts.streams, facts.silent = list(found.values()), sorted(silent - found.keys())

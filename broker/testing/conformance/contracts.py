@@ -303,6 +303,23 @@ class ContractConformance(Conformance):
         assert (caught.value.stream, len(caught.value.problems)) == (home, 1)
         assert await listed(sb.consumers.names(home)) == []
 
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ({"on_error": {LookupError: "drop"}}, "fails with LookupError would vanish"),
+            ({"dead_letter": False}, "would vanish|vanishes"),
+            ({"headers_only": True}, "no event to decode"),
+        ],
+        ids=str,
+    )
+    async def test_a_worker_that_would_lose_events_is_refused(self, connect: Connect, options: Any, told: str) -> None:
+        sb = await connect()
+        home = await a_home(sb)
+        with pytest.raises(QoSViolation, match=told):
+            await sb.on(Mailed, print, durable=WORKER, **options)
+        assert await listed(sb.consumers.names(home)) == []
+        await sb.on(Mailed, print, durable=WORKER, on_error={MalformedEvent: "drop", LookupError: "dead_letter"})
+
     async def test_messages_must_live_as_long_as_their_attempts(self, connect: Connect) -> None:
         sb = await connect()
         await a_home(sb, max_age=150)

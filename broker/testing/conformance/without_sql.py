@@ -38,6 +38,17 @@ class WithoutSqlConformance(Conformance):
         assert await projection.get("bank") == 111
         assert await projection.get("nobody") is None
 
+    async def test_what_is_read_of_lanes_is_read_again_after_a_restart(self, connect: Connect) -> None:
+        sb = await connect()
+        name, projection = await a_stream(sb, lanes=2), Projection(await a_bucket(sb))
+        for coins in (1, 10, 100):
+            await sb.enqueue(f"{name}.a", coins, ordering_key="ann")
+        for _ in range(2):
+            async with sb.read(f"{name}.a", until="end") as messages:
+                async for message in messages:
+                    await projection.apply("ann", message, total)
+        assert await projection.get("ann") == 111
+
     async def test_a_worker_that_dies_before_its_ack_repeats_nothing(self, connect: Connect) -> None:
         sb, tried = await connect(), list[tuple[str, int]]()
         name, projection = await a_stream(sb, lanes=4), Projection(await a_bucket(sb))
