@@ -12,9 +12,10 @@ from copy import copy
 from typing import TYPE_CHECKING, Final
 
 from broker.contracts.envelopes import Record
-from broker.contracts.headers import Headers
+from broker.contracts.headers import KEY, STORED_AS, Headers
 from broker.contracts.options import StreamOptions
 from broker.contracts.schedules import Schedule
+from broker.keys import identity_of
 from broker.lanes.records import group_name
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def waiting_record(delivery: Delivery, wait: float, message_id: str) -> Record:
     ]
     if delivery.lane_key is not None:
         told.append((_LANE_KEY, delivery.lane_key))
+    if not any(value and name in {KEY, STORED_AS} for name, value in kept):  # the copy has an id of its own
+        told.append((STORED_AS, identity_of(delivery)))
     due = Schedule(_place("due", delivery), delay=wait)
     return Record(waiting_subject(delivery), delivery.data, Headers([*kept, *told]), message_id, schedule=due)
 
