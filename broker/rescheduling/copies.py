@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from copy import copy
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from broker.contracts.envelopes import Record
 from broker.contracts.headers import KEY, STORED_AS, Headers
@@ -60,6 +60,11 @@ def consumer_name(stream: str, consumer: str) -> str:
 def due_pattern(stream: str, consumer: str) -> str:
     """What that consumer delivers."""
     return f"{_PREFIX}.due.{group_name(stream, consumer)}.>"
+
+
+def places_of(stream: str, consumer: str, sequence: int | Literal["*"]) -> str:
+    """The pattern of wherever that message (``"*"``: any) is between two attempts: waiting, or due."""
+    return f"{_PREFIX}.*.{group_name(stream, consumer)}.{sequence}.*"
 
 
 def waiting_subject(delivery: Delivery) -> str:
