@@ -17,7 +17,7 @@ RESERVED: Final = ("nats-", "gamebroker-")
 KEY: Final = "Gamebroker-Key"
 """The caller's own idempotency key, as given."""
 STORED_AS: Final = "Gamebroker-Stored-As"
-"""On a message without a key that was put back from the dead letters: what it was known by at first."""
+"""On a copy of a message without a key (put back from the dead letters, waiting): what it was known by at first."""
 ORDERING_KEY: Final = "Gamebroker-Ordering-Key"
 """The key whose messages keep their order."""
 NUMBER: Final = "Gamebroker-Number"

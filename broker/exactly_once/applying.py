@@ -5,13 +5,12 @@ Whatever is not known to be committed is tried again, and the inbox decides whet
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from broker.applying import SomeFailed
 from broker.contracts.errors import BrokerError, InvalidKey
@@ -20,7 +19,8 @@ from broker.exactly_once import hooks
 from broker.exactly_once.errors import DatabaseContended, DatabaseUnavailable
 from broker.exactly_once.lending import Loan
 from broker.exactly_once.marks import Mark, mark_of
-from broker.exactly_once.trouble import trouble
+from broker.exactly_once.patience import LeftUndone, Patience, give_back
+from broker.exactly_once.trouble import OfTurn, of_turn, trouble
 from broker.exactly_once.turns import turn_on
 from broker.settling import AttemptsExhausted, refuse_exhausted
 
@@ -32,22 +32,11 @@ if TYPE_CHECKING:
     from broker.exactly_once.stats import InboxStats
     from broker.exactly_once.transactions import OwnedConnection, Transactions
     from broker.messages import StreamMessage
-    from broker.settling import ConsumeSettler
-
-T = TypeVar("T")
 
 log = logging.getLogger("broker.exactly_once")
 
 CONFLICT: Final = "conflict"
 """The reason of a dead letter whose key was applied with another body."""
-
-_TRIES: Final = 5
-"""How often a transaction that loses against others is tried before that counts as the handler's failure."""
-_CONTENTION: Final = 0.02
-_OUTAGE: Final = (0.1, 5.0)
-"""Seconds between attempts while the database is not there: the first, and the longest."""
-_LOOK: Final = 0.25
-"""Seconds within which a wait notices that the consumption ends."""
 
 
 @dataclass(slots=True, eq=False)
@@ -89,10 +78,6 @@ class GivenUp(Exception):
     """Undoes what a handler did for a message before it said that it is not applied."""
 
 
-class LeftUndone(Exception):
-    """The consumption ends while the database is away; the messages were given back."""
-
-
 class Applying(ABC):
     """What the two kinds of handlers have in common."""
 
@@ -113,6 +98,13 @@ class Applying(ABC):
         self._transactions = transactions
         self._recording = recording
         self._stats = stats
+        self._patience = Patience(
+            consumer,
+            transactions=transactions,
+            recording=recording,
+            stats=stats,
+            stopping=lambda: self.stopping(),  # noqa: PLW0108 - it is set when the consumption has begun
+        )
 
     @property
     def in_hand(self) -> int:
@@ -124,9 +116,19 @@ class Applying(ABC):
         """See ``broker.applying.Applied``."""
 
     async def _call(self, given: object, tx: OwnedConnection) -> None:
-        """The handler's turn in a transaction."""
-        with turn_on(tx) as lent:
-            await self._handler(given, lent)
+        """The handler's turn in a transaction.
+
+        Raises:
+            OfTurn: see there.
+        """
+        try:
+            with turn_on(tx) as lent:
+                await self._handler(given, lent)
+        except Exception as exc:
+            found = None if tx.invalidated else of_turn(exc)
+            if found is None:
+                raise
+            raise found from exc
 
     async def _known(self, task: Task) -> Found | None:
         """Of a message that has used up its attempts: what is known of it; ``None`` while it may be applied.
@@ -137,48 +139,23 @@ class Applying(ABC):
         """
         if task.message.attempt <= self._options.max_deliver:
             return None
-        known = await self._patiently([task], lambda: self._find(task))
+        known = await self._patience.until_taken([task], lambda: self._find(task))
         if not known:
             refuse_exhausted(task.message.delivery, self._options)
         return known
 
     async def _find(self, task: Task) -> Found:
-        async with self._transactions.reading() as connection:
-            return await self._recording.find(connection, self._consumer, [task.name])
-
-    async def _patiently(self, tasks: Sequence[Task], attempt: Callable[[], Awaitable[T]]) -> T:
-        """Make the attempt until the database has taken it; a lost fight counts as failed after a few.
-
-        Raises:
-            LeftUndone: see there.
-        """
-        lost, pause = 0, _OUTAGE[0]
-        while True:
-            try:
-                return await attempt()
-            except DatabaseContended:
-                lost += 1
-                self._stats.contended += 1
-                if lost >= _TRIES:
-                    raise
-                await asyncio.sleep(random.uniform(0.5, 1.5) * _CONTENTION * 2**lost)
-            except DatabaseUnavailable as exc:
-                self._stats.outages += 1
-                log.warning("%s waits for its database: %s", self._consumer, exc)
-                if await self._leaving(pause * random.uniform(0.5, 1.0)):
-                    await _give_back(tasks)
-                    raise LeftUndone from exc
-                pause = min(pause * 2, _OUTAGE[1])
-
-    async def _leaving(self, pause: float) -> bool:
-        """Whether the consumption ends before so many seconds are over."""
-        clock = asyncio.get_running_loop().time
-        over = clock() + pause
-        while not self.stopping():
-            if (left := over - clock()) <= 0:
-                return False
-            await asyncio.sleep(min(left, _LOOK))
-        return True
+        """Look by recording it, which waits for an attempt that is still at work somewhere, however long that takes."""
+        known: Found = {}
+        try:
+            with suppress(GivenUp):
+                async with self._transactions.begin() as tx:
+                    known = await self._recording.record(tx, self._consumer, [task.mark])
+                    if not known:
+                        raise GivenUp
+        except DatabaseContended as exc:
+            raise DatabaseUnavailable(str(exc)) from exc
+        return known
 
     async def _finish(self, tasks: Iterable[Task], known: Found) -> None:
         """What follows from a transaction that was committed; what is left unsettled is acked by the loop."""
@@ -213,7 +190,7 @@ class ApplyingEach(Applying):
         with suppress(LeftUndone):
             known = await self._known(task)
             if known is None:
-                known = await self._patiently([task], lambda: self._attempt(task))
+                known = await self._patience.until_taken([task], lambda: self._attempt(task))
             await self._finish([task], known)
 
     async def _attempt(self, task: Task) -> Found:
@@ -243,11 +220,10 @@ class ApplyingBatch(Applying):
             left = [task for task in tasks if not await self._is_over(task)]
             while left:
                 turn, later = _one_of_each_key(left)
-                known = await self._patiently(turn, lambda turn=turn: self._attempt(turn))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-                await self._finish(turn, known)
+                await self._finish(turn, await self._apply(turn))
                 left = later
         except LeftUndone:
-            await _give_back(left)  # what is not settled when this returns counts as applied
+            await give_back(left)  # what is not settled when this returns counts as applied
         failed.update((task.message, task.error) for task in tasks if task.error is not None)
         if failed:
             raise SomeFailed(failed)
@@ -263,12 +239,24 @@ class ApplyingBatch(Applying):
             await self._finish([task], known)
         return known is not None
 
-    async def _attempt(self, turn: Sequence[Task]) -> Found:
+    # Whatever goes on after a failure goes on outside of its handler: an error there would bear the mark of this one.
+
+    async def _apply(self, turn: Sequence[Task]) -> Found:
         """Apply messages with distinct keys; what was recorded before."""
+        try:
+            return await self._patience.until_taken(turn, lambda: self._attempt(turn))
+        except DatabaseContended as exc:
+            if decide(self._options.on_error, exc) == "pause":
+                raise
+        return await self._each_alone(turn)  # one of them may lose every fight, and the others none
+
+    async def _attempt(self, turn: Sequence[Task]) -> Found:
         for task in turn:
             task.error = None
         try:
             return await self._transact(turn, self._together)
+        except OfTurn:
+            in_savepoints = False
         except DatabaseUnavailable:
             raise
         except Exception as exc:
@@ -277,12 +265,20 @@ class ApplyingBatch(Applying):
             if len(turn) == 1:
                 turn[0].error = exc
                 return {}
+            in_savepoints = True
+        known = await self._in_savepoints(turn) if in_savepoints else None
+        return await self._each_alone(turn) if known is None else known
+
+    async def _in_savepoints(self, turn: Sequence[Task]) -> Found | None:
+        """One by one; ``None`` when that does not hold: whose fault it is shows when each is alone."""
         try:
             return await self._transact(turn, self._one_by_one)
+        except (OfTurn, DatabaseContended):
+            return None
         except DatabaseUnavailable:
             raise
-        except Exception:  # noqa: BLE001 - it ended the transaction or failed its commit: whose fault it is shows next
-            return await self._each_alone(turn)
+        except Exception:  # noqa: BLE001 - it ended the transaction, or failed its commit
+            return None
 
     async def _each_alone(self, turn: Sequence[Task]) -> Found:
         """Each in a transaction of its own, where one that ends it, or makes its commit fail, harms nobody else."""
@@ -290,7 +286,8 @@ class ApplyingBatch(Applying):
         for task in turn:
             task.error = None
             try:
-                known |= await self._patiently(turn, lambda task=task: self._transact([task], self._together))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                alone = partial(self._transact, [task], self._together)
+                known |= await self._patience.until_taken(turn, alone)
             except LeftUndone:
                 for each in turn:
                     each.error = None
@@ -352,9 +349,3 @@ def _one_of_each_key(tasks: Iterable[Task]) -> tuple[list[Task], list[Task]]:
     first: dict[tuple[str, str], Task] = {}
     others = [task for task in tasks if first.setdefault(task.name, task) is not task]
     return list(first.values()), others
-
-
-async def _give_back(tasks: Iterable[Task]) -> None:
-    for task in tasks:
-        with suppress(BrokerError):
-            await cast("ConsumeSettler", task.message.settler).give_back(task.message)

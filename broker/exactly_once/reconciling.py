@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from broker.contracts.errors import ConsumerNotFound, InvalidOption, StreamNotFound
+from broker.contracts.lanes import Lane, lane_consumer
 from broker.contracts.options import in_range
 from broker.contracts.subjects import matches
 from broker.exactly_once.marks import check_names
+from broker.lanes import records as parked
+from broker.lanes.records import PARKED_STREAM
+from broker.rescheduling import copies as later
+from broker.rescheduling.copies import LATER_STREAM
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from broker.exactly_once.inbox import Inbox
     from broker.exactly_once.outbox import Outbox, Sent
+    from broker.messages import StreamMessage
     from broker.stream_broker import StreamBroker
 
 _PAGE: Final = 500
+
+
+class Place(NamedTuple):
+    """A stream that keeps messages between two attempts, and its pattern for one of a group's, or (``"*"``) for all."""
+
+    stream: str
+    of: Callable[[str, str, int | Literal["*"]], str]
+
+
+_PLACES: Final = (Place(LATER_STREAM, later.places_of), Place(PARKED_STREAM, parked.places_of))
 
 
 @dataclass(slots=True)
@@ -29,7 +46,8 @@ class Reconciled:
         settled: the inbox has them; they are not looked at again.
         dead: a dead letter of the consumer has them: that is somebody's decision from now on, and they are not looked
             at again, whether it is replayed or discarded.
-        waiting: the stream has them, and the consumer has not got so far.
+        waiting: the stream has them, and the consumer has not got so far; or they wait for another attempt elsewhere,
+            for one that is far away, or for their turn in a lane.
         again: lost on their way, whoever lost them; the relay sends them again.
     """
 
@@ -90,6 +108,7 @@ class _Reconciling:
         while page := await self._outbox.sent_before(before, self._stream, last, _PAGE):
             last = page[-1]
             applied = await self._inbox.applied(self._consumer, [(each.subject, each.key) for each in page])
+            places = await self._elsewhere()
             settled, decided, again = [], [], []
             for each in page:
                 if (each.subject, each.key) in applied:
@@ -98,7 +117,7 @@ class _Reconciling:
                     continue
                 elif (each.subject, each.key) in dead:
                     decided.append(each.id)
-                elif each.sequence > floor and await self._is_stored(each):
+                elif (each.sequence > floor and await self._is_stored(each)) or (await self._is_kept(each, places)):
                     result.waiting += 1
                 else:
                     again.append(each.id)
@@ -122,9 +141,20 @@ class _Reconciling:
         """Up to which sequence the consumer has settled everything, and what it takes; 0 and nothing when not known."""
         try:
             info = await self._broker.consumers.info(self._stream, self._consumer)
-        except (StreamNotFound, ConsumerNotFound):
+        except StreamNotFound:
             return 0, ()
+        except ConsumerNotFound:
+            return 0, await self._of_lanes()
         return info.ack_floor, info.config.filters
+
+    async def _of_lanes(self) -> Sequence[str]:
+        """What an ordered group takes, by its consumer for a lane of the newest generation; nothing without one."""
+        generations = len((await self._broker.streams.info(self._stream)).lane_counts)
+        for generation in reversed(range(generations)):
+            with suppress(ConsumerNotFound):
+                name = lane_consumer(self._consumer, Lane(generation, 0))
+                return (await self._broker.consumers.info(self._stream, name)).config.filters
+        return ()
 
     async def _is_stored(self, sent: Sent) -> bool:
         """Whether the stream still has that message: after a loss its sequence may be another one's."""
@@ -135,3 +165,20 @@ class _Reconciling:
         if stored is None or stored.idempotency_key != sent.key:
             return False
         return stored.subject == sent.subject or stored.subject.endswith(f".{sent.subject}")  # in a lane
+
+    async def _elsewhere(self) -> Sequence[Place]:
+        """Where some of its messages wait for their next attempt: what does was settled in its stream."""
+        return [place for place in _PLACES if await self._kept(place, "*") is not None]
+
+    async def _is_kept(self, sent: Sent, places: Sequence[Place]) -> bool:
+        for place in places:
+            kept = await self._kept(place, sent.sequence)
+            if kept is not None and kept.idempotency_key == sent.key:
+                return True
+        return False
+
+    async def _kept(self, place: Place, sequence: int | Literal["*"]) -> StreamMessage | None:
+        try:
+            return await self._broker.streams.get_last(place.stream, place.of(self._stream, self._consumer, sequence))
+        except StreamNotFound:
+            return None

@@ -14,9 +14,10 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from broker.exactly_once import hooks
-from broker.exactly_once.applying import Applying, GivenUp, LeftUndone, Task
+from broker.exactly_once.applying import Applying, GivenUp, Task
 from broker.exactly_once.errors import DatabaseContended, DatabaseUnavailable
-from broker.exactly_once.trouble import trouble
+from broker.exactly_once.patience import LeftUndone
+from broker.exactly_once.trouble import OfTurn, trouble
 
 if TYPE_CHECKING:
     from broker.exactly_once.marks import Mark
@@ -83,7 +84,7 @@ class ApplyingShared(Applying):
         with suppress(LeftUndone):
             known = await self._known(task)
             if known is None:
-                known = await self._patiently([task], lambda: self._attempt(task))
+                known = await self._patience.until_taken([task], lambda: self._attempt(task))
             await self._finish([task], known)
 
     async def _attempt(self, task: Task) -> Found:
@@ -119,7 +120,9 @@ class ApplyingShared(Applying):
             return
         self._careful = _CAREFUL
         found = trouble(failure, ours=tx.invalidated)
-        if found is not None:
+        if isinstance(found, OfTurn | DatabaseContended):  # again and again, perhaps: that is to disturb nobody else
+            member.task.alone, failure = True, found
+        elif found is not None:
             member.left.set_exception(found)
             return
         if careful and self._transactions.is_whole(tx):

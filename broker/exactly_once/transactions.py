@@ -160,7 +160,10 @@ class Transactions:
                 try:
                     yield connection
                 except Exception as exc:
-                    raise (trouble(exc, ours=connection.invalidated) or exc) from exc
+                    found = trouble(exc, ours=connection.invalidated)
+                    if found is None or found is exc:
+                        raise
+                    raise found from exc
                 ending = True
                 await self._end(connection, own)
                 sound = True

@@ -32,12 +32,32 @@ _PRIMARY: Final = 0xFF
 """SQLite's extended codes carry the plain one in their last byte."""
 
 
+class OfTurn(DatabaseUnavailable):
+    """A handler's own statement failed as if the database were in trouble. Whether it is, only the database knows.
+
+    Attributes:
+        told: what the handler raised.
+    """
+
+    def __init__(self, found: DatabaseUnavailable, told: Exception) -> None:
+        super().__init__(str(found))
+        self.told = told
+
+
+def of_turn(error: Exception) -> OfTurn | None:
+    """The trouble that a handler tells of while its connection is sound; ``None`` when it is none, or contention."""
+    found = trouble(error, ours=False)
+    return None if found is None or isinstance(found, DatabaseContended) else OfTurn(found, error)
+
+
 def trouble(error: BaseException, *, ours: bool) -> DatabaseUnavailable | None:
     """The database's own trouble behind an error, ready to be raised; ``None`` when there is none.
 
     ``ours``: it befell our own statement or our connection broke. Otherwise a handler may have been talking to another
     database: a lost connection does not count then, and a code only if an engine of ours was told it.
     """
+    if isinstance(error, DatabaseUnavailable):
+        return error
     for each in causes(error):
         if isinstance(each, PoolTimeout) and ours:
             return DatabaseUnavailable(f"no connection to the database became free: {each}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from copy import copy
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from broker.contracts.envelopes import Delivery, Record
 from broker.contracts.headers import Headers
@@ -72,6 +72,11 @@ def group_subject(stream: str, queue: str) -> str:
 def parked_subject(stream: str, queue: str, made: int, key: str, order: int) -> str:
     """Where one message waits. What waited in a stream that was deleted waits elsewhere."""
     return f"{group_subject(stream, queue)}.{made}.{key}.{order}"
+
+
+def places_of(stream: str, queue: str, order: int | Literal["*"]) -> str:
+    """The pattern of where that message (``"*"``: any) waits, whatever its key."""
+    return f"{group_subject(stream, queue)}.*.*.{order}"
 
 
 def parked_record(subject: str, delivery: Delivery, *, attempts: int, due: float, letter: int | None) -> Record:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from copy import copy
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from broker.contracts.envelopes import Record
-from broker.contracts.headers import Headers
+from broker.contracts.headers import KEY, STORED_AS, Headers
 from broker.contracts.options import StreamOptions
 from broker.contracts.schedules import Schedule
+from broker.keys import identity_of
 from broker.lanes.records import group_name
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ def due_pattern(stream: str, consumer: str) -> str:
     return f"{_PREFIX}.due.{group_name(stream, consumer)}.>"
 
 
+def places_of(stream: str, consumer: str, sequence: int | Literal["*"]) -> str:
+    """The pattern of wherever that message (``"*"``: any) is between two attempts: waiting, or due."""
+    return f"{_PREFIX}.*.{group_name(stream, consumer)}.{sequence}.*"
+
+
 def waiting_subject(delivery: Delivery) -> str:
     """Where a message waits."""
     return _place("waiting", delivery)
@@ -77,6 +83,8 @@ def waiting_record(delivery: Delivery, wait: float, message_id: str) -> Record:
     ]
     if delivery.lane_key is not None:
         told.append((_LANE_KEY, delivery.lane_key))
+    if not any(value and name in {KEY, STORED_AS} for name, value in kept):  # the copy has an id of its own
+        told.append((STORED_AS, identity_of(delivery)))
     due = Schedule(_place("due", delivery), delay=wait)
     return Record(waiting_subject(delivery), delivery.data, Headers([*kept, *told]), message_id, schedule=due)
 

@@ -9,8 +9,10 @@ from broker.applying import SomeFailed
 from broker.contracts.envelopes import Delivery
 from broker.contracts.headers import KEY, Headers
 from broker.contracts.options import ConsumeOptions
+from broker.exactly_once import Inbox
 from broker.messages import StreamMessage
 from broker.testing.cancelling import cancelled_everywhere
+from broker.testing.waiting import never
 from tests.exactly_once.test_transactions import rows
 
 pytestmark = pytest.mark.timeout(120)
@@ -22,10 +24,10 @@ def message(memory_stream_broker):
     numbers = count(1)
     sb = memory_stream_broker
 
-    def message():
+    def message(attempt=1):
         number = next(numbers)
         headers = Headers([(KEY, f"battle-{number:05}")])
-        delivery = Delivery("battle.settle", b"{}", headers, "BATTLES", "w", number, 1, number, 0, None)
+        delivery = Delivery("battle.settle", b"{}", headers, "BATTLES", "w", number, attempt, number, 0, None)
         return StreamMessage(delivery, sb._codec, sb._streams, settler=None)
 
     return message
@@ -106,3 +108,29 @@ async def test_a_failing_batch_cancelled_at_any_wait(inbox, ledger, message, pay
     assert marks == paid
     assert not bad & set(marks)
     assert sum((await ledger.paid()).values()) == len(marks)
+
+
+@pytest.mark.parametrize("size", [None, 10])
+async def test_what_has_no_attempt_left_waits_for_the_one_that_is_still_at_work(inbox, url, ledger, message, size):
+    """Its last attempt is slow (a worker that was stopped past the ack wait): nobody knows yet what comes of it."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def pay(_, tx):
+        await ledger.pay(tx, "ann")
+        begun.set()
+        await go_on.wait()
+
+    options = ConsumeOptions(batch_size=size, max_deliver=2, once=True)
+    last, beyond = message(attempt=2), message(attempt=3)
+    beyond.delivery.headers = last.delivery.headers
+    async with Inbox(url) as elsewhere:
+        slow = inbox.applying(pay, consumer="w", options=options)
+        late = elsewhere.applying(pay, consumer="w", options=options)
+        first = asyncio.create_task(slow([last] if size else last))
+        await begun.wait()
+        second = asyncio.create_task(late([beyond] if size else beyond))
+        await never(second.done, during=0.3)
+        go_on.set()
+        await asyncio.gather(first, second)
+    assert await ledger.paid() == {"ann": 1}
+    assert elsewhere.stats.duplicates == 1
