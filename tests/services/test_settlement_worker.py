@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from sqlalchemy import text
 
 from broker.exactly_once import hooks
 from services.database import opened, relayed
@@ -258,14 +259,16 @@ async def test_what_the_audit_stream_refuses_holds_up_no_points(sb, path, make_b
     assert len(await updates(sb)) == 15
 
 
-async def test_two_workers_on_one_file_settle_every_battle_once(sb, path, make_battle, sql, eventually):
-    async with working(sb, path, "a") as first, working(sb, path, "b") as second:
+async def test_two_workers_on_one_database_settle_every_battle_once(sb, database, make_battle, eventually):
+    async with working(sb, database, "a") as first, working(sb, database, "b") as second:
         for n in range(60):
             await sb.enqueue(BATTLE_SETTLE, make_battle(f"b-{n % 30}"), idempotency_key=f"key-{n}")
         await eventually(lambda: first.inbox.stats.applied + second.inbox.stats.applied == 60)
         for worker in (first, second):
             await worker.drain()
-    assert sql(path, SETTLED) == [(30,)]
-    assert sql(path, "SELECT count(*), sum(amount) FROM entry") == [(120, 0)]
+        async with first.outbox.engine.connect() as connection:
+            found = await connection.execute(text("SELECT count(*), sum(amount), count(DISTINCT tx) FROM entry"))
+            assert tuple(found.one()) == (120, 0, 30)
     assert len({each.event_id for each in await updates(sb)}) == len(await updates(sb)) == 90
     assert len({each.record_id for each in await told(sb)}) == len(await told(sb)) == 30
+    assert await dead_letters(sb) == []
