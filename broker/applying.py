@@ -46,9 +46,14 @@ class Applied(Protocol):
 
     Attributes:
         stopping: whether the consumption is coming to its end, so that waiting for a database is no use.
+        in_hand: how many calls it makes use of at the same time; those that its handler has no turn for wait.
     """
 
     stopping: Callable[[], bool]
+
+    @property
+    def in_hand(self) -> int:
+        """See there."""
 
     async def __call__(self, taken: Any, /) -> None:
         """Apply it once. A conflict it settles itself, and whatever the handler settled."""
@@ -112,6 +117,6 @@ async def consume_once(
     await inbox.check(stream)
     options = replace(options, once=True)
     applied = inbox.applying(handler, consumer=consumer.durable, options=options)
-    consumption = await work(applied, consumer, options)
+    consumption = await work(applied, consumer, replace(options, concurrency=applied.in_hand))
     applied.stopping = lambda: consumption.stopping
     return consumption

@@ -1,9 +1,10 @@
-"""What all tests share: CI skips nothing, and no async test leaves a task behind."""
+"""What all tests share: CI skips nothing, and no async test leaves a task behind, or a database's thread."""
 
 import asyncio
 import inspect
 import logging
 import os
+import threading
 from time import monotonic
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, settings
 
 from tests.deployment import Secrets
+from tests.second_tries import SecondTries
 
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
@@ -19,8 +21,15 @@ settings.load_profile("shared machine")
 GRACE = 2.0
 """Seconds a task that was told to end may take to do so."""
 
+DATABASE_THREADS = ("(_connection_worker_thread)", "gamebroker-sqlite")
+"""How the names of SQLite connections' threads end: aiosqlite's, and ours."""
+
 LINKS = ("wire", "nats-py")
 """What speaks NATS for us: whoever promises something on a real server promises it on each."""
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(SecondTries(), "second tries")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -76,14 +85,20 @@ def schema(postgres):
 
 
 @pytest_asyncio.fixture
-async def no_task_left():
-    before = asyncio.all_tasks()
+async def nothing_left():
+    before = _at_work()
     yield
     deadline = monotonic() + GRACE
-    while left := asyncio.all_tasks() - before - {asyncio.current_task()}:
+    while left := _at_work() - before - {asyncio.current_task()}:
         if monotonic() > deadline:
-            pytest.fail("tasks left behind: " + "; ".join(map(repr, left)), pytrace=False)
+            pytest.fail("left behind: " + "; ".join(map(repr, left)), pytrace=False)
         await asyncio.sleep(0.005)
+
+
+def _at_work():
+    """Tasks, and the threads of SQLite connections, which report to the test's event loop."""
+    threads = {each for each in threading.enumerate() if each.name.endswith(DATABASE_THREADS)}
+    return asyncio.all_tasks() | threads
 
 
 @pytest.fixture(autouse=True)
@@ -99,4 +114,4 @@ def log_as_it_was():
 def leak_check(request):
     """Set up before every other fixture of the test, so torn down after them."""
     if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
-        request.getfixturevalue("no_task_left")
+        request.getfixturevalue("nothing_left")

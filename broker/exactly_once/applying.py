@@ -114,6 +114,11 @@ class Applying(ABC):
         self._recording = recording
         self._stats = stats
 
+    @property
+    def in_hand(self) -> int:
+        """See ``broker.applying.Applied``: here as many as handlers may run."""
+        return self._options.concurrency
+
     @abstractmethod
     async def __call__(self, taken: Any, /) -> None:
         """See ``broker.applying.Applied``."""

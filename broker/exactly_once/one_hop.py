@@ -6,19 +6,25 @@ all of it happens in one go, which also leaves no half-fetched statement behind 
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiosqlite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from queue import SimpleQueue
 
     from sqlalchemy.engine.interfaces import Dialect
     from sqlalchemy.pool import ConnectionPoolEntry
 
-_ITERATED_AT_A_TIME = 64
+_ITERATED_AT_A_TIME: Final = 64
+_END: Final = object()
+"""What the last function that a thread is asked for returns."""
 
 
 class OneHopCursor:
@@ -78,7 +84,7 @@ class OneHopConnection(aiosqlite.Connection):
 
     def __init__(self, database: str, **options: Any) -> None:
         super().__init__(partial(sqlite3.connect, database, **options), _ITERATED_AT_A_TIME)
-        self._thread.daemon = True
+        self._thread = Thread(target=_work, args=(self._tx,), name="gamebroker-sqlite", daemon=True)
         self._at_rest = True
 
     @property
@@ -102,9 +108,55 @@ class OneHopConnection(aiosqlite.Connection):
         if self.in_transaction or not self._at_rest:
             await super().rollback()
 
+    def stop(self) -> asyncio.Future[Any] | None:
+        """End the thread once it has done what it was asked for; what can be awaited, inside an event loop."""
+        self._running = False
+        future = None
+        with suppress(RuntimeError):
+            future = asyncio.get_running_loop().create_future()
+        self._tx.put_nowait((future, self._end))
+        return future
+
+    def _end(self) -> object:
+        raw, self._connection = self._connection, None
+        if raw is not None:
+            raw.close()
+        return _END
+
     def cursor(self) -> OneHopCursor:  # type: ignore[override]  # SQLAlchemy enters what it gets here, and asks no more of it
         """A cursor."""
         return OneHopCursor(self)
+
+
+def _work(asked: SimpleQueue[tuple[asyncio.Future[Any] | None, Callable[[], Any]]]) -> None:
+    """What a connection's thread does: one function after the other, as they were asked for."""
+    result = None
+    while result is not _END:
+        future, function = asked.get()
+        result = _done(future, function)
+        del future, function  # while the thread waits, it holds nobody's rows
+
+
+def _done(future: asyncio.Future[Any] | None, function: Callable[[], Any]) -> Any:
+    """Call it, and tell who waits. An event loop that is closed by now has nobody who does."""
+    result = error = None
+    try:
+        result = function()
+    except BaseException as exc:  # noqa: BLE001 - it is raised where it is awaited
+        error = exc
+    if future is not None:
+        with suppress(RuntimeError):
+            future.get_loop().call_soon_threadsafe(_tell, future, result, error)
+    return result
+
+
+def _tell(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
 
 
 def connect(dialect: Dialect, _: ConnectionPoolEntry, arguments: Any, options: Any) -> Any:

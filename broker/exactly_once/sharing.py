@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from broker.exactly_once.transactions import OwnedConnection
 
 _MOST: Final = 64
+"""Messages of a transaction."""
+_JOINING: Final = 16
+"""Marks recorded at a time: those whose handlers get no turn any more are taken back."""
 _BUDGET: Final = 0.020
 """Seconds of handlers after which no further one runs: others want to write, and a crash repeats all of it."""
 _CAREFUL: Final = 64
@@ -67,6 +70,12 @@ class ApplyingShared(Applying):
         self._waiting: deque[Member] = deque()
         self._careful = 0
         self._runner: asyncio.Task[None] | None = None
+
+    @property
+    def in_hand(self) -> int:
+        """A transaction's worth, since a commit costs the same for all of them; one by one if that was asked for."""
+        at_once = super().in_hand
+        return at_once if at_once == 1 else max(at_once, _MOST)
 
     async def __call__(self, taken: Any, /) -> None:
         """Apply one message."""
@@ -155,7 +164,8 @@ class ApplyingShared(Applying):
     def _joining(self, members: Members) -> list[Member]:
         """The first of each key that waits, or one alone, now members; the others wait for what becomes of these."""
         joining, later = [], []
-        while self._waiting and len(members) < _MOST:
+        most = min(_MOST, len(members) + _JOINING)
+        while self._waiting and len(members) < most:
             if members and (self._waiting[0].task.alone or next(iter(members.values())).task.alone):
                 break
             member = self._waiting.popleft()

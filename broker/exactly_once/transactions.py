@@ -115,6 +115,8 @@ class Transactions:
         self.kind = database.kind
         self._database = database
         self._lends = lends
+        if lends:
+            watch(database.engine.sync_engine)
 
     def begin(self) -> AbstractAsyncContextManager[OwnedConnection]:
         """A transaction: committed when the block ends well, rolled back when it raises.
@@ -214,18 +216,14 @@ class Transactions:
             own = await connection.begin().start()
             if self.kind == "sqlite":
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
-            if self._lends:
-                await self._watch(connection)
+            if self._lends and self.kind == "sqlite":
+                await self._shut(connection)
         except Exception as exc:
             raise (trouble(exc, ours=True) or exc) from exc
         return own
 
-    async def _watch(self, connection: OwnedConnection) -> None:
-        """Nobody but the inbox ends the transaction. SQLite's connections have a guard each, which is shut."""
-        if connection.sync_connection is not None:
-            watch(connection.sync_connection)
-        if self.kind != "sqlite":
-            return
+    async def _shut(self, connection: OwnedConnection) -> None:
+        """Nobody but the inbox ends the transaction: each of SQLite's connections has a guard."""
         about = connection.info
         guard: Guard | None = about.get(_GUARD)
         if guard is None:

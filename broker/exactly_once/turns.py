@@ -19,7 +19,7 @@ from broker.exactly_once.errors import TransactionEnded
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import CursorResult
+    from sqlalchemy import CursorResult, Engine
     from sqlalchemy.pool import PoolProxiedConnection
 
     from broker.exactly_once.transactions import OwnedConnection
@@ -86,11 +86,13 @@ class Turn(Connection):
         return super().connection
 
 
-def watch(lender: Connection) -> None:
-    """Have turns on it refuse what would end its transaction."""
-    event.listen(lender, "before_cursor_execute", _refuse_to_end)
-    event.listen(lender, "commit", _refuse_commit)
-    event.listen(lender, "rollback", _refuse_rollback)
+def watch(engine: Engine) -> None:
+    """Have turns on its connections refuse what would end their transaction."""
+    if event.contains(engine, "before_cursor_execute", _refuse_to_end):
+        return
+    event.listen(engine, "before_cursor_execute", _refuse_to_end)
+    event.listen(engine, "commit", _refuse_commit)
+    event.listen(engine, "rollback", _refuse_rollback)
 
 
 def _refuse_to_end(connection: Connection, _cursor: object, statement: str, *_: object) -> None:

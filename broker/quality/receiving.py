@@ -166,6 +166,11 @@ class ApplyingEvents:
     def stopping(self, told: Callable[[], bool]) -> None:
         self._applied.stopping = told
 
+    @property
+    def in_hand(self) -> int:
+        """See ``broker.applying.Applied``."""
+        return self._applied.in_hand
+
     async def __call__(self, taken: Any, /) -> None:
         """See ``broker.applying.Applied``."""
         if isinstance(taken, list):

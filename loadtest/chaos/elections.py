@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -49,19 +50,26 @@ async def _watch(stage: Stage, fault: Fault, nodes: Sequence[NatsServer]) -> Non
 
 
 async def leading(nodes: Sequence[NatsServer]) -> str:
-    """Which of them says that it leads the stream; empty when none does."""
-    return next(filter(None, await asyncio.gather(*(_leads(node) for node in nodes))), "")
+    """Which of them leads the stream: it says so itself, and so does another one; empty when none does.
+
+    A node that begins says that it leads before it has asked anybody.
+    """
+    told = dict(
+        zip((str(node.settings.name) for node in nodes), await asyncio.gather(*map(_leader, nodes)), strict=True)
+    )
+    votes = Counter(filter(None, told.values()))
+    return next((name for name, count in votes.items() if count > 1 and told.get(name) == name), "")
 
 
-async def _leads(node: NatsServer) -> str:
-    """Its name, when it says that it leads the stream."""
+async def _leader(node: NatsServer) -> str:
+    """Which one leads the stream, as this one says; empty when it says nothing."""
     settings = node.settings
     assert settings.http_port is not None
     try:
         _, said = await http_get(
             settings.host, settings.http_port, "/jsz?accounts=true&streams=true&config=true", timeout=_TIMEOUT
         )
-        return str(settings.name) if settings.name in set(_leaders(json.loads(said))) else ""
+        return next(_leaders(json.loads(said)), "")
     except (OSError, TimeoutError, ValueError):
         return ""
 

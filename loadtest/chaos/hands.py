@@ -141,6 +141,11 @@ class WatchedApplied:
     def stopping(self, told: Callable[[], bool]) -> None:
         self._applied.stopping = told
 
+    @property
+    def in_hand(self) -> int:
+        """See ``broker.applying.Applied``."""
+        return self._applied.in_hand
+
     async def __call__(self, taken: list[StreamMessage], /) -> None:
         """Apply a batch once."""
         notes, booked = self._clerk.notes, self._handler.booked

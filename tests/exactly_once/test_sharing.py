@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from broker import Entry
 from broker.exactly_once import hooks
-from broker.testing.waiting import eventually
+from broker.testing.waiting import eventually, never
 from tests.exactly_once.test_inbox import SETTLE, WORKER, idle, letters
 
 pytestmark = [pytest.mark.parametrize("kind", ["sqlite"]), pytest.mark.usefixtures("kind"), pytest.mark.timeout(60)]
@@ -37,6 +37,27 @@ async def test_what_is_there_together_is_committed_together(battles, inbox, ledg
     await eventually(lambda: idle(battles))
     assert await ledger.paid() == {f"p{n}": 1 for n in range(64)}
     assert len(commits) < 40
+
+
+@pytest.mark.parametrize(("concurrency", "held"), [(4, 64), (1, 1)])
+async def test_handlers_take_turns_and_a_commits_worth_is_in_hand(battles, inbox, ledger, concurrency, held):
+    running, most, go_on = 0, 0, asyncio.Event()
+
+    async def pay(msg, tx):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await go_on.wait()
+        await ledger.pay(tx, msg.json()["winner"])
+        running -= 1
+
+    await battles.enqueue_many(results(*(f"p{n}" for n in range(80))))
+    consumption = await battles.consume(SETTLE, pay, durable=WORKER, inbox=inbox, concurrency=concurrency)
+    await eventually(lambda: consumption.in_hand >= held and running)
+    await never(lambda: consumption.in_hand > held, during=0.1)
+    go_on.set()
+    await eventually(lambda: inbox.stats.applied == 80)
+    assert most == 1
 
 
 async def test_each_runs_in_a_task_of_its_own(battles, inbox, ledger):

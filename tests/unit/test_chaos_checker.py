@@ -180,6 +180,15 @@ def test_a_slow_publish_or_a_late_loop_is_noticed(run):
     assert told == "one publish_nowait took 6.0 ms; the loop was 21.0 ms late"
 
 
+def test_what_the_machine_kept_from_a_call_is_told(run):
+    run.fine().lived("room")
+    run.write("room", Event(4.8, Op.BEAT, counts={"rss": 1.0, "call_max": 0.001, "call_wall": 0.016, "stall": 0.0}))
+    code, verdict = run.check()
+    [told] = [each.told for each in verdict.findings if each.number == "I8"]
+    assert code == 0
+    assert told.startswith("longest publish_nowait 1.0 ms (16.0 ms with what the machine kept from it)")
+
+
 def test_memory_that_grows_is_noticed(run):
     run.fine()
     run.write("producer-1", Event(4.9, Op.BEAT, counts={"rss": 120 << 20}))

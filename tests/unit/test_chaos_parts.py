@@ -2,6 +2,7 @@
 
 import argparse
 import struct
+import time
 
 import pytest
 
@@ -9,7 +10,7 @@ from loadtest.chaos.blocks import flip, stored
 from loadtest.chaos.catalogue import KINDS
 from loadtest.chaos.modes import MODES
 from loadtest.chaos.planning import left_out, plans
-from loadtest.chaos.room import Lateness
+from loadtest.chaos.room import Call, Lateness, Processor
 
 
 def given(**changed):
@@ -110,3 +111,29 @@ def test_lateness_takes_no_room_and_is_true_to_a_step():
     assert late.often(0.5) == pytest.approx(0.001, abs=0.0005)
     assert late.often(0.999) == pytest.approx(0.012, abs=0.0005)
     assert (late.often(1.0), late.longest) == (3.0, 3.0)
+
+
+# -- what a call costs
+
+
+def test_a_call_that_goes_to_sleep_costs_all_of_its_time():
+    processor = Processor()
+    call = Call.begins(processor)
+    time.sleep(0.05)
+    took = time.perf_counter() - call.at
+    waited = processor.waited() - call.waited
+    assert call.cost(took, processor) >= took - waited - 0.001 >= 0.02
+
+
+def test_a_machine_that_stood_still_costs_the_call_nothing():
+    processor = Processor()
+    call = Call.begins(processor)
+    assert call.cost(60.0, processor) < 1
+
+
+def test_a_call_that_works_costs_what_it_works():
+    processor = Processor()
+    call = Call.begins(processor)
+    while processor.worked() - call.worked < 0.03:
+        pass
+    assert call.cost(60.0, processor) >= 0.03

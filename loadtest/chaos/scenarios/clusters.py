@@ -113,3 +113,4 @@ class KillAll:
         stage.healed(fault)
         async with watched(stage, fault):
             await cluster.start(_TIMEOUT)
+            await leader(stage)
