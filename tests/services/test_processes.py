@@ -30,7 +30,7 @@ from services.process import ORPHANED
 
 pytestmark = pytest.mark.nats
 
-BATTLES = 150
+BATTLES = 300
 ROOT = Path(__file__).resolve().parents[2]
 
 
