@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, MetaData
 
+log = logging.getLogger("services.database")
+
+_PATIENCE: Final = 10.0
+_POLL: Final = 0.02
 _ONE_MAKER: Final = text("SELECT pg_advisory_xact_lock(0x73657276)")
 """PostgreSQL: two processes that make the tables at once would trip over each other."""
 
@@ -48,10 +54,9 @@ async def opened(database: str, tables: MetaData, *, create: bool = True) -> Asy
     Raises:
         DatabaseUnavailable: it cannot be reached, or there can be no such file.
         SchemaMissing: there are no such tables, and none are to be made.
-        OSError: there is no such file, and none is to be made.
+        OSError: there is no such file, and none is to be made; or there is no directory for it.
     """
-    if not create:
-        _check_file(database)
+    _check_place(database, create=create)
     async with Inbox(database_url(database)) as inbox:
         outbox = Outbox(inbox.engine)
         if create:
@@ -65,9 +70,31 @@ async def opened(database: str, tables: MetaData, *, create: bool = True) -> Asy
         yield inbox, outbox
 
 
-def _check_file(database: str) -> None:
-    # SQLite would make an empty one, in which nothing is wrong.
-    if "://" not in database and not Path(database).is_file():
+async def relayed(outbox: Outbox, *, patience: float = _PATIENCE) -> None:
+    """Return when the outbox is sent, by whichever relay does it, or is not so many seconds later.
+
+    What stays then is what a stream refuses, or what others commit all the time. It is told in the log, and goes out
+    with the next relay.
+
+    Raises:
+        DatabaseUnavailable: it cannot be reached.
+    """
+    clock = asyncio.get_running_loop().time
+    until = clock() + patience
+    while left := await outbox.waiting():
+        if clock() > until:
+            log.warning("%d messages stay in the outbox until they can be sent", left)
+            return
+        await asyncio.sleep(_POLL)
+
+
+def _check_place(database: str, *, create: bool) -> None:
+    if "://" in database:
+        return
+    path = Path(database)
+    if not path.parent.is_dir():  # SQLite would not say which file it cannot open
+        raise FileNotFoundError(f"there is no directory for {database}")
+    if not create and not path.is_file():  # SQLite would make an empty one, in which nothing is wrong
         raise FileNotFoundError(f"there is no file {database}")
 
 

@@ -23,7 +23,7 @@ RULES = (
     *("services/game_room/room.py", "services/game_room/battle.py", "services/game_room/commands.py"),
     *("services/game_room/desk.py", "services/gateway/door.py", "services/gateway/sessions.py"),
     *("services/events/numbering.py", "services/events/views.py"),
-    *("services/settlement/ledger.py", "services/leaderboard/standings.py"),
+    *("services/settlement/rewards.py", "services/leaderboard/standings.py"),
     *("services/mail/escrow.py", "services/audit/chain.py"),
 )
 

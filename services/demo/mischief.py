@@ -20,7 +20,7 @@ class Mischief:
     """Reads results from the stream and enqueues a share of them again.
 
     With the same key, as a producer that lost its receipt would: the server drops it. With another key, as one that
-    comes back after the server's duplicate window would: it is stored, and only the ledger can tell.
+    forgot which it was would: it is stored, to the inbox it is a new message, and only the ledger can tell.
     """
 
     def __init__(self, broker: StreamBroker) -> None:

@@ -17,6 +17,8 @@ _TOTALS: Final = frozenset({"totals", "final"})
 _SUMMED: Final = ("planned", "run", "skipped", "frames", "retries", "batches")
 _SEEN: Final = ("received", "lost", "superseded", "commands")
 _TIMES: Final = ("hop_p50", "hop_p99", "hop_max")
+_ABSORBED: Final = "SELECT (SELECT count(*) FROM gamebroker_inbox) - (SELECT count(*) FROM settlement)"
+"""What was applied and paid nothing."""
 
 
 @dataclass(slots=True)
@@ -74,8 +76,8 @@ class Progress:
         now.passings.update(gateway.get("passings", {}))
         now.hop |= {name: seen[name] for name in _TIMES if name in seen}
         now.settled = self._count(self._ledger, "SELECT count(*) FROM settlement")
-        now.absorbed = self._count(self._ledger, "SELECT count(*) FROM repeat")
-        now.unsent = self._count(self._ledger, "SELECT count(*) FROM outbox WHERE sent_at IS NULL")
+        now.absorbed = self._count(self._ledger, _ABSORBED)
+        now.unsent = self._count(self._ledger, "SELECT count(*) FROM gamebroker_outbox WHERE sent_at IS NULL")
         now.entries = self._count(self._ledger, "SELECT count(*) FROM entry")
         now.ledger_sum = self._count(self._ledger, "SELECT coalesce(sum(amount), 0) FROM entry")
         now.counted = self._count(self._standings, "SELECT count(*) FROM applied")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 from broker import BrokerError, StreamBroker
 from broker.server import NatsServer
 from services.children import Child, Children
-from services.demo.evidence import ended_battles, gather, stored_copies
+from services.demo.evidence import dead_letters, ended_battles, gather, stored_copies, told_to_audit
 from services.demo.mischief import Mischief
 from services.demo.progress import Progress
 from services.demo.report import table
 from services.demo.verdict import Kill, judge, sentence
-from services.events import LEADERBOARD, SETTLE_WORKER, SETTLEMENTS, STANDINGS_WORKER
+from services.events import AUDIT, LEADERBOARD, SETTLE_WORKER, SETTLEMENTS, STANDINGS_WORKER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +80,7 @@ class Show:
         async with NatsServer(self._store) as server:
             self._screen.say(f"nats-server {server.version} at {server.url}, JetStream synced to disk on every write")
             async with StreamBroker.connect(server.url, name="demo") as broker:
-                await broker.declare(SETTLEMENTS, LEADERBOARD)
+                await broker.declare(SETTLEMENTS, LEADERBOARD, AUDIT)
                 with Children(self._directory, server.url) as children:
                     return await self._play(broker, children)
 
@@ -120,12 +120,11 @@ class Show:
         return await self._judge(broker, kill, mischief)
 
     async def _judge(self, broker: StreamBroker, kill: Kill, mischief: Mischief) -> bool:
-        letters = [letter async for letter in broker.dead_letters.list()]
-        if letters:
-            self._troubles.append(f"{len(letters)} dead letters")
         evidence = gather(
             histories=self._histories,
             copies=await stored_copies(broker),
+            told=await told_to_audit(broker),
+            dead=await dead_letters(broker),
             ledger=self._ledger,
             standings=self._standings,
             kill=kill,
@@ -148,7 +147,7 @@ class Show:
     def _settler(self, children: Children, number: int) -> Child:
         name = f"settlement-{number}"
         return children.start(
-            name, "services.settlement", "--ledger", str(self._ledger), "--name", name, "--ack-wait", f"{_ACK_WAIT}"
+            name, "services.settlement", "--database", str(self._ledger), "--name", name, "--ack-wait", f"{_ACK_WAIT}"
         )
 
     def _crowd(self, children: Children) -> Child:

@@ -23,9 +23,10 @@ _REASONS: Final = 6
 
 
 class Copy(NamedTuple):
-    """A message of the settlement stream."""
+    """A message of the settlement stream, with its idempotency key."""
 
     sequence: int
+    key: str | None
     ended: BattleEnded
 
 
@@ -36,6 +37,13 @@ class Entry(NamedTuple):
     account: str
     currency: str
     amount: int
+
+
+class Told(NamedTuple):
+    """A record of the audit stream: of which battle it tells, and what it says was paid."""
+
+    battle: str
+    entries: tuple[Entry, ...]
 
 
 class Kill(NamedTuple):
@@ -53,10 +61,11 @@ class Evidence:
     Attributes:
         ended: battle ids as rooms wrote them down.
         copies: the settlement stream.
-        settlements: battle id and stream sequence of each settlement in the ledger.
+        settlements: battle ids in the ledger.
         entries: the ledger's lines.
-        repeats: stream sequences the ledger absorbed as repeats.
-        quarantined: battle ids with a conflicting result.
+        applied: keys of messages that the inbox knows, those that changed nothing included.
+        told: the audit stream.
+        dead_letters: what gave up, with the reason.
         standings: player and score.
         kill: ``None`` when no worker was meant to be killed.
         troubles: anything else that must not happen, in words.
@@ -64,10 +73,11 @@ class Evidence:
 
     ended: list[str]
     copies: list[Copy]
-    settlements: list[tuple[str, int]]
+    settlements: list[str]
     entries: list[Entry]
-    repeats: list[int]
-    quarantined: list[str]
+    applied: list[str]
+    told: list[Told]
+    dead_letters: list[str]
     standings: list[tuple[str, int]]
     kill: Kill | None
     troubles: list[str] = field(default_factory=list)
@@ -80,6 +90,7 @@ def judge(evidence: Evidence) -> list[str]:
         *_judge_stream(evidence),
         *_judge_settlements(evidence),
         *_judge_entries(evidence),
+        *_judge_records(evidence),
         *_judge_standings(evidence),
         *evidence.troubles,
     ]
@@ -115,18 +126,18 @@ def _judge_stream(evidence: Evidence) -> Iterator[str]:
             yield f"{copy.ended.battle_id} is in the stream with two results"
     yield from _named("not in the stream", ended - results.keys())
     yield from _named("in the stream though they never ended", results.keys() - ended)
-    yield from _named("quarantined", evidence.quarantined)
+    yield from _named("dead letters", evidence.dead_letters)
 
 
 def _judge_settlements(evidence: Evidence) -> Iterator[str]:
     """One settlement per ended battle, none without; every stored copy was settled or absorbed."""
     ended = set(evidence.ended)
-    settled = Counter(battle for battle, _ in evidence.settlements)
+    settled = Counter(evidence.settlements)
     yield from _named("not settled", ended - settled.keys())
     yield from _named("settled more than once", (battle for battle, count in settled.items() if count > 1))
     yield from _named("settled though they never ended (ghosts)", settled.keys() - ended)
-    handled = {sequence for _, sequence in evidence.settlements} | set(evidence.repeats)
-    unseen = [copy.sequence for copy in evidence.copies if copy.sequence not in handled]
+    applied = set(evidence.applied)
+    unseen = [copy.sequence for copy in evidence.copies if copy.key not in applied]
     yield from _named("stored messages neither settled nor absorbed", map(str, unseen))
 
 
@@ -141,7 +152,7 @@ def _judge_entries(evidence: Evidence) -> Iterator[str]:
     total = sum(sums.values())
     if total:
         yield f"the ledger adds up to {total}, not zero"
-    settled = {battle for battle, _ in evidence.settlements}
+    settled = set(evidence.settlements)
     yield from _named("entries without a settlement (ghosts)", books.keys() - settled)
     results = {copy.ended.battle_id: copy.ended for copy in evidence.copies}
     wrong = [
@@ -150,6 +161,19 @@ def _judge_entries(evidence: Evidence) -> Iterator[str]:
         if battle in settled and sorted(books.get(battle, ())) != sorted(_owed(ended))
     ]
     yield from _named("not paid what the rules say", wrong)
+
+
+def _judge_records(evidence: Evidence) -> Iterator[str]:
+    """The audit was told of each settlement once, with what the ledger says, and of nothing else."""
+    books: dict[str, list[Entry]] = defaultdict(list)
+    for entry in evidence.entries:
+        books[entry.tx].append(entry)
+    settled, told = set(evidence.settlements), Counter(each.battle for each in evidence.told)
+    yield from _named("not told to the audit", settled - told.keys())
+    yield from _named("told to the audit more than once", (battle for battle, count in told.items() if count > 1))
+    yield from _named("told to the audit though they were not settled (ghosts)", told.keys() - settled)
+    wrong = {each.battle for each in evidence.told if sorted(each.entries) != sorted(books[each.battle])}
+    yield from _named("told to the audit otherwise than in the ledger", wrong & settled)
 
 
 def _judge_standings(evidence: Evidence) -> Iterator[str]:

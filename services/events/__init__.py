@@ -1,6 +1,7 @@
 """What services say to each other: subjects, bodies and streams. The only thing of each other that services import."""
 
 from services.events.bodies import (
+    MOST_PLAYERS,
     BattleEnded,
     Command,
     CommandBatch,
@@ -29,7 +30,7 @@ from services.events.limits import (
     PER_TICK,
 )
 from services.events.numbering import CommandNumbers
-from services.events.records import AuditRecord, MailRecord, Posting, player_account
+from services.events.records import AuditRecord, MailRecord, Posting, SettlementRecord, player_account
 from services.events.streams import ALL_STREAMS, AUDIT, LEADERBOARD, MAIL, REPLICAS, SETTLEMENTS
 from services.events.subjects import (
     AUDIT_RECORDS,
@@ -72,6 +73,7 @@ __all__ = [
     "MAIL",
     "MAIL_CONSUMER",
     "MOST_ATTACHED",
+    "MOST_PLAYERS",
     "PER_TICK",
     "PLAYER",
     "PLAYERS_MAIL",
@@ -97,6 +99,7 @@ __all__ = [
     "PlayerResult",
     "PlayerState",
     "Posting",
+    "SettlementRecord",
     "TokenBucket",
     "View",
     "audit_source",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
 from services.events.limits import BATCH_COMMANDS
+
+MOST_PLAYERS: Final = 1000
+"""In one battle."""
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 """A whole number that every JSON reader keeps exact."""
@@ -73,7 +76,7 @@ class BattleEnded(Struct, frozen=True, kw_only=True):
     seed: int
     ticks: Count
     ended_at: int
-    results: tuple[PlayerResult, ...]
+    results: Annotated[tuple[PlayerResult, ...], Meta(max_length=MOST_PLAYERS)]
 
 
 class LeaderboardUpdate(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from broker import QoS, contract
-from services.events.bodies import Key, Named  # noqa: TC001 - msgspec reads annotations when it decodes
+from services.events.bodies import MOST_PLAYERS, Key, Named
 
 Reference = Annotated[str, Meta(pattern=r"^[a-z]{1,16}:[!-~]{1,200}$")]
 """What a record is about, by kind and id: ``player:ann``, ``letter:l-7``, ``battle:r1-1-1``."""
@@ -48,9 +48,14 @@ class AuditRecord(Struct, frozen=True, kw_only=True):
     outcome: Literal["done", "denied"] = "done"
     reason: Annotated[str, Meta(max_length=200)] = ""
     about: Annotated[tuple[Reference, ...], Meta(max_length=16)] = ()
-    postings: Annotated[tuple[Posting, ...], Meta(max_length=64)] = ()
+    postings: Annotated[tuple[Posting, ...], Meta(max_length=MOST_PLAYERS + 1)] = ()
 
 
 @contract(subject="audit.mail", qos=QoS.EXACTLY_ONCE, key="record_id")
 class MailRecord(AuditRecord, frozen=True, kw_only=True):
     """Of the mail service."""
+
+
+@contract(subject="audit.settlement", qos=QoS.EXACTLY_ONCE, key="record_id")
+class SettlementRecord(AuditRecord, frozen=True, kw_only=True):
+    """Of the settlement service."""

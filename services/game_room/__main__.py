@@ -12,7 +12,7 @@ from typing import Final
 
 from broker import StreamBroker, Subject
 from services.connection import keyed_connection
-from services.events import SETTLEMENTS
+from services.events import MOST_PLAYERS, SETTLEMENTS
 from services.game_room.room import Room
 from services.game_room.service import RoomHost, RoomService
 from services.history import History
@@ -38,6 +38,8 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.players < 1 or options.tick_rate < 1 or options.battle_seconds <= 0:
         parser.error("players, tick rate and battle seconds must be above zero")
+    if options.players > MOST_PLAYERS:
+        parser.error(f"--players must be {MOST_PLAYERS} at most: nobody pays a larger battle")
     return options
 
 

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final, cast
 
 from broker import BrokerError, DecodeError, InvalidSubject
+from services.database import relayed
 from services.events import MAIL_CONSUMER, Letter, MailCommand, mail_recipient
 from services.mail.mailbox import MailConflict, UnknownLetter
 from services.worker import take
@@ -28,7 +29,6 @@ _MAX_DELIVER: Final = 8
 _OVERTAKEN: Final = (0.2, 1.0, 5.0, 30.0)
 """Seconds until a claim that came before its letter is tried again, by attempt."""
 _LOOK_AGAIN: Final = 0.05
-_POLL: Final = 0.02
 
 
 class MailWorker:
@@ -97,12 +97,11 @@ class MailWorker:
             await message.nak(delay=_OVERTAKEN[min(message.attempt, len(_OVERTAKEN)) - 1])
 
     async def drain(self) -> None:
-        """Finish what is in hand, and send the outbox."""
+        """Finish what is in hand, and send the outbox, but for what its stream refuses; see ``relayed``."""
         if self._consumption is not None:
             await self._consumption.drain()
         await self._stop_sweeping()
-        while await self._outbox.waiting():  # noqa: ASYNC110 - the relay that sends may be in another process
-            await asyncio.sleep(_POLL)
+        await relayed(self._outbox)
         await self._relaying.aclose()
 
     async def abort(self) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.events import LEADERBOARD, SETTLE_CONSUMER, SETTLEMENTS
+from services.database import add_database_option, opened
+from services.events import AUDIT, LEADERBOARD, SETTLE_CONSUMER, SETTLEMENTS
 from services.process import run_process
 from services.settlement.ledger import Ledger
+from services.settlement.tables import METADATA
 from services.settlement.worker import SettlementWorker
 from services.worker import run_worker, worker_parser
 
@@ -20,25 +21,22 @@ if TYPE_CHECKING:
 
 def _options() -> argparse.Namespace:
     parser = worker_parser("settlement", __doc__, SETTLE_CONSUMER)
-    parser.add_argument(
-        "--ledger",
-        type=Path,
-        default=Path("ledger.db"),
-        metavar="FILE",
-        help="SQLite file, shared by all workers (default %(default)s)",
-    )
+    add_database_option(parser, "ledger.db")
     parser.add_argument("--name", default=f"settlement-{os.getpid()}", help="of this worker (default %(default)s)")
     return parser.parse_args()
 
 
 async def _serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
-    with Ledger(options.ledger, worker=options.name) as ledger:
+    async with opened(options.database, METADATA) as (inbox, outbox):
+        ledger = Ledger(outbox, worker=options.name)
         await run_worker(
             options,
             stop,
-            lambda broker: SettlementWorker(broker, ledger, ack_wait=options.ack_wait, ensure=options.ensure),
+            lambda broker: SettlementWorker(
+                broker, ledger, inbox, outbox, ack_wait=options.ack_wait, ensure=options.ensure
+            ),
             name=options.name,
-            streams=(SETTLEMENTS, LEADERBOARD),
+            streams=(SETTLEMENTS, LEADERBOARD, AUDIT),
             ready=f"settlement ready: {options.name}",
         )
 

@@ -1,86 +1,30 @@
-"""The double-entry ledger in SQLite: a battle is paid once, in one transaction with everything that follows from it.
-
-No ``await`` and no broker in this file. What was written stays: triggers refuse UPDATE and DELETE.
-"""
+"""The double-entry ledger: a battle is paid once, in its caller's transaction with everything that follows from it."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from contextlib import closing
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from sqlalchemy import insert, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from services.events import LEADERBOARD_UPDATE
-from services.settlement.rewards import leaderboard_updates, rewards
-from services.sqlite_file import open_sqlite, transaction
+from services.settlement.rewards import leaderboard_updates, rewards, settled
+from services.settlement.tables import ENTRY, SETTLEMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable
 
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from broker.exactly_once import Outbox
     from services.events import BattleEnded
 
-_APPEND_ONLY: Final = ("settlement", "entry", "repeat", "quarantine")
 
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS settlement (
-    battle_id TEXT PRIMARY KEY, payload_hash TEXT NOT NULL, room TEXT NOT NULL, epoch INTEGER NOT NULL,
-    rules_version INTEGER NOT NULL, sequence INTEGER NOT NULL, worker TEXT NOT NULL, settled_at REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS entry (
-    tx TEXT NOT NULL REFERENCES settlement (battle_id), n INTEGER NOT NULL, account TEXT NOT NULL,
-    currency TEXT NOT NULL, amount INTEGER NOT NULL CHECK (typeof(amount) = 'integer' AND amount <> 0),
-    PRIMARY KEY (tx, n), UNIQUE (tx, account, currency)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS repeat (
-    id INTEGER PRIMARY KEY, battle_id TEXT NOT NULL REFERENCES settlement (battle_id), sequence INTEGER NOT NULL,
-    attempt INTEGER NOT NULL, worker TEXT NOT NULL, seen_at REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS quarantine (
-    battle_id TEXT NOT NULL REFERENCES settlement (battle_id), payload_hash TEXT NOT NULL, sequence INTEGER NOT NULL,
-    body BLOB NOT NULL, worker TEXT NOT NULL, seen_at REAL NOT NULL, PRIMARY KEY (battle_id, payload_hash)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS outbox (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, subject TEXT NOT NULL, key TEXT NOT NULL UNIQUE, body BLOB NOT NULL,
-    worker TEXT NOT NULL, created_at REAL NOT NULL, sent_at REAL
-);
-CREATE INDEX IF NOT EXISTS outbox_unsent ON outbox (id) WHERE sent_at IS NULL;
-""" + "".join(
-    f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb} BEFORE {verb} ON {table} "
-    f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;\n"
-    for table in _APPEND_ONLY
-    for verb in ("update", "delete")
-)
-
-
-class Outcome(StrEnum):
-    """What became of a battle's result."""
-
-    APPLIED = "applied"
-    DUPLICATE = "duplicate"
-    CONFLICT = "conflict"
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """Which copy of a result is being applied: its number in the stream and how often it was handed out."""
-
-    sequence: int
-    attempt: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message that follows from a settlement, waiting to be enqueued with its key."""
-
-    id: int
-    subject: str
-    key: str
-    body: bytes
+class ConflictingResult(ValueError):
+    """The battle was paid for another result; that one stands, and trying again will not help."""
 
 
 def payload_hash(ended: BattleEnded) -> str:
@@ -89,98 +33,62 @@ def payload_hash(ended: BattleEnded) -> str:
 
 
 class Ledger:
-    """One process's hold of the ledger; several processes may share the file. One thread at a time may use it."""
+    """The ledger of one database.
 
-    def __init__(
-        self, path: Path, *, worker: str, busy_timeout: float = 5.0, clock: Callable[[], float] = time.time
-    ) -> None:
+    Args:
+        outbox: of the same database; points and audit records go into it.
+        worker: who pays, for the ledger.
+        clock: nanoseconds since the Unix epoch.
+    """
+
+    def __init__(self, outbox: Outbox, *, worker: str, clock: Callable[[], int] = time.time_ns) -> None:
+        self._outbox = outbox
         self._worker = worker
         self._clock = clock
-        self._db = open_sqlite(path, _SCHEMA, busy_timeout=busy_timeout)
+        dialect: Any = sqlite if outbox.engine.dialect.name == "sqlite" else postgresql
+        self._fresh = dialect.insert(SETTLEMENT).on_conflict_do_nothing().returning(SETTLEMENT.c.battle_id)
 
-    def close(self) -> None:
-        """Let go of the file. Idempotent."""
-        self._db.close()
+    async def apply(self, tx: AsyncConnection, ended: BattleEnded, sequence: int) -> bool:
+        """Pay the battle unless it was paid; whether it is now.
 
-    def __enter__(self) -> Self:
-        return self
+        The inbox tells repeats by their key; one that comes under another key is told here, by its battle.
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def apply(self, ended: BattleEnded, copy: Delivered) -> Outcome:
-        """Pay the battle unless it was paid. Returned means committed.
-
-        The same result again is a duplicate: noted, no effect. Another result under the same id is a conflict: kept
-        in quarantine for a person to look at, never paid.
+        Args:
+            tx: what the ledger, the points and the audit record are written in.
+            ended: the result.
+            sequence: where the stream has it.
 
         Raises:
             UnpayableResult: no rules pay it; nothing was written.
-            sqlite3.OperationalError: the file was locked too long; nothing was written.
+            ConflictingResult: see there; nothing was written.
         """
-        legs = rewards(ended)
+        paid, now = rewards(ended), self._clock()
+        if not await self._enter(tx, ended, sequence, now):
+            return False
+        lines = [{"tx": ended.battle_id, "n": n, **msgspec.structs.asdict(each)} for n, each in enumerate(paid)]
+        await tx.execute(insert(ENTRY), lines)
+        for update in leaderboard_updates(ended):
+            await self._outbox.enqueue(tx, LEADERBOARD_UPDATE, update, idempotency_key=update.event_id)
+        await self._outbox.send(tx, settled(ended, paid, now))
+        return True
+
+    async def _enter(self, tx: AsyncConnection, ended: BattleEnded, sequence: int, now: int) -> bool:
+        """Write that it is paid; not when it was, for the same result."""
         digest = payload_hash(ended)
-        now = self._clock()
-        with transaction(self._db):
-            with closing(self._db.cursor()) as cursor:
-                cursor.execute("SELECT payload_hash FROM settlement WHERE battle_id = ?", (ended.battle_id,))
-                paid = cursor.fetchone()
-            if paid is None:
-                self._pay(ended, copy, digest, now)
-                self._db.executemany(
-                    "INSERT INTO entry VALUES (?, ?, ?, ?, ?)",
-                    [(ended.battle_id, n, leg.account, leg.currency, leg.amount) for n, leg in enumerate(legs)],
-                )
-                return Outcome.APPLIED
-            if paid[0] == digest:
-                self._db.execute(
-                    "INSERT INTO repeat (battle_id, sequence, attempt, worker, seen_at) VALUES (?, ?, ?, ?, ?)",
-                    (ended.battle_id, copy.sequence, copy.attempt, self._worker, now),
-                )
-                return Outcome.DUPLICATE
-            self._db.execute(
-                "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?, ?, ?)",
-                (ended.battle_id, digest, copy.sequence, msgspec.json.encode(ended), self._worker, now),
-            )
-            return Outcome.CONFLICT
-
-    def _pay(self, ended: BattleEnded, copy: Delivered, digest: str, now: float) -> None:
-        self._db.execute(
-            "INSERT INTO settlement VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                ended.battle_id,
-                digest,
-                ended.room,
-                ended.epoch,
-                ended.rules_version,
-                copy.sequence,
-                self._worker,
-                now,
-            ),
-        )
-        self._db.executemany(
-            "INSERT INTO outbox (subject, key, body, worker, created_at) VALUES (?, ?, ?, ?, ?)",
-            [
-                (LEADERBOARD_UPDATE, update.event_id, msgspec.json.encode(update), self._worker, now)
-                for update in leaderboard_updates(ended)
-            ],
-        )
-
-    def unsent(self, *, limit: int, orphaned_after: float) -> list[Outgoing]:
-        """What this worker still has to enqueue, oldest first, and what others left lying so many seconds.
-
-        Two workers may get the same row: its key makes the second enqueue a duplicate.
-        """
-        with closing(self._db.cursor()) as cursor:
-            cursor.execute(
-                "SELECT id, subject, key, body FROM outbox "
-                "WHERE sent_at IS NULL AND (worker = ? OR created_at <= ?) ORDER BY id LIMIT ?",
-                (self._worker, self._clock() - orphaned_after, limit),
-            )
-            return [Outgoing(*row) for row in cursor.fetchall()]
-
-    def mark_sent(self, sent: Sequence[Outgoing]) -> None:
-        """They are stored in their streams. Lost to a crash, they are only enqueued once more with the same key."""
-        now = self._clock()
-        with transaction(self._db):
-            self._db.executemany("UPDATE outbox SET sent_at = ? WHERE id = ?", [(now, row.id) for row in sent])
+        row = {
+            "battle_id": ended.battle_id,
+            "payload_hash": digest,
+            "room": ended.room,
+            "epoch": ended.epoch,
+            "rules_version": ended.rules_version,
+            "sequence": sequence,
+            "worker": self._worker,
+            "settled_at": now / 1e9,
+        }
+        # Two workers at once: the second one waits here until the first one's transaction has ended.
+        if (await tx.execute(self._fresh, row)).first() is not None:
+            return True
+        there = select(SETTLEMENT.c.payload_hash).where(SETTLEMENT.c.battle_id == ended.battle_id)
+        if (await tx.execute(there)).scalar_one() != digest:
+            raise ConflictingResult(f"{ended.battle_id} was paid for another result")
+        return False

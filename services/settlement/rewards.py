@@ -5,10 +5,9 @@ A version of the rules never changes once battles were paid by it; a new rule is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from services.events import LeaderboardUpdate, player_account
+from services.events import LeaderboardUpdate, Posting, SettlementRecord, player_account
 
 if TYPE_CHECKING:
     from services.events import BattleEnded
@@ -21,26 +20,20 @@ BOARD: Final = "season"
 _PRIZES: Final = {1: (100, 60, 40, 25, 15, 10, 5)}
 """Rules version -> coins for places one to last; further places get the last prize."""
 _POINTS_PER_COIN: Final = {1: 10}
+_MOST_COINS: Final = 2**53
+"""In one battle: what every reader of its audit record keeps exact."""
 
 
 class UnpayableResult(ValueError):
     """No rules turn this result into rewards; trying again will not help."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leg:
-    """One line of a transaction. Whole units; the legs of a transaction add up to zero."""
-
-    account: str
-    currency: str
-    amount: int
-
-
-def rewards(ended: BattleEnded) -> tuple[Leg, ...]:
-    """The legs that pay a battle: one per player, and the mint's.
+def rewards(ended: BattleEnded) -> tuple[Posting, ...]:
+    """What pays a battle: a line for each player, and the mint's. Whole coins that add up to zero.
 
     Raises:
-        UnpayableResult: unknown rules, no players, a player twice, or places that are not 1, 2, 3 ...
+        UnpayableResult: unknown rules, no players, a player twice, places that are not 1, 2, 3 ..., or scores beyond
+            all measure.
     """
     prizes = _PRIZES.get(ended.rules_version)
     if prizes is None:
@@ -52,14 +45,29 @@ def rewards(ended: BattleEnded) -> tuple[Leg, ...]:
         raise UnpayableResult(f"{ended.battle_id}: a player stands in it twice")
     per_coin = _POINTS_PER_COIN[ended.rules_version]
     paid = tuple(
-        Leg(
-            player_account(result.player),
-            COIN,
-            prizes[min(result.place, len(prizes)) - 1] + result.score // per_coin,
+        Posting(
+            account=player_account(result.player),
+            currency=COIN,
+            amount=prizes[min(result.place, len(prizes)) - 1] + result.score // per_coin,
         )
         for result in ranked
     )
-    return (*paid, Leg(MINT, COIN, -sum(leg.amount for leg in paid)))
+    total = sum(line.amount for line in paid)
+    if total > _MOST_COINS:
+        raise UnpayableResult(f"{ended.battle_id}: its scores would be worth {total} coins")
+    return (*paid, Posting(account=MINT, currency=COIN, amount=-total))
+
+
+def settled(ended: BattleEnded, paid: tuple[Posting, ...], at: int) -> SettlementRecord:
+    """What the audit is told of a battle that was paid; ``at``: nanoseconds since the Unix epoch."""
+    return SettlementRecord(
+        record_id=f"settle:{ended.battle_id}",
+        at=at,
+        actor=f"room:{ended.room}",
+        action="settle",
+        about=(f"battle:{ended.battle_id}",),
+        postings=paid,
+    )
 
 
 def leaderboard_updates(ended: BattleEnded) -> tuple[LeaderboardUpdate, ...]:

@@ -12,7 +12,7 @@ from services.audit.journal import AuditJournal
 from services.audit.tables import METADATA
 from services.children import Children
 from services.database import opened
-from services.demo.evidence import ended_battles, records, rows
+from services.demo.evidence import ended_battles, records, rows, told_to_audit
 from services.events import (
     ALL_CONSUMERS,
     ALL_STREAMS,
@@ -77,7 +77,7 @@ async def test_a_battle_end_to_end_each_service_under_its_own_role(server, child
         return children.start(name, f"services.{name}", *options, env=secrets.environment(role))
 
     running = [
-        service("settlement", "settlement", "--ledger", str(ledger)),
+        service("settlement", "settlement", "--database", str(ledger)),
         service("leaderboard", "leaderboard", "--standings", str(standings)),
         service("gateway", "gateway", "--name", GATEWAY),
     ]
@@ -101,9 +101,11 @@ async def test_a_battle_end_to_end_each_service_under_its_own_role(server, child
     assert rows(ledger, "SELECT sum(amount) FROM entry") == [(0,)]
     await eventually(lambda: count(standings, "SELECT count(*) FROM applied") == 8 * len(ended), 30)
     assert await children.drain(running, 30) == []
+    assert count(ledger, "SELECT count(*) FROM gamebroker_outbox WHERE sent_at IS NULL") == 0
     assert records(record)[-1]["commands"]["accepted"] > 0
     async with secrets.connect(server, "admin") as admin:
         assert [letter async for letter in admin.dead_letters.list()] == []
+        assert sorted(told.battle for told in await told_to_audit(admin)) == ended
         for name in ("SETTLEMENTS", "LEADERBOARD"):
             [info] = [info async for info in admin.consumers.list(name)]
             assert (info.pending, info.ack_pending) == (0, 0)
@@ -115,7 +117,7 @@ async def test_a_battle_end_to_end_each_service_under_its_own_role(server, child
 
 async def test_a_role_that_tries_to_make_what_it_needs_is_told_that_it_may_not(children, secrets, tmp_path):
     environment = secrets.environment("settlement", NATS_ENSURE="verify")
-    worker = children.start("settler", "services.settlement", "--ledger", str(tmp_path / "l.db"), env=environment)
+    worker = children.start("settler", "services.settlement", "--database", str(tmp_path / "l.db"), env=environment)
     assert await worker.ended(30) == 1
     said = worker.log.read_text()
     assert "PermissionDenied: not permitted to publish on '$JS.API.STREAM.CREATE.SETTLEMENTS'" in said
@@ -124,7 +126,7 @@ async def test_a_role_that_tries_to_make_what_it_needs_is_told_that_it_may_not(c
 
 async def test_a_worker_that_only_binds_ends_when_nobody_declared_its_consumer(children, secrets, tmp_path):
     environment = secrets.environment("settlement")
-    worker = children.start("settler", "services.settlement", "--ledger", str(tmp_path / "l.db"), env=environment)
+    worker = children.start("settler", "services.settlement", "--database", str(tmp_path / "l.db"), env=environment)
     assert await worker.ended(30) == 1
     said = worker.log.read_text()
     assert said.startswith("ConsumerNotFound: ")
