@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from broker.backends.nats import errors
-from broker.contracts.errors import ApiError, BrokerError, ConnectionLost, NoResponders, RequestTimeout
+from broker.contracts.errors import (
+    ApiError,
+    BrokerError,
+    ConnectionLost,
+    JetStreamNotEnabled,
+    NoResponders,
+    RequestTimeout,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,6 +31,12 @@ _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
 _PATIENCE: Final = 0.5
 """Share of the time-out after which silence is taken for a request that fell into an election."""
+_NONE: Final = 1.0
+"""Seconds without anybody who answers after which a server that says it has no JetStream is believed."""
+_HOW: Final = (
+    "this server has no JetStream: start nats-server with -js, put a jetstream block into its configuration, or take "
+    "`gamebroker server`"
+)
 _REPEATABLE: Final = (
     "STREAM.INFO.",
     "STREAM.NAMES",
@@ -48,6 +61,7 @@ class Api:
     def __init__(self, session: Session, core: NatsCore) -> None:
         self._session = session
         self._core = core
+        self._heard = False
         self._loop = asyncio.get_running_loop()
 
     async def call(
@@ -58,21 +72,26 @@ class Api:
         Raises:
             StreamNotFound, ConsumerNotFound, StreamFull, ApiError: what the server said.
             RequestTimeout: no answer, or nobody to answer, in time.
+            JetStreamNotEnabled: there was never anybody to answer, and the server says that it has no JetStream.
             PermissionDenied, ConnectionLost, BrokerClosed, Unauthorized.
         """
         subject = PREFIX + verb
         body = orjson.dumps(request) if request is not None else b""
         repeatable = verb.startswith(_REPEATABLE)
         patience = timeout * _PATIENCE if repeatable else timeout
-        deadline = self._loop.time() + timeout
+        began = self._loop.time()
+        deadline = began + timeout
         pause = _FIRST_PAUSE
         self._session.board.check_open()
         while True:
             left = await self._session.connected_within(max(deadline - self._loop.time(), 0.001))
             try:
                 envelope = await self._core.call(subject, body, None, min(left, patience))
+                self._heard = True
                 return _result(envelope.data, subject, stream)
-            except NoResponders:
+            except NoResponders as exc:
+                if not self._heard and not self._core.jetstream and self._loop.time() > began + _NONE:
+                    raise JetStreamNotEnabled(_HOW, subject=subject) from exc
                 failure: BrokerError = RequestTimeout(
                     f"no JetStream answered in {timeout:g} s: is it enabled?", subject=subject
                 )

@@ -43,6 +43,8 @@ class Link(Protocol):
     """Bytes of headers and body the server takes, as it said last."""
     clustered: bool
     """Whether the server is one of several, so that its streams may be silent while they elect a leader."""
+    jetstream: bool
+    """Whether the server says that it has streams itself; one of the others may have them."""
     server_id: str
     """Of the server of this moment, or of the last one; no two have the same, and a restart gives another."""
     closed: bool

@@ -100,6 +100,11 @@ class NatsCore(CoreBackend):
         return self._link.clustered
 
     @property
+    def jetstream(self) -> bool:
+        """Whether there may be streams: the server has them itself, or is one of several."""
+        return self._link.jetstream or self._link.clustered
+
+    @property
     def congested(self) -> bool:
         """See ``CoreBackend``."""
         return self._link.congested

@@ -47,7 +47,7 @@ class LastingLink(Link):
         self._closing: asyncio.Task[None] | None = None
         self.closed = False
         self.max_payload = 0
-        self.clustered = False
+        self.clustered = self.jetstream = False
         self.server_id = ""
         self.send = self._outbound.put
         self.send_stream = self._outbound.put_stream

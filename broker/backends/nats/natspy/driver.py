@@ -231,6 +231,11 @@ class NatsPy(Client):
         return bool(self._server_info.get("cluster"))
 
     @property
+    def has_jetstream(self) -> bool:
+        """Whether the server says that it has JetStream."""
+        return bool(self._server_info.get("jetstream"))
+
+    @property
     def server_id(self) -> str:
         """What the current server calls itself."""
         return str(self._server_info.get("server_id") or "")

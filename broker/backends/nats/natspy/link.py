@@ -113,6 +113,7 @@ class NatsPyLink(LastingLink, Steering):
         self._refusals = 0
         self.max_payload = self._driver.max_payload
         self.clustered, self.server_id = self._driver.clustered, self._driver.server_id
+        self.jetstream = self._driver.has_jetstream
         self._outbound.attach(self._driver.pipe)
 
     async def force_reconnect(self) -> None:

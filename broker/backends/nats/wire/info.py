@@ -17,6 +17,7 @@ class ServerInfo(NamedTuple):
     Attributes:
         server_id: unlike any other server's; empty when it does not say.
         cluster: the cluster's name; empty when the server is alone.
+        jetstream: whether it has JetStream.
         max_payload: bytes of headers and body it takes.
         headers: whether it knows headers, and with them "no responders".
         tls_required: whether nothing but TLS follows.
@@ -29,6 +30,7 @@ class ServerInfo(NamedTuple):
 
     server_id: str
     cluster: str
+    jetstream: bool
     max_payload: int
     headers: bool
     tls_required: bool
@@ -54,6 +56,7 @@ def parse_info(text: bytes) -> ServerInfo:
     return ServerInfo(
         server_id=_typed(told, "server_id", ""),
         cluster=_typed(told, "cluster", ""),
+        jetstream=_typed(told, "jetstream", False),
         max_payload=_typed(told, "max_payload", _USUAL_PAYLOAD),
         headers=_typed(told, "headers", False),
         tls_required=_typed(told, "tls_required", False),

@@ -156,7 +156,8 @@ class WireLink(LastingLink, Host):
 
     def _heed(self, connection: Connection, info: ServerInfo) -> None:
         """A server that is about to stop is left while it still answers, if there is another."""
-        self.max_payload, self.clustered, self.server_id = info.max_payload, bool(info.cluster), info.server_id
+        self.max_payload, self.server_id = info.max_payload, info.server_id
+        self.clustered, self.jetstream = bool(info.cluster), info.jetstream
         if info.lame_duck and len(self._dialer.pool) > 1 and (self._moving is None or self._moving.done()):
             _log.info("%s is shutting down, moving to another server", self.server)
             self._moving = self._spawn(self._move(connection))
