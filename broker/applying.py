@@ -77,6 +77,13 @@ class SomeFailed(Exception):
         self.errors = errors
 
 
+def check_async(handler: Callable[..., Any]) -> None:
+    """Raises ``InvalidOption`` for a plain function."""
+    if not is_async(handler):
+        told = "inbox= needs an async def handler(msg, tx): what it does on tx must be awaited"
+        raise InvalidOption(told, option="handler")
+
+
 def check_inbox(inbox: object) -> None:
     """Raises ``InvalidOption`` for what is no inbox."""
     if not hasattr(inbox, "applying"):
@@ -100,9 +107,7 @@ async def consume_once(
     """
     check_inbox(inbox)
     check_handler(handler, ("msg", "tx"))
-    if not is_async(handler):
-        told = "inbox= needs an async def handler(msg, tx): what it does on tx must be awaited"
-        raise InvalidOption(told, option="handler")
+    check_async(handler)
     if consumer.durable is None:
         told = "inbox= needs durable= or queue=: a name under which keys are remembered"
         raise InvalidOption(told, option="durable")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack, cast, final
 
+from broker.applying import check_async
 from broker.contracts.qos import QoS
 from broker.quality.decoding import Decoding
 from broker.quality.receiving import EventInbox, check_core, check_worker, with_malformed
@@ -94,6 +95,8 @@ class Eventing(StreamConsumer):
         line = self._sender.line(event_type)
         contract, stats, options = line.contract, line.stats, cast("dict[str, Any]", dict(consume_options))
         given = ("event",) if options.get("inbox") is None else ("event", "tx")
+        if len(given) > 1:
+            check_async(handler)
         decoding = Decoding(contract, stats, handler, given=given)
         if contract.qos is QoS.AT_MOST_ONCE:
             await check_core(contract, self._streams, options, idempotent=idempotent)

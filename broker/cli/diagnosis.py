@@ -211,6 +211,9 @@ def _jetstream(facts: Facts) -> Iterator[Finding]:
         yield Finding("jetstream", "unknown", says, "Ask as a role that may publish $JS.API.INFO.")
         return
     yield Finding("jetstream", "ok", "JetStream is enabled for this account")
+    if facts.absent:
+        do = "Declare it (sb.declare, sb.consumers.ensure), or look whether its name is spelled so."
+        yield Finding("worker", "problem", facts.absent, do)
     limits = facts.account.get("limits") or {}
     for name, used, most in (
         ("disk", facts.account.get("storage"), limits.get("max_storage")),

@@ -130,6 +130,9 @@ def _open(database: object, *, synced: bool) -> AsyncEngine:
     url = _parsed(database)
     if url is None:  # outside of what was caught: its text may hold the password
         raise InvalidOption("the database URL is not one SQLAlchemy understands", option="database")
+    if url.get_backend_name() not in _DRIVERS:
+        told = f"{url.get_backend_name()}: use sqlite+aiosqlite or postgresql+psycopg"
+        raise Unsupported(told)
     if url.get_backend_name() == "sqlite":
         _refuse_memory(url)
     try:

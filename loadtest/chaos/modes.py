@@ -61,7 +61,7 @@ class Mode:
         """The same in proportion; with less time or another rate there is no least that has to be reached."""
         share = 1.0 if seconds is None else seconds / self.seconds
         bar = share >= 1 and rate is None
-        planned, slices = self.faults if faults is None else faults, []
+        planned, slices = round(self.faults * share) if faults is None else faults, []
         done = before = 0
         for each in self.slices:
             before += each.faults

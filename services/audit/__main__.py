@@ -60,13 +60,14 @@ async def _verify(options: argparse.Namespace) -> int:
         except BrokenChain as broken:
             print(f"broken: {broken}", flush=True)
             return BROKEN
-    print(*heads, sep="\n", flush=True)
+    for head in heads:
+        print(head, flush=True)
     return 0
 
 
 def _anchors(path: Path) -> list[Head]:
     try:
-        return [Head.parse(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [Head.parse(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except ValueError as exc:
         raise OSError(f"{path} is not what verify prints: {exc}") from exc
 

@@ -69,4 +69,4 @@ def test_a_task_left_behind_is_told(run):
         def test_plain(): ...
     """)
     done.assert_outcomes(passed=3, errors=1)
-    done.stdout.fnmatch_lines(["*tasks left behind*forgotten*"])
+    done.stdout.fnmatch_lines(["*left behind*forgotten*"])

@@ -3,12 +3,13 @@
 import sqlite3
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from broker import BrokerError, InvalidOption, StreamOptions, Unsupported
+from broker import BrokerError, InvalidOption, QoS, StreamOptions, Unsupported, contract
 from broker.exactly_once import DatabaseUnavailable, Inbox, RetentionTooShort, SchemaMissing
 
 DAY = 86_400.0
@@ -202,3 +203,23 @@ def test_a_missing_driver_is_named(module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(Unsupported, match=r"pip install gamebroker\[sql\]"):
         Inbox("sqlite:///x.db" if module == "aiosqlite" else "postgresql://host/db")
+
+
+def test_another_kind_of_database_is_named_whether_its_driver_is_there_or_not():
+    with pytest.raises(Unsupported, match="mysql: use sqlite"):
+        Inbox("mysql://host/db")
+
+
+@contract(subject="battle.settle", qos=QoS.EXACTLY_ONCE, key="battle_id")
+@dataclass
+class Ended:
+    battle_id: str
+
+
+@pytest.mark.parametrize("kind", ["sqlite"])
+@pytest.mark.usefixtures("kind")
+async def test_a_plain_function_is_refused_for_events_as_well(memory_stream_broker, inbox):
+    await memory_stream_broker.declare(StreamOptions("BATTLES", ["battle.settle"]))
+    with pytest.raises(InvalidOption, match="async def"):
+        await memory_stream_broker.on(Ended, plain, durable="worker", inbox=inbox)
+    assert [each async for each in memory_stream_broker.consumers.names("BATTLES")] == []

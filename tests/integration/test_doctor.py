@@ -185,6 +185,16 @@ async def test_a_server_for_development_is_warned_of(nats_server):
     assert levels(found, "clock") == levels(found, "version") == {"ok"}
 
 
+@pytest.mark.parametrize("missing", ["stream", "durable"])
+async def test_a_worker_with_nothing_to_work_on_is_a_problem(nats_server, missing):
+    async with StreamBroker.connect(nats_server.url) as sb:
+        await sb.declare(StreamOptions("WORKED", ["worked"]))
+    named = ("--stream", "WORKED" if missing == "durable" else "NOPE", "--durable", "nope")
+    code, found = await doctor("--url", nats_server.url, *(named if missing == "durable" else named[:2]))
+    assert (code, levels(found, "worker")) == (1, {"problem"})
+    assert ("nope" if missing == "durable" else "NOPE") in said(found, "worker")
+
+
 async def test_stored_that_is_not_on_the_disk_is_a_problem():
     async with NatsServer(sync_interval=None, monitoring=True) as server:
         code, found = await doctor("--url", server.url, "--monitoring", server.monitoring_url)

@@ -86,6 +86,15 @@ async def test_the_command_finds_a_flipped_byte(sb, path, tmp_path, sql, eventua
     assert await verify(path) == (2, "broken: mail 7: changed: its hash is another one\n")
 
 
+async def test_what_an_empty_database_prints_is_an_anchor_like_any_other(tmp_path):
+    path, kept = tmp_path / "audit.db", tmp_path / "anchors"
+    async with opened(str(path), METADATA):
+        pass
+    assert await verify(path) == (0, "")
+    kept.write_text("\n")
+    assert await verify(path, "--anchors", kept) == (0, "")
+
+
 async def test_a_verification_that_cannot_look_is_no_good_one(tmp_path):
     code, said = await verify(tmp_path / "nothing.db")
     assert code == 1

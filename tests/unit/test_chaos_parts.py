@@ -40,6 +40,11 @@ def test_a_shortened_run_keeps_its_proportions_says_so_and_has_no_bar():
     assert [plan.seed for plan in made] == [1, 2, 3]
 
 
+def test_less_time_has_fewer_faults():
+    [plan] = plans(given(seconds=20.0))
+    assert (plan.seconds, len(plan.faults)) == (20.0, 15)
+
+
 def test_a_backend_or_a_way_to_send_that_was_named_has_it_all():
     [plan] = plans(given(mode="full", backend="cluster"))
     assert (plan.backend, plan.seconds, plan.least, plan.shortened) == ("cluster", 900.0, 1_000_000, "")

@@ -22,7 +22,14 @@ from broker.backends.nats.core import NatsCore
 from broker.backends.nats.durability import address_of, durability_of, place_of
 from broker.backends.nats.session import Session
 from broker.backends.nats.shapes import Account, Page, UserInfo, shaped
-from broker.contracts.errors import BrokerError, InvalidOption, JetStreamNotEnabled, PermissionDenied
+from broker.contracts.errors import (
+    BrokerError,
+    ConsumerNotFound,
+    InvalidOption,
+    JetStreamNotEnabled,
+    PermissionDenied,
+    StreamNotFound,
+)
 from broker.contracts.subjects import covers
 
 if TYPE_CHECKING:
@@ -76,6 +83,7 @@ class Facts:
         clock: seconds by which the server's clock is ahead of ours; the error is ``clock_error``.
         streams: all that this user may see, raw; but those of ``silent``: the servers know them, and nobody answers
             for them.
+        absent: of what was named for a worker, what the server does not have, in words.
         abilities: what the library needs -> whether this user may, and the subject that decides it.
         connected: the id of the server that let us in; empty when none did.
         kept: what the monitoring pages say of disks; ``None``: none was named.
@@ -94,6 +102,7 @@ class Facts:
     clock_error: float = 0.0
     streams: list[dict[str, Any]] | None = None
     silent: list[str] = field(default_factory=list)
+    absent: str = ""
     abilities: dict[str, tuple[bool, str]] = field(default_factory=dict)
     connected: str = ""
     kept: Kept | None = None
@@ -237,6 +246,7 @@ async def _ask(session: Session, facts: Facts, stream: str | None, durable: str 
             facts.unknown["streams"] = f"the list had no end in {_LISTING:.0f} s"
         except (BrokerError, ValueError) as exc:
             facts.unknown["streams"] = str(exc)
+        await _look_up(api, facts, stream, durable)
     permissions = (facts.user or {}).get("permissions")
     if facts.user is not None:
         facts.abilities = {
@@ -258,6 +268,21 @@ async def _about_user(core: NatsCore, facts: Facts) -> None:
         return
     facts.user = told.get("data") or {}
     _compare_clocks(facts, str((told.get("server") or {}).get("time") or ""), before)
+
+
+async def _look_up(api: Api, facts: Facts, stream: str | None, durable: str | None) -> None:
+    """Whether what a worker is to work on is there; a role that may not ask is told nothing."""
+    if stream is None:
+        return
+    verb = f"STREAM.INFO.{stream}" if durable is None else f"CONSUMER.INFO.{stream}.{durable}"
+    try:
+        await api.call(verb, timeout=_PATIENCE, stream=stream)
+    except StreamNotFound:
+        facts.absent = f"there is no stream {stream}"
+    except ConsumerNotFound:
+        facts.absent = f"stream {stream} has no consumer {durable}"
+    except BrokerError:
+        return
 
 
 async def _list_streams(api: Api, facts: Facts) -> None:
