@@ -1,6 +1,7 @@
 """Which rows of the outbox a relay may send: each ordering key from its first one on, nobody else's.
 
-New rows and those that failed before are taken apart, so that however many fail, no others wait behind them.
+New rows and those that failed before are taken apart, so that however many fail, no others wait behind them; and those
+of subjects on which nobody answers are passed over, but for one of each now and then.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from broker.exactly_once.schema import OUTBOX, RELAY
 from broker.exactly_once.transactions import Transactions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -81,6 +82,14 @@ _ROW: Final = tuple(OUTBOX.c[name] for name in Row._fields)
 
 def _firsts(kind: Kind, *, again: bool) -> Select[Any]:
     """Rows without an ordering key, and the first unsent one of each key."""
+    row = OUTBOX.c
+    firsts = _any_firsts(kind)
+    if again:
+        return firsts.where(row.attempts > _NEVER, row.due_at <= bindparam("now")).order_by(row.due_at)
+    return firsts.where(row.attempts == _NEVER).order_by(row.id)
+
+
+def _any_firsts(kind: Kind) -> Select[Any]:
     row, earlier = OUTBOX.c, OUTBOX.alias("earlier")
     before = exists().where(
         and_(earlier.c.ordering_key == row.ordering_key, earlier.c.sent_at.is_(None), earlier.c.id < row.id)
@@ -89,9 +98,15 @@ def _firsts(kind: Kind, *, again: bool) -> Select[Any]:
     firsts = firsts.limit(bindparam("batch"))
     if kind == "postgresql":
         firsts = firsts.with_for_update(skip_locked=True)
-    if again:
-        return firsts.where(row.attempts > _NEVER, row.due_at <= bindparam("now")).order_by(row.due_at)
-    return firsts.where(row.attempts == _NEVER).order_by(row.id)
+    return firsts
+
+
+def _one(kind: Kind) -> Select[Any]:
+    """The one of a subject that failed longest ago, due or not."""
+    row = OUTBOX.c
+    # Not by the index of subjects: it has everything that was ever sent there.
+    one = _any_firsts(kind).where(row.attempts > _NEVER, row.subject.concat("") == bindparam("subject"))
+    return one.order_by(row.due_at)
 
 
 _FIRSTS: Final[dict[tuple[Kind, bool], Select[Any]]] = {
@@ -100,6 +115,17 @@ _FIRSTS: Final[dict[tuple[Kind, bool], Select[Any]]] = {
     ("postgresql", False): _firsts("postgresql", again=False),
     ("postgresql", True): _firsts("postgresql", again=True),
 }
+_NOT_OF: Final = OUTBOX.c.subject.not_in(bindparam("unheard", expanding=True))
+_HEARD: Final = {which: firsts.where(_NOT_OF) for which, firsts in _FIRSTS.items()}
+_ONE: Final[dict[Kind, Select[Any]]] = {"sqlite": _one("sqlite"), "postgresql": _one("postgresql")}
+
+
+class Wanted(NamedTuple):
+    """Which rows: see ``Claiming.claim``."""
+
+    again: bool
+    unheard: tuple[str, ...]
+    ask: tuple[str, ...]
 
 
 class Claim:
@@ -153,22 +179,27 @@ class Claiming:
         self._held_until = 0.0
 
     @asynccontextmanager
-    async def claim(self, *, again: bool = False) -> AsyncIterator[Claim]:
+    async def claim(
+        self, *, again: bool = False, unheard: Sequence[str] = (), ask: Sequence[str] = ()
+    ) -> AsyncIterator[Claim]:
         """Rows to send, kept from other relays until the block ends; what was said of them is written then.
 
         Args:
             again: those that failed before and are due, otherwise the new ones; the oldest.
+            unheard: none of these subjects.
+            ask: but one of each of these that failed before, due or not.
 
         Raises:
             DatabaseUnavailable: nothing is known to be written; the rows come again.
         """
+        wanted = Wanted(again, tuple(unheard), tuple(ask))
         if self._kind == "postgresql":
             async with self._transactions.begin() as tx:
-                claim = Claim(await self._take(tx, again=again))
+                claim = Claim(await self._take(tx, wanted))
                 yield claim
                 await claim.write(tx, self._kind)
             return
-        claim = Claim(await self._take_leased(again=again))
+        claim = Claim(await self._take_leased(wanted))
         yield claim
         if claim.settled:
             async with self._transactions.begin() as tx:
@@ -185,11 +216,11 @@ class Claiming:
             async with self._transactions.begin() as tx:
                 await tx.execute(delete(RELAY).where(RELAY.c.owner == self._owner))
 
-    async def _take_leased(self, *, again: bool) -> list[Row]:
+    async def _take_leased(self, wanted: Wanted) -> list[Row]:
         if not await self._holds():
             return []
         async with self._transactions.reading() as connection:
-            return await self._take(connection, again=again)
+            return await self._take(connection, wanted)
 
     async def _holds(self) -> bool:
         """Whether this relay is the one, asked and renewed well before its lease is over."""
@@ -207,13 +238,31 @@ class Claiming:
         self._held_until = asked + _LEASE if holds else 0.0
         return holds
 
-    async def _take(self, tx: AsyncConnection, *, again: bool) -> list[Row]:
-        given = {"now": time.time(), "batch": self.batch} if again else {"batch": self.batch}
-        rows = [Row(*each) for each in await tx.execute(_FIRSTS[self._kind, again], given)]
+    async def _take(self, tx: AsyncConnection, wanted: Wanted) -> list[Row]:
+        rows = await self._firsts(tx, wanted)
+        for subject in wanted.ask:
+            rows.extend(Row(*each) for each in await tx.execute(_ONE[self._kind], {"batch": 1, "subject": subject}))
         keys = {row.ordering_key for row in rows if row.ordering_key is not None}
         if keys:
             row, seen = OUTBOX.c, {each.id for each in rows}
             behind = select(*_ROW).where(row.ordering_key.in_(keys), row.sent_at.is_(None)).order_by(row.id)
             followers = (Row(*each) for each in await tx.execute(behind.limit(self.batch)))
-            rows.extend(each for each in followers if each.id not in seen)
+            rows.extend(_up_to(frozenset(wanted.unheard), (each for each in followers if each.id not in seen)))
         return rows
+
+    async def _firsts(self, tx: AsyncConnection, wanted: Wanted) -> list[Row]:
+        given: dict[str, Any] = {"now": time.time(), "batch": self.batch} if wanted.again else {"batch": self.batch}
+        if wanted.unheard:
+            given["unheard"] = wanted.unheard
+        query = (_HEARD if wanted.unheard else _FIRSTS)[self._kind, wanted.again]
+        return [Row(*each) for each in await tx.execute(query, given)]
+
+
+def _up_to(unheard: frozenset[str], rows: Iterable[Row]) -> Iterator[Row]:
+    """Of each ordering key those before the first that nobody would answer for."""
+    ended: set[str | None] = set()
+    for row in rows:
+        if row.subject in unheard:
+            ended.add(row.ordering_key)
+        if row.ordering_key not in ended:
+            yield row

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 from broker.contracts.envelopes import Entry
 from broker.contracts.errors import BrokerClosed, BrokerError, EnqueueManyError, Unauthorized
 from broker.exactly_once import hooks
+from broker.exactly_once.unheard import Unheard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ _SOON: Final = 0.002
 """Seconds until the second look after a commit that was announced a moment before it is done."""
 _TROUBLE: Final = (0.1, 5.0)
 """Seconds between attempts while the database is not there: the first, and the longest."""
+_BRIEFLY: Final = 1.0
+"""Seconds that new rows are waited for at most while some stream is silent: others will be."""
 
 
 class Bell(asyncio.Event):
@@ -75,6 +78,7 @@ class Relay:
         self._poll = poll
         self._timeout = timeout
         self._running: list[asyncio.Task[None]] = []
+        self._unheard = Unheard(lambda: asyncio.get_running_loop().time())
 
     async def __aenter__(self) -> Self:
         for work, what in ((self._send_new(), "new"), (self._send_again(), "again")):
@@ -128,8 +132,13 @@ class Relay:
         trouble = _TROUBLE[0]
         while True:
             try:
-                async with self._claiming.claim(again=again) as claim:
-                    return await self._send(claim) > 0 and len(claim.rows) >= self._claiming.batch
+                ask = self._unheard.to_ask() if again else ()
+                async with self._claiming.claim(again=again, unheard=self._unheard.subjects, ask=ask) as claim:
+                    self._unheard.forget(set(ask).difference(row.subject for row in claim.rows))
+                    brief = bool(self._unheard) and not again
+                    timeout = min(self._timeout, _BRIEFLY) if brief else self._timeout
+                    sent = await self._send(claim, timeout)
+                    return sent > 0 and (bool(ask) or len(claim.rows) >= self._claiming.batch)
             except (BrokerClosed, Unauthorized):
                 raise
             except BrokerError as exc:
@@ -137,13 +146,13 @@ class Relay:
                 await asyncio.sleep(trouble * random.uniform(0.5, 1.0))
                 trouble = min(trouble * 2, _TROUBLE[1])
 
-    async def _send(self, claim: Claim) -> int:
+    async def _send(self, claim: Claim, timeout: float) -> int:
         """Each ordering key one after the other, keys side by side; what a key's failure leaves is left for later."""
         queues = _queues(claim.rows)
         sent = 0
         while queues:
             turn = [queue.popleft() for queue in queues]
-            receipts, errors = await self._store(turn)
+            receipts, errors = await self._store(turn, timeout)
             for index, receipt in receipts.items():
                 claim.sent(turn[index], receipt)
                 self._stats.duplicates += receipt.duplicate
@@ -151,6 +160,9 @@ class Relay:
                     self._tell(turn[index].subject, turn[index].key, receipt)
             for index, error in errors.items():
                 claim.failed(turn[index], error)
+                if isinstance(error, TimeoutError):
+                    self._unheard.note(turn[index].subject)
+            self._unheard.forget(turn[index].subject for index in receipts)
             _tell_failed(turn, errors)
             sent += len(receipts)
             self._stats.sent += len(receipts)
@@ -159,10 +171,12 @@ class Relay:
         hooks.reached("before_mark")
         return sent
 
-    async def _store(self, rows: Sequence[Row]) -> tuple[Mapping[int, Receipt], Mapping[int, BrokerError]]:
+    async def _store(
+        self, rows: Sequence[Row], timeout: float
+    ) -> tuple[Mapping[int, Receipt], Mapping[int, BrokerError]]:
         entries = [Entry(row.subject, row.body, row.key, row.ordering_key, row.pairs) for row in rows]
         try:
-            receipts = await self._broker.enqueue_many(entries, timeout=self._timeout)
+            receipts = await self._broker.enqueue_many(entries, timeout=timeout)
         except EnqueueManyError as exc:
             for error in exc.errors.values():
                 if isinstance(error, BrokerClosed | Unauthorized):  # for all of them, and for good

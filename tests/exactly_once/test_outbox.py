@@ -178,13 +178,35 @@ async def test_what_cannot_be_sent_holds_up_nobody_however_much_it_is(board, out
     assert " and 24 more waits: NoStream: " in caplog.text
 
 
+async def test_who_does_not_answer_holds_up_nobody_however_much_it_is(stream_broker, outbox):
+    """Somebody listens there and no stream answers, as one without a leader: each row would take a whole time-out."""
+
+    async def listen(_): ...
+
+    await stream_broker.declare(StreamOptions("BOARD", ["board.>"], storage="memory"))
+    await stream_broker.subscribe("silent.>", listen)
+    async with outbox.engine.begin() as tx:
+        for number in range(300):
+            await outbox.enqueue(tx, "silent.a", number)
+        await outbox.enqueue(tx, BOARD, "fine", ordering_key="ann")
+        await outbox.enqueue(tx, "silent.a", "behind", ordering_key="ann")
+    async with outbox.relay(stream_broker, poll=0.05, batch=25, timeout=0.5):
+        await eventually(lambda: outbox.stats.sent == 1, within=15)
+        assert outbox.stats.failed <= 100
+        await stream_broker.declare(StreamOptions("SILENT", ["silent.>"], storage="memory"))
+        await eventually(lambda: outbox.stats.sent == 302, within=30)
+
+
 async def test_new_rows_are_found_past_any_number_of_those_that_failed(tmp_path):
     async with Outbox(f"sqlite+aiosqlite:///{tmp_path / 'outbox.db'}") as outbox:
         await outbox.create()
         claiming, asked = Claiming(outbox._database, 10), []
         event.listen(outbox.engine.sync_engine, "before_cursor_execute", lambda *told: asked.append(told[2:4]))
-        for again, index in ((False, "gamebroker_outbox_new"), (True, "gamebroker_outbox_again")):
-            async with claiming.claim(again=again):
+        new, again = ("gamebroker_outbox_new", {}), ("gamebroker_outbox_again", {"again": True})
+        unheard = {"unheard": ["silent.a"]}
+        asking = again[1] | unheard | {"ask": ["silent.a"]}
+        for index, which in (new, again, (new[0], unheard), (again[0], again[1] | unheard), (again[0], asking)):
+            async with claiming.claim(**which):
                 statement, values = asked[-1]
             async with outbox.engine.connect() as connection:
                 rows = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
