@@ -68,12 +68,15 @@ class Row(NamedTuple):
 
     @property
     def pairs(self) -> dict[str, list[str]] | None:
-        """Its headers, as ``enqueue`` takes them."""
+        """Its headers, as ``enqueue`` takes them; those that nobody of us wrote are such as it refuses."""
         if self.headers is None:
             return None
         named: dict[str, list[str]] = {}
-        for name, value in json.loads(self.headers):
-            named.setdefault(name, []).append(value)
+        try:
+            for name, value in json.loads(self.headers):
+                named.setdefault(str(name), []).append(value)
+        except (ValueError, TypeError):
+            return {"": [self.headers]}
         return named
 
 

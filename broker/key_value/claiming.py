@@ -7,6 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
+from broker.contracts.errors import ConnectionLost, RequestTimeout
 from broker.contracts.key_errors import KeyExists, WriteUnknown
 from broker.contracts.options import in_range
 from broker.keys import check_key
@@ -55,17 +56,26 @@ class Claims:
             try:
                 await self._bucket.create(name, token, ttl=self._ttl, timeout=left)
             except KeyExists:
-                entry = await self._bucket.get(name)
-                if entry is not None:
-                    return entry.value == token  # ours, of an attempt whose answer was lost
+                whose = await self._whose(name)
+                if whose is not None:
+                    return whose == token  # ours, of an attempt whose answer was lost
                 if not left:
-                    raise
+                    told = f"the claim on {key!r} may be made, and nobody says whose it is"
+                    raise WriteUnknown(told, key=name, revision=0) from None
             except WriteUnknown:
                 if not left:
                     raise
             else:
                 return True
             await asyncio.sleep(min(_PAUSE, max(0.0, deadline - clock())))
+
+    async def _whose(self, name: str) -> bytes | None:
+        """The token of whoever has it; ``None``: it is gone again, or nobody says."""
+        try:
+            entry = await self._bucket.get(name)
+        except (ConnectionLost, RequestTimeout):
+            return None
+        return None if entry is None else entry.value
 
     async def mark(self, key: str) -> None:
         """Remember that the effect is done. Raises as ``KeyValue.put``; may be repeated."""

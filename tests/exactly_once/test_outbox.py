@@ -5,13 +5,13 @@ from collections import defaultdict
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import event, text, update
+from sqlalchemy import event, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker import EncodeError, InvalidKey, InvalidOption, InvalidSubject, StreamOptions
 from broker.exactly_once import Inbox, KeyConflict, Outbox, hooks
 from broker.exactly_once.claiming import Claiming
-from broker.exactly_once.schema import RELAY
+from broker.exactly_once.schema import OUTBOX, RELAY
 from broker.testing.waiting import eventually, never
 from tests.exactly_once.conftest import Ledger
 
@@ -360,3 +360,22 @@ async def test_rows_of_a_relay_that_is_stopped_are_sent_by_the_next(board, outbo
     async with outbox.relay(board, poll=0.02):
         await eventually(lambda: is_empty(outbox), within=15)
     assert sorted(await stored(board)) == list(range(50))
+
+
+@pytest.mark.parametrize("headers", ['{"a": 1}', "{", "7", '[["a", 1]]', '[["Nats-Rollup", "all"]]'])
+@pytest.mark.parametrize("kind", ["sqlite"])
+@pytest.mark.usefixtures("kind")
+async def test_a_row_with_headers_of_no_kind_of_ours_holds_up_nobody(memory_stream_broker, outbox, headers):
+    await memory_stream_broker.declare(StreamOptions("BOARD", ["board.*"]))
+    row = {"subject": "board.points", "body": b"{}", "created_at": 0, "due_at": 0, "attempts": 0, "repeats": 0}
+    async with outbox.transaction() as tx:
+        await tx.execute(OUTBOX.insert().values(key="odd", headers=headers, **row))
+        await outbox.enqueue(tx, "board.points", {}, idempotency_key="even")
+    async with outbox.relay(memory_stream_broker, poll=0.05):
+        await eventually(lambda: outbox.stats.sent == 1)
+        await never(lambda: outbox.stats.sent > 1, during=0.1)
+    async with outbox.engine.connect() as connection:
+        left = await connection.execute(select(OUTBOX.c.key, OUTBOX.c.last_error).where(OUTBOX.c.sent_at.is_(None)))
+        [(key, error)] = left.all()
+    assert key == "odd"
+    assert error
