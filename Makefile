@@ -24,7 +24,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(READY) ## a battle end to end on a real server, one worker killed half-way (about 20 s)
+demo: $(READY) ## a battle end to end on a real server, one worker killed half-way (about 20 s; minutes to set up the first time)
 	@$(BIN)/python -m services.demo $(ARGS)
 
 test: $(READY) lint ## everything: lint, then all tests on real servers

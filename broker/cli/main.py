@@ -54,8 +54,9 @@ def _chaos(given: Sequence[str]) -> int:
     """A chaos run. It lies beside the library, not in it: only a checkout has it."""
     try:
         chaos = importlib.import_module("loadtest.chaos.__main__")
-    except ModuleNotFoundError as missing:
-        say(f"gamebroker: chaos needs a checkout of gamebroker with its dependencies ({missing})", to=sys.stderr)
+    except ImportError as missing:
+        told = f"chaos is run in a checkout of gamebroker, by `make chaos`, which installs what it needs ({missing})"
+        say(f"gamebroker: {told}", to=sys.stderr)
         return 1
     code: int = chaos.main(given)
     return code

@@ -6,7 +6,7 @@ try:
     for module in ("greenlet", "sqlalchemy.ext.asyncio"):
         import_module(module)
 except ImportError as missing:
-    raise ImportError(f"broker.exactly_once needs SQLAlchemy 2: pip install gamebroker[sql] ({missing})") from missing
+    raise ImportError(f"broker.exactly_once needs SQLAlchemy 2: pip install 'gamebroker[sql]' ({missing})") from missing
 
 from broker.exactly_once.errors import (
     DatabaseContended,

@@ -138,7 +138,7 @@ def _open(database: object, *, synced: bool) -> AsyncEngine:
     try:
         engine = create_async_engine(url, **_settings(url))
     except ImportError as exc:
-        raise Unsupported(f"the database driver is missing: pip install gamebroker[sql] ({exc})") from exc
+        raise Unsupported(f"the database driver is missing: pip install 'gamebroker[sql]' ({exc})") from exc
     if engine.dialect.name == "sqlite":
         from broker.exactly_once import one_hop  # noqa: PLC0415 - its driver need not be installed for PostgreSQL
 

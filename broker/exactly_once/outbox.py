@@ -319,7 +319,10 @@ class Outbox:
             or_(OUTBOX.c.body != row["body"], OUTBOX.c.ordering_key.is_distinct_from(row["ordering_key"])),
         )
         if (await connection.execute(there)).first() is not None:
-            raise KeyConflict(f"key {row['key']!r} on {row['subject']!r} names another message in the outbox")
+            told = (
+                f"key {row['key']!r} was used for another message on {row['subject']!r} (another body or ordering key)"
+            )
+            raise KeyConflict(f"{told}: one key for one effect")
 
     def _watch(self, connection: AsyncConnection) -> None:
         """Wake the relays of this process when the transaction is committed."""

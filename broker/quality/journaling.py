@@ -71,7 +71,7 @@ class Journaling:
 
             journal = await Journal(directory).open(self._broker)
         except ImportError as exc:
-            problem = Problem(f"events of QoS 2 are kept in a journal, and {exc}", "pip install gamebroker[sql]")
+            problem = Problem(f"events of QoS 2 are kept in a journal, and {exc}", "pip install 'gamebroker[sql]'")
             raise _violation(contract, problem) from exc
         except OSError as exc:
             told = f"events of QoS 2 are kept in a journal, and {directory} cannot be used: {exc}"

@@ -194,14 +194,14 @@ def test_the_inbox_alone_does_not_load_alembic():
 def test_a_missing_extra_is_named(module):
     told = run(f"import sys; sys.modules[{module!r}] = None; import broker; print('light'); import broker.exactly_once")
     assert told.startswith("light")
-    assert "pip install gamebroker[sql]" in told
+    assert "pip install 'gamebroker[sql]'" in told
     assert "ImportError" in told.splitlines()[-1]
 
 
 @pytest.mark.parametrize("module", ["aiosqlite", "psycopg"])
 def test_a_missing_driver_is_named(module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(Unsupported, match=r"pip install gamebroker\[sql\]"):
+    with pytest.raises(Unsupported, match=r"pip install 'gamebroker\[sql\]'"):
         Inbox("sqlite:///x.db" if module == "aiosqlite" else "postgresql://host/db")
 
 

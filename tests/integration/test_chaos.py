@@ -115,7 +115,7 @@ def test_the_command_finds_it(capsys, monkeypatch):
     assert "gamebroker chaos: error: no scenario 'earthquake'" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "loadtest.chaos.__main__", None)
     assert gamebroker(["chaos"]) == 1
-    assert "chaos needs a checkout of gamebroker" in capsys.readouterr().err
+    assert "in a checkout of gamebroker, by `make chaos`" in capsys.readouterr().err
 
 
 def test_a_checker_that_cannot_judge_is_no_verdict(tmp_path, capsys, monkeypatch):
