@@ -162,7 +162,8 @@ class Relay:
                 claim.failed(turn[index], error)
                 if isinstance(error, TimeoutError):
                     self._unheard.note(turn[index].subject)
-            self._unheard.forget(turn[index].subject for index in receipts)
+            if self._unheard:
+                self._unheard.forget(turn[index].subject for index in receipts)
             _tell_failed(turn, errors)
             sent += len(receipts)
             self._stats.sent += len(receipts)
