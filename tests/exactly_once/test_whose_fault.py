@@ -28,8 +28,8 @@ async def until_eve_is_buried(battles, inbox, ledger, size, before_paying):
         await enqueue(battles, winner, winner)
     options = {"batch_size": size, "backoff": (0.05,), "max_deliver": 1}
     await battles.consume(SETTLE, pay, durable=WORKER, inbox=inbox, **options)
-    await eventually(lambda: letters(battles), within=5)
-    await eventually(lambda: inbox.stats.applied == 2, within=5)
+    await eventually(lambda: letters(battles), within=30)
+    await eventually(lambda: inbox.stats.applied == 2, within=30)
     (letter,) = await letters(battles)
     assert letter.idempotency_key == "eve"
     assert await ledger.paid() == {"ann": 1, "bob": 1}
