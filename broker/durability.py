@@ -30,15 +30,18 @@ async def proven(
     monitoring: str | Sequence[str] | None,
     unproven: Unproven,
 ) -> list[StreamOptions]:
-    """The streams as the server knows them, once it is sure that it keeps them as declared; or without to ``ask``.
+    """The streams as the server knows them, once it is sure that it keeps them as declared.
+
+    Without to ``ask`` only the pages that are named are read, if any are.
 
     Raises:
         ConfigDrift: it does not, or nobody could say that it does; the difference is in ``durability``.
     """
     one_of("unproven", unproven, ("refuse", "warn"))
     promising = [each for each in streams if isinstance(each, StreamOptions) and each.durability is not None]
-    if ask and promising:
-        _compare(promising, await _kept(backend, _pages(monitoring)), unproven)
+    pages = _pages(monitoring)
+    if promising and (ask or pages):
+        _compare(promising, await _kept(backend, pages), unproven)
     return [replace(each, durability=None) if each in promising else each for each in streams]
 
 

@@ -81,7 +81,7 @@ class StreamBroker(Eventing, Publishing):
         Args:
             streams: what must be there.
             ensure: ``"verify"`` raises on a difference, ``"update"`` brings the server in line, ``"bind"`` asks
-                nothing.
+                nothing but the pages of ``monitoring``.
             monitoring: of streams with a ``durability``: the monitoring URLs of their servers (``http://host:8222``),
                 where alone a NATS server tells what it does; ``None`` takes ``NATS_MONITORING``.
             unproven: when a ``durability`` is not there, or nobody could say that it is: ``"refuse"`` makes nothing,
@@ -89,7 +89,7 @@ class StreamBroker(Eventing, Publishing):
 
         Raises:
             ConfigDrift: verify, and one exists with other settings; it names each field. Or a ``durability`` that is
-                not proven.
+                not proven, whatever is to be ensured.
             ConnectionLost, BrokerClosed, PermissionDenied, ApiError.
         """
         check_ensure(ensure)

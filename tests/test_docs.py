@@ -46,6 +46,17 @@ def test_the_block_runs_as_printed(code: str, tmp_path: Path) -> None:
     run(code, tmp_path)
 
 
+def test_the_blocks_are_typed_as_strictly_as_the_library(tmp_path: Path) -> None:
+    """What somebody copies passes their own ``mypy --strict``."""
+    for page in PAGES:
+        for index, code in enumerate(BLOCK.findall(page.read_text())):
+            (tmp_path / f"{page.stem}_{index}.py").write_text(code)
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={ROOT / '.mypy_cache'}"]
+    typed = [*mypy, "--ignore-missing-imports", *map(str, sorted(tmp_path.glob("*.py")))]
+    done = subprocess.run(typed, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_readme_example_settles_once_and_reports_the_duplicate(tmp_path: Path) -> None:
     (code,) = BLOCK.findall((ROOT / "README.md").read_text())
     printed = run(code, tmp_path)

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 _TIMEOUT: Final = 60.0
 
 
-async def leader(stage: Stage) -> NatsServer:
-    """The node that leads the stream now."""
+async def leader(stage: Stage, within: float | None = None) -> NatsServer:
+    """The node that leads the stream now; waited for as long as ``Stage.shown`` says."""
 
     async def found() -> NatsServer | None:
         reply = await stage.broker.request(f"$JS.API.STREAM.INFO.{STREAM}", b"")
         name = reply.json().get("cluster", {}).get("leader")
         return next((node for node in stage.servers.cluster.nodes if node.settings.name == name), None)
 
-    return await stage.shown(found, "the stream has no leader")
+    return await stage.shown(found, "the stream has no leader", within)
 
 
 class KillLeader:
@@ -113,4 +113,4 @@ class KillAll:
         stage.healed(fault)
         async with watched(stage, fault):
             await cluster.start(_TIMEOUT)
-            await leader(stage)
+            await leader(stage, _TIMEOUT)
