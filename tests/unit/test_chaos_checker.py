@@ -180,6 +180,14 @@ def test_a_slow_publish_or_a_late_loop_is_noticed(run):
     assert told == "one publish_nowait took 6.0 ms; the loop was 21.0 ms late"
 
 
+@pytest.mark.parametrize(("plain", "held"), [(0.009, None), (0.007, False)])
+def test_a_machine_that_holds_up_plain_arithmetic_as_long_cannot_tell(run, plain, held):
+    run.fine().lived("room")
+    run.write("room", Event(4.8, Op.BEAT, counts={"rss": 1.0, "call_max": 0.008, "plain_max": plain, "stall": 0.0}))
+    [found] = [each for each in run.check()[1].findings if each.number == "I8"]
+    assert found.held is held
+
+
 def test_what_the_machine_kept_from_a_call_is_told(run):
     run.fine().lived("room")
     run.write("room", Event(4.8, Op.BEAT, counts={"rss": 1.0, "call_max": 0.001, "call_wall": 0.016, "stall": 0.0}))
