@@ -130,13 +130,17 @@ class StatusBoard:
 
     Attributes:
         denials: what the server forbids, as it says so; for whoever sent something that has no answer of its own.
+
+    Args:
+        trouble: why there is no connection right now, in words that show no secret; empty when nobody knows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trouble: Callable[[], str] = str) -> None:
         self._status = Status.CONNECTED
         self._watchers: Watchers[Status] = Watchers("status")
         self.denials: Watchers[PermissionDenied] = Watchers("denial")
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._trouble = trouble
 
     @property
     def status(self) -> Status:
@@ -213,7 +217,7 @@ class StatusBoard:
         """Wait until the connection is there.
 
         Raises:
-            ConnectionLost: still not after ``timeout`` seconds.
+            ConnectionLost: still not after ``timeout`` seconds; it names the servers that were tried, and why none did.
             BrokerClosed, Unauthorized: it never will be.
         """
         if self._status is Status.CONNECTED:
@@ -227,7 +231,9 @@ class StatusBoard:
                     changed.clear()
                     await changed.wait()
         except TimeoutError as exc:
-            raise ConnectionLost(f"still not connected after {timeout:.3g} s") from exc
+            why = self._trouble()
+            told = f"still not connected after {timeout:.3g} s{f': {why}' if why else ''}"
+            raise ConnectionLost(told) from exc
         finally:
             stop()
         if self._status in _FINAL:

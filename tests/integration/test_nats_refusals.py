@@ -11,6 +11,7 @@ import pytest_asyncio
 from broker.backends.nats import open_backend
 from broker.contracts.errors import (
     ConnectError,
+    ConnectionLost,
     PermissionDenied,
     Unauthorized,
 )
@@ -60,6 +61,28 @@ class TestTurnedAway:
             )
         assert "wrong-secret" not in str(caught.value)
         backend = await open_backend(ConnectOptions(link=link, url=admin_of(guarded)))
+        await backend.close()
+
+    async def test_whoever_gives_no_credentials_is_told_where_they_go(self, guarded, link):
+        with pytest.raises(Unauthorized) as caught:
+            await open_backend(ConnectOptions(link=link, url=guarded.url))
+        told = str(caught.value)
+        assert f"{guarded.url} wants credentials (" in told
+        assert "Authorization Violation" in told
+        assert all(where in told for where in ("user=", "token=", "creds=", "NATS_URL", "NATS_USER", "NATS_CREDS"))
+
+    async def test_servers_that_are_gone_are_named_without_our_credentials(self, guarded, link):
+        url = f"{admin_of(guarded)},nats://admin:secret-of-admin@127.0.0.1:1"
+        backend = await open_backend(ConnectOptions(link=link, url=url))
+        await guarded.kill()
+        gone = {guarded.url.removeprefix("nats://"), "127.0.0.1:1"}
+        await eventually(lambda: all(f"{each}: " in backend._session.link.trouble for each in gone))
+        with pytest.raises(ConnectionLost, match="still not connected after") as caught:
+            await backend.flush(timeout=0.2)
+        told = str(caught.value)
+        assert all(f"{each}: " in told for each in gone)
+        assert "refused" in told or "Connect call failed" in told
+        assert "secret" not in told
         await backend.close()
 
     @pytest.mark.parametrize(

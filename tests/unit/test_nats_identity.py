@@ -52,6 +52,16 @@ class TestPlain:
     def test_nothing_is_shown(self):
         assert "s3cret" not in repr(identity(user="ann", password="s3cret"))
 
+    @pytest.mark.parametrize(
+        "given", [{"user": "ann", "password": "s3cret"}, {"token": "s3cret"}, {"creds": "/s3cret"}]
+    )
+    def test_a_refusal_says_that_it_was_refused_or_that_nothing_was_given(self, given):
+        assert str(identity(**given).refused("no")) == "nats://a:1 refused the credentials: no"
+        told = str(identity().refused("no"))
+        assert told.startswith(
+            "nats://a:1 wants credentials (no), and no user, token or creds= was given: give connect()"
+        )
+
 
 class TestFile:
     @pytest.mark.parametrize("newline", ["\n", "\r\n"])

@@ -68,6 +68,11 @@ class Link(Protocol):
     def congested(self) -> bool:
         """Whether the outbound buffer is above its high-water mark."""
 
+    @property
+    @abstractmethod
+    def trouble(self) -> str:
+        """The servers tried since the connection broke, each with what it came to; nothing in it is a secret."""
+
     @abstractmethod
     async def writable(self) -> None:
         """Wait until it is below."""

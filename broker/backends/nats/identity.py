@@ -9,13 +9,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from broker.contracts.errors import ConnectError
+from broker.contracts.errors import ConnectError, Unauthorized
 
 if TYPE_CHECKING:
     from broker.backends.nats.addresses import Address
 
 _BLOCK: Final = re.compile(rb"-{3,}\s*BEGIN ([A-Z ]+?)\s*-{3,}\s+([A-Za-z0-9._=-]+?)\s+-{3,}\s*END")
 _SEED: Final = re.compile(rb"S[A-Z2-7]{57}")
+_ADVICE: Final = (
+    "give connect() user= and password=, token= or creds=, or put them into the URL or NATS_URL (user:password@host); "
+    "commands and services also read NATS_USER with NATS_PASSWORD, and NATS_CREDS"
+)
 _LARGEST: Final = 1 << 20
 """Bytes of a credentials file; a larger one is something else."""
 
@@ -44,6 +48,14 @@ class Identity:
     def renewable(self) -> bool:
         """Whether the next connection may be made as somebody the server still knows."""
         return self._creds is not None
+
+    def refused(self, told: str) -> Unauthorized:
+        """The server let us in as nobody, or not as who we say we are; ``told``: in its words."""
+        address = self._address
+        if self._creds is None and address.user is None and address.token is None:
+            told = f"{address} wants credentials ({told}), and no user, token or creds= was given"
+            return Unauthorized(f"{told}: {_ADVICE}")
+        return Unauthorized(f"{address} refused the credentials: {told}")
 
     async def fields(self, nonce: str) -> dict[str, str]:
         """What CONNECT says of us to a server that wants this signed; empty when it asks for no key.

@@ -12,6 +12,7 @@ from broker.backends.nats import complaints, frames
 from broker.backends.nats.contract import Link
 from broker.backends.nats.outbound import Outbound
 from broker.backends.nats.patience import LINGER
+from broker.backends.nats.trouble import Trouble
 from broker.contracts.errors import BrokerError, ConnectionLost, RequestTimeout
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class LastingLink(Link):
         self._pings: set[asyncio.Future[bool]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
+        self._trouble = Trouble()
         self.closed = False
         self.max_payload = 0
         self.clustered = self.jetstream = False
@@ -77,6 +79,11 @@ class LastingLink(Link):
     def congested(self) -> bool:
         """See ``Link``."""
         return self._outbound.congested
+
+    @property
+    def trouble(self) -> str:
+        """See ``Link``."""
+        return str(self._trouble)
 
     async def writable(self) -> None:
         """See ``Link``."""
@@ -150,6 +157,7 @@ class LastingLink(Link):
         """It broke; what was in flight is unknown to its callers."""
         self._up = False
         self._outbound.detach()
+        self._trouble.begin(self.server, why)
         self._fail_pings("the connection broke")
         _log.warning("the connection to %s is lost (%s), reconnecting", self.server, why)
         self._tell(self._events.on_lost)

@@ -51,7 +51,7 @@ class Session(LinkEvents):
 
     def __init__(self, options: ConnectOptions, address: addresses.Address) -> None:
         self.stats = Stats()
-        self.board = StatusBoard()
+        self.board = StatusBoard(lambda: self.link.trouble)
         self._inbox = f"{options.inbox_prefix}.{secrets.token_hex(11)}"
         self._inboxes = 0
         self.link = _new_link(options, address, self, self.stats)

@@ -11,7 +11,7 @@ from broker.backends.nats.identity import Identity
 from broker.backends.nats.lasting import LastingLink
 from broker.backends.nats.natspy.driver import GiveUp, NatsPy, Steering
 from broker.backends.nats.patience import LINGER, PARTING, REFUSALS
-from broker.contracts.errors import ConnectError, Unauthorized
+from broker.contracts.errors import ConnectError
 
 if TYPE_CHECKING:
     from broker.backends.nats.addresses import Address
@@ -90,7 +90,7 @@ class NatsPyLink(LastingLink, Steering):
     def _failure(self) -> ConnectError:
         told = "; ".join(dict.fromkeys(self._failures))
         if self._refusals:
-            return Unauthorized(f"{self._address} refused the credentials: {told}")
+            return Identity(self._address, self._options.creds).refused(told)
         return ConnectError(f"could not connect to {self._address}: {told}")
 
     def attempt_failed(self, text: str) -> None:
@@ -104,6 +104,7 @@ class NatsPyLink(LastingLink, Steering):
             if refused or len(self._failures) >= self._driver.pool_size:
                 raise GiveUp
             return
+        self._trouble.note(self._driver.server, text)
         self._refusals = self._refusals + 1 if refused else 0
         if self._refusals >= max(REFUSALS, self._driver.pool_size):
             self._refuse()

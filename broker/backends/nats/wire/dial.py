@@ -16,12 +16,13 @@ from broker.backends.nats.wire.connection import Connection, HungUp, Owner, Refu
 from broker.backends.nats.wire.pool import Pool
 from broker.backends.nats.wire.protocol import connect_frame
 from broker.backends.nats.wire.tls import Security
-from broker.contracts.errors import ConnectError, Unauthorized
+from broker.contracts.errors import ConnectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.backends.nats.addresses import Address
+    from broker.backends.nats.trouble import Trouble
     from broker.backends.nats.wire.pool import Server
     from broker.contracts.options import ConnectOptions
 
@@ -65,7 +66,7 @@ class Dialer:
                     try:
                         return await self._open(server, share, self._host.opening)
                     except Refused as exc:
-                        raise Unauthorized(f"{self._address} refused the credentials: {exc}") from None
+                        raise self.identity.refused(str(exc)) from None
                     except ConnectError:
                         raise
                     except Exception as exc:  # noqa: BLE001 - whatever fails at one server, another may do
@@ -74,8 +75,8 @@ class Dialer:
             failures.append(f"no answer in {self._timeout:g} s")
         raise ConnectError(f"could not connect to {self._address}: {'; '.join(failures)}")
 
-    async def again(self) -> Connection | None:
-        """Ask them until one lets us in; ``None`` when they refuse our credentials for good."""
+    async def again(self, trouble: Trouble) -> Connection | None:
+        """Ask them until one lets us in, and note why the others do not; ``None`` when they refuse us for good."""
         refusals = 0
         self.pool.lost()
         while True:
@@ -86,11 +87,13 @@ class Dialer:
                 return await self._open(server, share, self._host.opening)
             except Refused as exc:
                 refusals += 1
+                trouble.note(str(server), f"refused the credentials: {exc}")
                 _log.warning("%s refuses our credentials: %s", server, exc)
                 if refusals >= max(REFUSALS, len(self.pool)):
                     return None
             except Exception as exc:  # noqa: BLE001 - whatever fails now may do later
                 refusals = 0
+                trouble.note(str(server), told(exc))
                 _log.debug("%s: %s", server, told(exc))
 
     async def beside(self, used: Connection) -> Connection | None:

@@ -83,7 +83,7 @@ class WireLink(LastingLink, Host):
         self._heed(connection, info)
 
     async def _find(self) -> None:
-        connection = await self._dialer.again()
+        connection = await self._dialer.again(self._trouble)
         if connection is None:
             self._refuse()
             return
