@@ -215,19 +215,19 @@ def _jetstream(facts: Facts) -> Iterator[Finding]:
         do = "Declare it (sb.declare, sb.consumers.ensure), or look whether its name is spelled so."
         yield Finding("worker", "problem", facts.absent, do)
     limits = facts.account.get("limits") or {}
-    for name, used, most in (
-        ("disk", facts.account.get("storage"), limits.get("max_storage")),
-        ("memory", facts.account.get("memory"), limits.get("max_memory")),
-        ("streams", facts.account.get("streams"), limits.get("max_streams")),
-        ("consumers", facts.account.get("consumers"), limits.get("max_consumers")),
+    for name, used, most, unit in (
+        ("disk", facts.account.get("storage"), limits.get("max_storage"), " bytes"),
+        ("memory", facts.account.get("memory"), limits.get("max_memory"), " bytes"),
+        ("streams", facts.account.get("streams"), limits.get("max_streams"), ""),
+        ("consumers", facts.account.get("consumers"), limits.get("max_consumers"), ""),
     ):
-        yield _limit(name, used or 0, most if most is not None else -1)
+        yield _limit(name, used or 0, most if most is not None else -1, unit)
 
 
-def _limit(name: str, used: int, most: int) -> Finding:
+def _limit(name: str, used: int, most: int, unit: str) -> Finding:
     if most <= 0:
-        return Finding("limits", "ok", f"{name}: {used} in use; this account has no limit of its own")
-    says = f"{name}: {used} of {most} in use"
+        return Finding("limits", "ok", f"{name}: {used}{unit} in use; this account has no limit of its own")
+    says = f"{name}: {used} of {most}{unit} in use"
     if used >= most * _FULL[0]:
         level: Level = "problem" if used >= most * _FULL[1] else "warning"
         return Finding("limits", level, says, "Raise the account's limit, or purge what nobody needs.")

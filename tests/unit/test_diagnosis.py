@@ -104,3 +104,14 @@ def test_a_stream_without_a_leader_is_a_problem():
 )
 def test_what_permissions_allow(permissions, verb, subject, may):
     assert _may(permissions, verb, subject) is may
+
+
+def test_what_is_in_use_has_a_unit():
+    limits = {"max_storage": 4096, "max_memory": -1, "max_streams": 16, "max_consumers": -1}
+    account = {"storage": 1024, "memory": 0, "streams": 5, "consumers": 7, "limits": limits}
+    assert [says for _, says in found(Facts(greetings=[greeting()], account=account), "limits")] == [
+        "disk: 1024 of 4096 bytes in use",
+        "memory: 0 bytes in use; this account has no limit of its own",
+        "streams: 5 of 16 in use",
+        "consumers: 7 in use; this account has no limit of its own",
+    ]
