@@ -78,12 +78,20 @@ class MailWorker:
             ensure=self._ensure,
             inbox=self._inbox,
             max_deliver=_MAX_DELIVER,
-            on_error={DecodeError: "dead_letter", InvalidSubject: "dead_letter", MailConflict: "dead_letter"},
         )
         return self._consumption
 
     async def handle(self, message: StreamMessage, tx: AsyncConnection) -> None:
-        """Apply a letter or a claim."""
+        """Apply a letter or a claim.
+
+        What can never be applied becomes a dead letter at once, with the reason in words; consuming logs it, in a line.
+        """
+        try:
+            await self._apply(message, tx)
+        except (DecodeError, InvalidSubject, MailConflict) as exc:
+            await message.term(str(exc))
+
+    async def _apply(self, message: StreamMessage, tx: AsyncConnection) -> None:
         player = mail_recipient(message.subject)
         command = message.decode(cast("type[Letter | Claim]", MailCommand))
         if isinstance(command, Letter):

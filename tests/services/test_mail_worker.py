@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 
 import msgspec
@@ -85,7 +86,9 @@ async def test_what_nobody_claims_goes_back_by_itself(sb, path, make_letter, sql
 
 
 @pytest.mark.usefixtures("worker")
-async def test_what_can_never_be_applied_becomes_a_dead_letter_and_holds_up_nobody(sb, path, soon, sql, eventually):
+async def test_what_can_never_be_applied_is_a_dead_letter_and_a_line_and_holds_up_nobody(
+    sb, path, soon, sql, eventually, caplog
+):
     bodies = {
         "garbage": b"garbage",
         "no kind": b'{"letter_id":"l1"}',
@@ -101,5 +104,10 @@ async def test_what_can_never_be_applied_becomes_a_dead_letter_and_holds_up_nobo
     await eventually(lambda: sb.stats.dead_lettered == 6)
     keys = {letter.idempotency_key async for letter in sb.dead_letters.list()}
     assert keys == {*bodies, "nobody", "other key"}
+    assert not [each for each in caplog.records if each.exc_info]
+    warned = [each.getMessage() for each in caplog.records if each.levelname in {"WARNING", "ERROR"}]
+    assert len(warned) == 6
+    told = re.compile(r"'mail\.(ann|a!)' \(MAIL sequence \d+\) gave up in mail-worker, .{20,}: dead letter \d")
+    assert all(told.fullmatch(each) for each in warned), warned
     assert sql(path, "SELECT player, letter_id FROM mail_letter") == [("ann", "l1")]
     assert await settled(sb)
