@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from sqlalchemy import (
     BigInteger,
@@ -16,11 +16,9 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    event,
 )
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
+from services.append_only import append_only
 
 METADATA: Final = MetaData()
 
@@ -56,41 +54,11 @@ ENTRY: Final = Table(
 )
 """What was paid, by battle; the lines of one add up to zero."""
 
-_SQLITE: Final = """
-CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
-BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
-
-CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}
-BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
-
-CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN EXISTS (SELECT 1 FROM {table} WHERE {same})
-BEGIN SELECT {refusal}; END
-"""
-"""The last one comes before INSERT OR REPLACE removes what is in its way."""
-_SAME: Final = {
-    "settlement": "battle_id = NEW.battle_id",
-    "entry": "tx = NEW.tx AND (n = NEW.n OR (account = NEW.account AND currency = NEW.currency))",
-}
-_REFUSAL: Final = {
-    # Workers insert it to find out whether it is there.
-    "settlement": "RAISE(IGNORE)",
-    "entry": "RAISE(ABORT, 'entry is append-only')",
-}
-_POSTGRESQL: Final = """
-CREATE OR REPLACE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql AS
-$$ BEGIN RAISE EXCEPTION '{table} is append-only'; END $$
-
-CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
-FOR EACH STATEMENT EXECUTE FUNCTION {table}_refuse()
-"""
-
-
-def _refuse_changes(table: Table, connection: Connection, **_: object) -> None:
-    name = table.name
-    statements = _SQLITE if connection.dialect.name == "sqlite" else _POSTGRESQL
-    for statement in statements.format(table=name, same=_SAME[name], refusal=_REFUSAL[name]).strip().split("\n\n"):
-        connection.exec_driver_sql(statement)
-
-
-for _table in (SETTLEMENT, ENTRY):
-    event.listen(_table, "after_create", _refuse_changes)
+_NO_REPLACE: Final = (
+    "CREATE TRIGGER {0}_no_replace BEFORE INSERT ON {0} WHEN EXISTS (SELECT 1 FROM {0} WHERE {1}) BEGIN SELECT {2}; END"
+)
+"""Comes before INSERT OR REPLACE removes what is in its way."""
+# Workers insert it to find out whether it is there.
+append_only(SETTLEMENT, sqlite=[_NO_REPLACE.format("settlement", "battle_id = NEW.battle_id", "RAISE(IGNORE)")])
+_SAME: Final = "tx = NEW.tx AND (n = NEW.n OR (account = NEW.account AND currency = NEW.currency))"
+append_only(ENTRY, sqlite=[_NO_REPLACE.format("entry", _SAME, "RAISE(ABORT, 'entry is append-only')")])
