@@ -122,7 +122,8 @@ class StreamBroker(Eventing, Publishing):
             idempotency_key: a repeat of the same key on the same subject within the stream's duplicate window is
                 dropped, and ``receipt.duplicate`` says so. Generated when ``None``.
             ordering_key: messages with the same key are handled one after the other, in the order stored, by
-                ``consume(ordered=True)`` on a stream with lanes; on others it is only carried along.
+                ``consume(ordered=True)`` on a stream with lanes. One without takes it, only carries it along as a
+                header, and keeps no order by it; ``consume(ordered=True)`` is refused there.
             headers: application headers.
             ttl: whole seconds after which the server may drop it.
             expect: what must hold for it to be stored.

@@ -120,7 +120,10 @@ class Outbox:
             subject: one that a stream captures.
             body: bytes, or anything the codec encodes.
             idempotency_key: the message's name for ever; generated when ``None``.
-            ordering_key: messages with the same key are sent one after the other, in the order written.
+            ordering_key: messages with the same key are sent one after the other, in the order written. On PostgreSQL
+                the transaction has the key to itself until it ends. With several keys in one transaction take them in
+                one order everywhere, sorted for one: otherwise two can wait for each other, and PostgreSQL ends one of
+                them (``DatabaseContended`` from ``transaction``; an inbox tries the handler's again).
             headers: application headers.
 
         Raises:

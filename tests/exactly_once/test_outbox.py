@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import defaultdict
+from functools import partial
 
 import pytest
 import pytest_asyncio
@@ -9,7 +10,7 @@ from sqlalchemy import event, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker import EncodeError, InvalidKey, InvalidOption, InvalidSubject, StreamOptions
-from broker.exactly_once import Inbox, KeyConflict, Outbox, hooks
+from broker.exactly_once import DatabaseContended, Inbox, KeyConflict, Outbox, hooks
 from broker.exactly_once.claiming import Claiming
 from broker.exactly_once.schema import OUTBOX, RELAY
 from broker.testing.waiting import eventually, never
@@ -288,6 +289,24 @@ async def test_a_key_is_numbered_in_the_order_of_commits(outbox):
     async with outbox.engine.connect() as connection:
         rows = await connection.execute(text("SELECT body FROM gamebroker_outbox ORDER BY id"))
         assert [bytes(row[0]) for row in rows] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("kind", ["postgresql"])
+@pytest.mark.usefixtures("kind")
+async def test_keys_taken_in_two_orders_can_stand_in_each_others_way_and_in_one_order_never(outbox):
+    async def write_both(first, second, between):
+        async with outbox.transaction() as tx:
+            await tx.execute(text("SET LOCAL deadlock_timeout = '20ms'"))
+            await outbox.enqueue(tx, BOARD, 1, ordering_key=first)
+            await between()
+            await outbox.enqueue(tx, BOARD, 2, ordering_key=second)
+
+    meet = asyncio.Barrier(2).wait
+    crossing = (write_both("ann", "bob", meet), write_both("bob", "ann", meet))
+    outcomes = await asyncio.gather(*crossing, return_exceptions=True)
+    assert {type(each) for each in outcomes} == {type(None), DatabaseContended}
+    await asyncio.gather(*(write_both("ann", "bob", partial(asyncio.sleep, 0.05)) for _ in range(3)))
+    assert await outbox.waiting() == 2 + 6
 
 
 async def test_a_crash_between_storing_and_marking_stores_once(board, outbox, monkeypatch):

@@ -144,6 +144,7 @@ class EnqueueConformance(Conformance):
             message = await anext(messages)
         assert list(message.headers) == ["X-Room"]
         assert message.headers.get_all("x-room") == ["1", "2"]
+        assert message.ordering_key == "o"  # carried along, with lanes or without
 
     async def test_a_subject_no_stream_captures_is_told_at_once(self, connect: Connect) -> None:
         sb = await connect()
