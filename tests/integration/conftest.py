@@ -2,6 +2,7 @@
 
 import pytest_asyncio
 
+from broker import StreamBroker
 from broker.backends.nats import open_backend
 from broker.contracts.options import ConnectOptions
 from broker.server import NatsServer
@@ -40,3 +41,10 @@ async def connect(link):
     yield connect
     for backend in opened:
         await backend.close()
+
+
+@pytest_asyncio.fixture
+async def sb(nats_server, link):
+    async with StreamBroker.connect(nats_server.url, link=link) as sb:
+        yield sb
+    await remove_streams(nats_server.url)
