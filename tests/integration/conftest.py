@@ -1,5 +1,6 @@
 """What integration tests share: brokers at the seam, and a server of one's own to do harm to."""
 
+import pytest
 import pytest_asyncio
 
 from broker import StreamBroker
@@ -8,6 +9,8 @@ from broker.contracts.options import ConnectOptions
 from broker.server import NatsServer
 from broker.testing.plugin import remove_streams
 from tests.orders import ORDERS
+
+pytest.register_assert_rewrite("tests.operations")  # it fails like a test, so it tells like one
 
 
 @pytest_asyncio.fixture
