@@ -196,13 +196,13 @@ class StreamMessage(Message, eq=False, kw_only=True):
     def idempotency_key(self) -> str | None:
         """The key the sender gave to ``enqueue``; ``None`` when it gave none or is another client."""
         headers = self.delivery.headers
-        return headers.get(KEY) if headers else None
+        return None if headers is None else headers.get(KEY)
 
     @property
     def ordering_key(self) -> str | None:
         """The key whose messages keep their order; ``None`` when the sender gave none."""
         delivery = self.delivery
-        told = delivery.headers.get(ORDERING_KEY) if delivery.headers else None
+        told = None if delivery.headers is None else delivery.headers.get(ORDERING_KEY)
         if told is not None or delivery.lane_key is None:
             return told
         return key_of_token(delivery.lane_key)

@@ -97,6 +97,9 @@ class Headers(Mapping[str, str]):
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys(name for name, _ in self._pairs))
 
+    def __bool__(self) -> bool:
+        return bool(self._pairs)
+
     def __len__(self) -> int:
         return len(dict.fromkeys(name for name, _ in self._pairs))
 

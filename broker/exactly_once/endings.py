@@ -114,7 +114,10 @@ class Guard:
     def ask_anew(self) -> None:
         """Have SQLite prepare everything anew before whatever is sent next, a COMMIT that it has kept among it."""
         ask = partial(self._driver._conn.set_authorizer, self)  # noqa: SLF001 - Python's own connection
-        self._driver._tx.put_nowait((None, ask))  # noqa: SLF001 - into its thread, from where nothing can be awaited
+        if (tell := getattr(self._driver, "tell", None)) is not None:
+            tell(ask)
+        else:
+            self._driver._tx.put_nowait((None, ask))  # noqa: SLF001 - into its thread, from where nothing can be awaited
 
     def __call__(self, action: int, verb: str | None, *_: object) -> int:
         """SQLite's question."""

@@ -1,7 +1,8 @@
-"""SQLite with one hop to its thread for each statement, where the usual cursor takes four.
+"""SQLite with one hop to its thread for each statement at most, where the usual cursor takes four.
 
 aiosqlite goes there to make a cursor, to execute, to fetch and to close; a hop costs more than a small statement. Here
 all of it happens in one go, which also leaves no half-fetched statement behind when whoever waits for it is cancelled.
+In a transaction that holds the file's lock, what has shown to be short is executed without a hop.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import sqlite3
 from contextlib import suppress
 from functools import partial
 from threading import Thread
+from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiosqlite
+
+from broker.exactly_once.short_statements import ShortStatements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 _ITERATED_AT_A_TIME: Final = 64
+_LOCKS: Final = "BEGIN IMMEDIATE"
 _END: Final = object()
 """What the last function that a thread is asked for returns."""
 
@@ -43,12 +48,12 @@ class OneHopCursor:
 
     async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> OneHopCursor:
         """Execute and fetch."""
-        await self._connection.in_thread(self._run, "execute", statement, parameters)
+        await self._execute("execute", statement, parameters)
         return self
 
     async def executemany(self, statement: str, parameters: Iterable[Sequence[Any]]) -> OneHopCursor:
         """Execute for each set of parameters."""
-        await self._connection.in_thread(self._run, "executemany", statement, parameters)
+        await self._execute("executemany", statement, parameters)
         return self
 
     async def fetchone(self) -> Any | None:
@@ -69,6 +74,26 @@ class OneHopCursor:
     async def close(self) -> None:
         """It is closed."""
 
+    async def _execute(self, verb: str, statement: str, parameters: Any) -> None:
+        connection, short = self._connection, self._connection.short
+        if connection.nobody_waits and statement in short:
+            if short.loop_is_due():
+                await asyncio.sleep(0)
+            began = perf_counter()
+            try:
+                self._run(verb, statement, parameters)
+            finally:
+                short.took_at_once(statement, perf_counter() - began)
+            return
+        short.took_in_thread(statement, await connection.in_thread(self._timed, verb, statement, parameters))
+        if statement == _LOCKS:
+            connection.locks = True
+
+    def _timed(self, verb: str, statement: str, parameters: Any) -> float:
+        began = thread_time()
+        self._run(verb, statement, parameters)
+        return thread_time() - began
+
     def _run(self, verb: str, statement: str, parameters: Any) -> None:
         cursor = self._connection.raw.cursor()
         try:
@@ -80,12 +105,25 @@ class OneHopCursor:
 
 
 class OneHopConnection(aiosqlite.Connection):
-    """An aiosqlite connection with such cursors."""
+    """An aiosqlite connection with such cursors.
+
+    Attributes:
+        short: what need not be executed in its thread.
+        locks: its transaction, if it is in one, has had the file's lock from the beginning.
+    """
 
     def __init__(self, database: str, **options: Any) -> None:
+        options["check_same_thread"] = False  # its thread and the event loop's, never at once
         super().__init__(partial(sqlite3.connect, database, **options), _ITERATED_AT_A_TIME)
         self._thread = Thread(target=_work, args=(self._tx,), name="gamebroker-sqlite", daemon=True)
         self._at_rest = True
+        self.short = ShortStatements()
+        self.locks = False
+
+    @property
+    def nobody_waits(self) -> bool:
+        """Whether a statement would begin at once: its thread is idle, and no other process can hold the lock."""
+        return self.locks and self._at_rest and self.in_transaction
 
     @property
     def raw(self) -> sqlite3.Connection:
@@ -103,8 +141,21 @@ class OneHopConnection(aiosqlite.Connection):
         self._at_rest = True
         return result
 
+    def tell(self, function: Callable[[], Any]) -> None:
+        """Call it before the next statement; nobody waits for it."""
+        if self._at_rest:
+            function()
+        else:
+            self._tx.put_nowait((None, function))
+
+    async def commit(self) -> None:
+        """Commit the transaction."""
+        self.locks = False
+        await super().commit()
+
     async def rollback(self) -> None:
         """Roll back; no hop when there is nothing, as after every reading."""
+        self.locks = False
         if self.in_transaction or not self._at_rest:
             await super().rollback()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
+from loadtest.chaos import loops
 from loadtest.chaos.catalogue import KINDS
 from loadtest.chaos.evidence import Struck
 from loadtest.chaos.findings import Finding, finding, named
@@ -33,25 +34,10 @@ def judged(found: Evidence) -> list[Finding]:
 
 
 def _never_blocks(found: Evidence) -> Finding:
-    limits = found.plan.limits
-    promise = "a game loop is never held up"
-    loops = [life.beats[-1][1] for life in found.lives.values() if life.beats and "call_max" in life.beats[-1][1]]
-    if not loops:
-        return Finding("I8", promise, None, "no game loop ran")
-    call, stall, wall, plain = (
-        max(each.get(which, 0.0) for each in loops) for which in ("call_max", "stall", "call_wall", "plain_max")
-    )
-    if limits.call < call <= plain and stall <= limits.stall:
-        told = f"one publish_nowait took {_ms(call)}, but so did plain arithmetic beside it ({_ms(plain)}): the machine"
-        return Finding("I8", promise, None, told)
-    kept = f" ({_ms(wall)} with what the machine kept from it)" if wall > limits.call else ""
-    return finding(
-        "I8",
-        promise,
-        f"one publish_nowait took {_ms(call)}" if call > limits.call else "",
-        f"the loop was {_ms(stall)} late" if stall > limits.stall else "",
-        good=f"longest publish_nowait {_ms(call)}{kept}, p99.9 of the loop's lateness {_ms(stall)}",
-    )
+    held = loops.seen(life.beats[-1][1] for life in found.lives.values() if life.beats)
+    if held is None:
+        return Finding("I8", loops.PROMISE, None, "no game loop ran")
+    return loops.concluded(held, found.plan.limits)
 
 
 def growth(found: Evidence) -> dict[str, float]:
@@ -232,7 +218,3 @@ def _could_notice(found: Evidence, process: str, life: Life, since: float, notic
 
 def _unnoticed(fault: Fault, process: str) -> str:
     return f"{fault.kind} number {fault.number} by {process}"
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms"

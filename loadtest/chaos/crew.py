@@ -6,7 +6,8 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING, Final
 
-from loadtest.chaos.histories import Event, Op, last_events, pulse_file
+from broker import Status
+from loadtest.chaos.histories import Event, Op, last_events, last_of, pulse_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from services.children import Child, Children
 
 START_TIMEOUT: Final = 120.0
-_MODULES: Final = {"worker": "worker", "room": "room", "census": "census"}
+_MODULES: Final = {"worker": "worker", "room": "room", "idle": "idle", "census": "census"}
+_APART: Final = frozenset({"idle", "census"})
+"""Kinds whose pulse tells of no connection: they have none, or no pulse."""
 
 
 class Crew:
@@ -76,6 +79,19 @@ class Crew:
     def pulse(self, name: str) -> list[Event]:
         """The last events of a process's pulse."""
         return last_events(pulse_file(self.directory, name))
+
+    def adrift(self, since: float) -> list[str]:
+        """Who lives and has not told since then that it lives and is connected; never one that has no connection."""
+        return [
+            child.name
+            for role, child in self._running.items()
+            if role.split("-", 1)[0] not in _APART and child.running and not self._connected(child.name, since)
+        ]
+
+    def _connected(self, name: str, since: float) -> bool:
+        pulse = pulse_file(self.directory, name)
+        beat, status = last_of(pulse, Op.BEAT), last_of(pulse, Op.STATUS)
+        return beat is not None and beat.t > since and status is not None and status.told == Status.CONNECTED
 
     async def replace(self, role: str) -> None:
         """A new one in place of one that has ended.

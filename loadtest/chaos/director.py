@@ -13,7 +13,7 @@ from loadtest.chaos.catalogue import DUPLICATE_WINDOW, KINDS
 from loadtest.chaos.census import unsettled
 from loadtest.chaos.crew import START_TIMEOUT, Crew
 from loadtest.chaos.databases import database_of
-from loadtest.chaos.histories import History, Op
+from loadtest.chaos.histories import History, Op, now
 from loadtest.chaos.injecting import Injector
 from loadtest.chaos.progress import Progress
 from loadtest.chaos.scenarios import SCENARIOS
@@ -85,7 +85,7 @@ class Director:
         plan, crew = self._plan, stage.crew
         workers = [f"worker-{number}" for number in range(1, plan.workers + 1)]
         producers = [f"producer-{number}" for number in range(1, plan.producers + 1)]
-        await crew.begin([*workers, "room"])
+        await crew.begin([*workers, "room", "idle"])
         await crew.begin(producers)
         self._began = asyncio.get_running_loop().time()
         showing = asyncio.ensure_future(self._show(Progress(crew, stage.database, len(plan.faults))))
@@ -94,7 +94,8 @@ class Director:
             await stage.inject.send("probe", body_of(settlement_of("probe")))
             if plan.send == "outbox":
                 await self._finished(crew)
-            await crew.ask([*producers, "room"])
+            await self._reconnected(crew)
+            await crew.ask([*producers, "room", "idle"])
             await self._settled(stage.broker)
             await crew.ask(workers)
         finally:
@@ -149,6 +150,18 @@ class Director:
             orders.give(self._directory, name, orders.FINISH)
         while clock() < deadline:
             if all(_has_finished(crew, name) for name in names):
+                return
+            await asyncio.sleep(_POLL)
+
+    async def _reconnected(self, crew: Crew) -> None:
+        """Return when everybody who lives is connected, or has had the time to: whoever is not then, I12 is about.
+
+        The last fault may have been over a moment ago, and who is asked to end tries no longer.
+        """
+        since, alive = now(), self._plan.limits.alive
+        while adrift := crew.adrift(since):
+            if now() > since + alive:
+                self._say(f"not connected {alive:g} s after the last fault: {', '.join(adrift)}")
                 return
             await asyncio.sleep(_POLL)
 

@@ -190,3 +190,14 @@ def last_events(path: Path, *, tail: int = 4096) -> list[Event]:
     if size > tail:
         lines = lines[1:]
     return [_decoder.decode(line) for line in lines if line.endswith(b"\n")]
+
+
+def last_of(path: Path, op: Op, *, tail: int = 4096) -> Event | None:
+    """The last finished event of that kind, however far back it is; cheap when it is not."""
+    while True:
+        found = [event for event in last_events(path, tail=tail) if event.op is op]
+        if found:
+            return found[-1]
+        if not path.exists() or path.stat().st_size <= tail:
+            return None
+        tail *= 8

@@ -19,16 +19,24 @@ _EVERY: Final = 0.5
 
 
 class Pulse:
-    """Writes it down while the ``async with`` block runs, and once more at its end."""
+    """Writes it down while the ``async with`` block runs, and once more at its end.
 
-    def __init__(self, broker: Broker, history: History, counts: Callable[[], dict[str, float]]) -> None:
+    Args:
+        broker: ``None`` for a process that has no connection, and so no status to tell.
+        history: to write it into.
+        counts: what it has counted so far.
+    """
+
+    def __init__(self, broker: Broker | None, history: History, counts: Callable[[], dict[str, float]]) -> None:
         self._broker = broker
         self._history = history
         self._counts = counts
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.ensure_future(self._beat()), asyncio.ensure_future(self._follow())]
+        self._tasks = [asyncio.ensure_future(self._beat())]
+        if self._broker is not None:
+            self._tasks.append(asyncio.ensure_future(self._follow(self._broker)))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -39,14 +47,14 @@ class Pulse:
         self._write()
 
     def _write(self) -> None:
-        counts = {"rss": float(rss()), "reconnects": float(self._broker.stats.reconnects), **self._counts()}
-        self._history.write(Op.BEAT, counts=counts)
+        told = {} if self._broker is None else {"reconnects": float(self._broker.stats.reconnects)}
+        self._history.write(Op.BEAT, counts={"rss": float(rss()), **told, **self._counts()})
 
     async def _beat(self) -> None:
         while True:
             self._write()
             await asyncio.sleep(_EVERY)
 
-    async def _follow(self) -> None:
-        async for status in self._broker.status_changes():
+    async def _follow(self, broker: Broker) -> None:
+        async for status in broker.status_changes():
             self._history.write(Op.STATUS, told=status)

@@ -180,6 +180,27 @@ def test_a_slow_publish_or_a_late_loop_is_noticed(run):
     assert told == "one publish_nowait took 6.0 ms; the loop was 21.0 ms late"
 
 
+def test_a_loop_that_was_late_beside_an_empty_one_as_late_says_nothing(run):
+    run.fine().lived("room")
+    run.lived("idle")
+    run.lines["idle"] = [line for line in run.lines["idle"] if line.op is not Op.STATUS]
+    run.write("room", Event(4.8, Op.BEAT, counts={"rss": 1.0, "call_max": 0.001, "stall": 0.0278}))
+    run.write("idle", Event(4.8, Op.BEAT, counts={"rss": 1.0, "stall": 0.0251, "turns": 288.0}))
+    code, verdict = run.check()
+    [found] = [each for each in verdict.findings if each.number == "I8"]
+    assert (code, found.held) == (0, None)
+    assert found.told == (
+        "longest publish_nowait 1.0 ms; "
+        "the loop was 27.8 ms late, but so was an empty loop beside it (25.1 ms): the machine"
+    )
+    drawn = page(Report.of(PLAN, judged_in(run.directory), Machine.here(), began="then"))
+    assert "an empty loop beside it (25.1 ms)" in drawn
+    run.lines.clear()
+    run.write("idle", Event(4.9, Op.BEAT, counts={"rss": 1.0, "stall": 0.0049, "turns": 294.0}))
+    [told] = [each.told for each in run.check()[1].broken]
+    assert told == "the loop was 27.8 ms late, an empty loop beside it 4.9 ms"
+
+
 @pytest.mark.parametrize(("plain", "held"), [(0.009, None), (0.007, False)])
 def test_a_machine_that_holds_up_plain_arithmetic_as_long_cannot_tell(run, plain, held):
     run.fine().lived("room")

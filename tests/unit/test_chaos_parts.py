@@ -1,16 +1,19 @@
 """The parts of the chaos harness that need no run: sizes and slices, blocks on disk, how late a loop was."""
 
 import argparse
+import asyncio
+import gc
 import struct
 import time
 
 import pytest
 
 from loadtest.chaos.blocks import flip, stored
+from loadtest.chaos.calls import Call, Processor
 from loadtest.chaos.catalogue import KINDS
 from loadtest.chaos.modes import MODES
+from loadtest.chaos.pace import Lateness, Pace
 from loadtest.chaos.planning import left_out, plans
-from loadtest.chaos.room import Call, Lateness, Processor
 
 
 def given(**changed):
@@ -116,6 +119,28 @@ def test_lateness_takes_no_room_and_is_true_to_a_step():
     assert late.often(0.5) == pytest.approx(0.001, abs=0.0005)
     assert late.often(0.999) == pytest.approx(0.012, abs=0.0005)
     assert (late.often(1.0), late.longest) == (3.0, 3.0)
+
+
+async def test_a_loop_keeps_its_pace_and_counts_until_it_is_told_to_stop():
+    stop, taken, begun = asyncio.Event(), [], time.perf_counter()
+    pace = Pace(Processor())
+
+    def turn():
+        taken.append(time.perf_counter())
+        if len(taken) == 3:
+            time.sleep(0.2)
+        if len(taken) == 8:
+            stop.set()
+
+    try:
+        await pace.keep(turn, stop)
+    finally:
+        gc.unfreeze()
+    counts = pace.counts()
+    assert counts.keys() == {"stall", "stall_max", "late_max", "turns"}
+    assert counts["turns"] == len(taken) == 8
+    assert taken[2] - begun >= 3 / 60 - 0.005
+    assert counts["late_max"] >= counts["stall_max"] >= counts["stall"] > 0.15
 
 
 # -- what a call costs

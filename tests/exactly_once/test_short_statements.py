@@ -1,0 +1,112 @@
+"""Which thread executes a statement: the event loop's own only what is short, and only while nobody is waited for."""
+
+import asyncio
+import threading
+
+import pytest
+from sqlalchemy import text
+
+from broker.exactly_once import Inbox
+from broker.exactly_once.databases import Database
+from broker.exactly_once.short_statements import ShortStatements
+from broker.exactly_once.transactions import Transactions
+
+_TOLD = text(
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows) "
+    "SELECT whose_thread(), max(i) FROM n"
+)
+LONG = 300_000
+"""Rows; some 30 ms."""
+
+
+@pytest.fixture
+async def database(tmp_path):
+    url = f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}"
+    async with Inbox(url) as inbox:
+        await inbox.create()
+    opened = Database(url)
+    yield opened
+    await opened.close()
+
+
+async def told(connection, rows=1):
+    driver = (await connection.get_raw_connection()).driver_connection
+    await driver.create_function("whose_thread", 0, threading.get_ident)
+    found, counted = (await connection.execute(_TOLD, {"rows": rows})).one()
+    assert counted == rows
+    return found == threading.get_ident()
+
+
+async def test_what_has_shown_to_be_short_is_executed_at_once(database):
+    async with Transactions(database).begin() as tx:
+        proving = 1
+        while not await told(tx):
+            proving += 1
+    assert proving > 4, "it was executed here before anything was known of it"
+
+
+async def test_who_only_reads_may_have_to_wait_and_stays_off_the_loop(database):
+    async with Transactions(database).begin() as tx:
+        while not await told(tx):
+            pass
+    async with database.engine.connect() as reading:
+        assert not any([await told(reading) for _ in range(40)])
+
+
+async def test_what_was_long_goes_back_to_the_thread(database):
+    async with Transactions(database).begin() as tx:
+        while not await told(tx):
+            pass
+        assert await told(tx, LONG), "nobody could have known"
+        here = [await told(tx) for _ in range(100)]
+    assert not any(here)
+
+
+async def test_a_handler_that_only_executes_gives_the_loop_its_turns(database):
+    turns = 0
+
+    async def others():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with Transactions(database).begin() as tx:
+        while not await told(tx):
+            pass
+        beside = asyncio.ensure_future(others())
+        for _ in range(3_000):
+            await tx.execute(_TOLD, {"rows": 1})
+        beside.cancel()
+    assert turns > 3
+
+
+async def test_a_failure_at_once_is_the_statements_own(database):
+    wrong = text("INSERT INTO gamebroker_relay VALUES (:name, 'me', 0)")
+    transactions = Transactions(database)
+    async with transactions.begin() as tx:
+        for number in range(40):
+            await tx.execute(wrong, {"name": f"relay-{number}"})
+        with pytest.raises(Exception, match="UNIQUE constraint failed"):
+            await tx.execute(wrong, {"name": "relay-0"})
+        await tx.execute(wrong, {"name": "relay-40"})
+    async with transactions.reading() as reading:
+        rows = await reading.execute(text("SELECT count(*) FROM gamebroker_relay"))
+        assert rows.scalar_one() == 41
+
+
+def test_only_so_many_statements_are_remembered():
+    short = ShortStatements()
+    for number in range(2_000):
+        for _ in range(20):
+            short.took_in_thread(f"SELECT {number}", 0.0)
+    assert sum(f"SELECT {number}" in short for number in range(2_000)) == 512
+    assert "SELECT 1999" in short
+    assert "SELECT 0" not in short
+
+
+def test_long_statements_never_prove_themselves():
+    short = ShortStatements()
+    for _ in range(1_000):
+        short.took_in_thread("SELECT", 0.01)
+    assert "SELECT" not in short
