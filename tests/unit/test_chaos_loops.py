@@ -43,6 +43,8 @@ EMPTY, EMPTY_LATE = ", an empty loop beside it 2.0 ms", ", an empty loop beside 
         # what is just good, and a control that is just good
         (5, 1, 20, 20, True, JUST),
         (1, 1, 27.8, 20, False, f"{LATE}, an empty loop beside it 20.0 ms"),
+        # late beyond anything that the machine did
+        (1, 1, 60, 25.1, False, f"the loop was 60.0 ms late{EMPTY_LATE}"),
     ],
 )  # fmt: skip
 def test_every_combination_comes_to_one_conclusion(call, plain, stall, idle, held, told):
