@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _ITERATED_AT_A_TIME: Final = 64
 _LOCKS: Final = "BEGIN IMMEDIATE"
+_LITTLE: Final = 64
+"""Rows, in or out, that may be handled on the event loop's thread."""
 _END: Final = object()
 """What the last function that a thread is asked for returns."""
 
@@ -75,33 +77,60 @@ class OneHopCursor:
         """It is closed."""
 
     async def _execute(self, verb: str, statement: str, parameters: Any) -> None:
-        connection, short = self._connection, self._connection.short
-        if connection.nobody_waits and statement in short:
-            if short.loop_is_due():
-                await asyncio.sleep(0)
-            began = perf_counter()
-            try:
-                self._run(verb, statement, parameters)
-            finally:
-                short.took_at_once(statement, perf_counter() - began)
+        connection = self._connection
+        if connection.nobody_waits and statement in connection.short and _is_little(verb, parameters):
+            await self._at_once(verb, statement, parameters)
             return
-        short.took_in_thread(statement, await connection.in_thread(self._timed, verb, statement, parameters))
+        connection.short.took_in_thread(
+            statement, await connection.in_thread(self._in_thread, verb, statement, parameters)
+        )
         if statement == _LOCKS:
             connection.locks = True
 
-    def _timed(self, verb: str, statement: str, parameters: Any) -> float:
+    async def _at_once(self, verb: str, statement: str, parameters: Any) -> None:
+        connection, short = self._connection, self._connection.short
+        if short.loop_is_due():
+            await asyncio.sleep(0)
+        began = perf_counter()
+        try:
+            unread = self._run(verb, statement, parameters, _LITTLE)
+        finally:
+            short.took_at_once(statement, perf_counter() - began)
+        if unread is not None:
+            self._rows += await connection.in_thread(_rest, unread)
+
+    def _in_thread(self, verb: str, statement: str, parameters: Any) -> float:
+        """Execute and fetch; seconds of processor time."""
         began = thread_time()
         self._run(verb, statement, parameters)
         return thread_time() - began
 
-    def _run(self, verb: str, statement: str, parameters: Any) -> None:
-        cursor = self._connection.raw.cursor()
+    def _run(self, verb: str, statement: str, parameters: Any, most: int | None = None) -> sqlite3.Cursor | None:
+        """Execute and fetch; where there may be more rows than ``most``, the cursor that has them."""
+        cursor, unread = self._connection.raw.cursor(), False
         try:
             getattr(cursor, verb)(statement, parameters)
             self.description, self.rowcount, self.lastrowid = cursor.description, cursor.rowcount, cursor.lastrowid
-            self._rows = cursor.fetchall() if cursor.description else []
+            if cursor.description is not None:
+                self._rows = cursor.fetchall() if most is None else cursor.fetchmany(most)
+            unread = len(self._rows) == most
         finally:
-            cursor.close()
+            if not unread:
+                cursor.close()
+        return cursor if unread else None
+
+
+def _is_little(verb: str, parameters: Any) -> bool:
+    """Whether it is as much as one execution, which is what a text is known by."""
+    return verb == "execute" or (isinstance(parameters, list | tuple) and len(parameters) <= _LITTLE)
+
+
+def _rest(cursor: sqlite3.Cursor) -> list[Any]:
+    """The rows that are left. The cursor is closed where it was used last: nobody else may while it is at work."""
+    try:
+        return cursor.fetchall()
+    finally:
+        cursor.close()
 
 
 class OneHopConnection(aiosqlite.Connection):

@@ -62,6 +62,27 @@ async def test_what_was_long_goes_back_to_the_thread(database):
     assert not any(here)
 
 
+async def test_many_rows_are_written_and_read_in_the_thread_all_the_same(database):
+    count = text("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows) SELECT i FROM n")
+    insert = text("INSERT INTO gamebroker_relay VALUES (:name, 'me', 0)")
+    async with Transactions(database).begin() as tx:
+        for number in range(40):
+            assert (await tx.execute(count, {"rows": 3})).scalars().all() == [1, 2, 3]
+            await tx.execute(insert, [{"name": f"relay-{number}-{n}"} for n in range(2)])
+        for rows in (63, 64, 65, 100_000):
+            assert (await tx.execute(count, {"rows": rows})).scalars().all() == list(range(1, rows + 1))
+        driver = (await tx.get_raw_connection()).driver_connection
+        at_work = threading.Event()
+        await driver.set_trace_callback(lambda _: at_work.set() if threading.current_thread() in beside else None)
+        beside = {driver._thread}
+        await tx.execute(insert, [{"name": f"relay-{n}"} for n in range(1_000)])
+        assert at_work.is_set(), "a thousand rows were written on the loop's thread"
+        await driver.set_trace_callback(None)
+    async with Transactions(database).reading() as reading:
+        rows = await reading.execute(text("SELECT count(*) FROM gamebroker_relay"))
+        assert rows.scalar_one() == 1_080
+
+
 async def test_a_handler_that_only_executes_gives_the_loop_its_turns(database):
     turns = 0
 
