@@ -11,7 +11,8 @@ import asyncio
 import sqlite3
 from contextlib import suppress
 from functools import partial
-from threading import Thread
+from queue import SimpleQueue
+from threading import Lock, Thread
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -21,7 +22,6 @@ from broker.exactly_once.short_statements import ShortStatements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from queue import SimpleQueue
 
     from sqlalchemy.engine.interfaces import Dialect
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -133,6 +133,38 @@ def _rest(cursor: sqlite3.Cursor) -> list[Any]:
         cursor.close()
 
 
+Asking = tuple["asyncio.Future[Any] | None", "Callable[[], Any]"]
+
+
+class Asked:
+    """What a connection's thread is asked to do, by whichever of aiosqlite's ways, and whether it has done it all."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Asking] = SimpleQueue()
+        self._lock = Lock()
+        self._undone = 0
+
+    @property
+    def all_done(self) -> bool:
+        """Whether the thread has nothing to do. Only who alone may ask knows that it stays so."""
+        return self._undone == 0
+
+    def put_nowait(self, asking: Asking) -> None:
+        """Ask for something more."""
+        with self._lock:
+            self._undone += 1
+        self._queue.put_nowait(asking)
+
+    def get(self) -> Asking:
+        """The next thing to do, for the thread."""
+        return self._queue.get()
+
+    def done(self) -> None:
+        """It is done. To be said before anybody is told what came of it."""
+        with self._lock:
+            self._undone -= 1
+
+
 class OneHopConnection(aiosqlite.Connection):
     """An aiosqlite connection with such cursors.
 
@@ -144,15 +176,15 @@ class OneHopConnection(aiosqlite.Connection):
     def __init__(self, database: str, **options: Any) -> None:
         options["check_same_thread"] = False  # its thread and the event loop's, never at once
         super().__init__(partial(sqlite3.connect, database, **options), _ITERATED_AT_A_TIME)
+        self._tx: Asked = Asked()  # type: ignore[assignment]  # aiosqlite puts, and our thread gets
         self._thread = Thread(target=_work, args=(self._tx,), name="gamebroker-sqlite", daemon=True)
-        self._at_rest = True
         self.short = ShortStatements()
         self.locks = False
 
     @property
     def nobody_waits(self) -> bool:
         """Whether a statement would begin at once: its thread is idle, and no other process can hold the lock."""
-        return self.locks and self._at_rest and self.in_transaction
+        return self.locks and self._tx.all_done and self.in_transaction
 
     @property
     def raw(self) -> sqlite3.Connection:
@@ -161,18 +193,11 @@ class OneHopConnection(aiosqlite.Connection):
 
     async def in_thread(self, function: Any, *arguments: Any) -> Any:
         """Call it there."""
-        self._at_rest = False  # for good, when whoever waits is cancelled: it may still be under way
-        try:
-            result = await self._execute(function, *arguments)  # type: ignore[no-untyped-call]  # aiosqlite's own way into its thread
-        except Exception:
-            self._at_rest = True
-            raise
-        self._at_rest = True
-        return result
+        return await self._execute(function, *arguments)  # type: ignore[no-untyped-call]  # aiosqlite's own way into its thread
 
     def tell(self, function: Callable[[], Any]) -> None:
         """Call it before the next statement; nobody waits for it."""
-        if self._at_rest:
+        if self._tx.all_done:
             function()
         else:
             self._tx.put_nowait((None, function))
@@ -185,7 +210,7 @@ class OneHopConnection(aiosqlite.Connection):
     async def rollback(self) -> None:
         """Roll back; no hop when there is nothing, as after every reading."""
         self.locks = False
-        if self.in_transaction or not self._at_rest:
+        if self.in_transaction or not self._tx.all_done:
             await super().rollback()
 
     def stop(self) -> asyncio.Future[Any] | None:
@@ -208,22 +233,23 @@ class OneHopConnection(aiosqlite.Connection):
         return OneHopCursor(self)
 
 
-def _work(asked: SimpleQueue[tuple[asyncio.Future[Any] | None, Callable[[], Any]]]) -> None:
+def _work(asked: Asked) -> None:
     """What a connection's thread does: one function after the other, as they were asked for."""
     result = None
     while result is not _END:
         future, function = asked.get()
-        result = _done(future, function)
+        result = _carried_out(function, asked, future)
         del future, function  # while the thread waits, it holds nobody's rows
 
 
-def _done(future: asyncio.Future[Any] | None, function: Callable[[], Any]) -> Any:
+def _carried_out(function: Callable[[], Any], asked: Asked, future: asyncio.Future[Any] | None) -> Any:
     """Call it, and tell who waits. An event loop that is closed by now has nobody who does."""
     result = error = None
     try:
         result = function()
     except BaseException as exc:  # noqa: BLE001 - it is raised where it is awaited
         error = exc
+    asked.done()
     if future is not None:
         with suppress(RuntimeError):
             future.get_loop().call_soon_threadsafe(_tell, future, result, error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 from sqlalchemy import text
@@ -10,6 +11,7 @@ from broker.exactly_once import Inbox
 from broker.exactly_once.databases import Database
 from broker.exactly_once.short_statements import ShortStatements
 from broker.exactly_once.transactions import Transactions
+from broker.exactly_once.turns import turn_on
 
 _TOLD = text(
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows) "
@@ -114,6 +116,29 @@ async def test_a_failure_at_once_is_the_statements_own(database):
     async with transactions.reading() as reading:
         rows = await reading.execute(text("SELECT count(*) FROM gamebroker_relay"))
         assert rows.scalar_one() == 41
+
+
+async def test_the_drivers_own_statement_is_waited_for_though_nobody_awaits_it(database):
+    """It calls Python, which the loop would keep from it by waiting for it with Python's lock in hand."""
+
+    def slow(number):
+        time.sleep(0.01)
+        return number
+
+    rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60) SELECT sum(slow(i)) FROM n"
+    async with Transactions(database, lends=True).begin() as owned:
+        while not await told(owned):
+            pass
+        with turn_on(owned) as tx:
+            driver = (await tx.get_raw_connection()).driver_connection
+            await driver.create_function("slow", 1, slow)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await driver.execute_fetchall(rows)
+            thread, _ = (await tx.execute(_TOLD, {"rows": 1})).one()
+            assert thread != threading.get_ident(), "it was executed here while the thread was at work"
+            while not await told(tx):
+                pass
 
 
 def test_only_so_many_statements_are_remembered():
