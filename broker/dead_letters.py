@@ -33,6 +33,7 @@ from broker.letters import (
     DeadLetter,
     addressed,
     check_taken,
+    in_short,
     letter_of,
     record_of,
     revived,
@@ -131,7 +132,7 @@ class DeadLetterWriter:
             delivery.stream,
             delivery.sequence,
             delivery.consumer,
-            reason or "no reason given",
+            in_short(reason) or "no reason given",
             sequence,
             waits,
         )

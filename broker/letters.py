@@ -139,8 +139,8 @@ def record_of(
         (_CONSUMER, delivery.consumer),
         (_SEQUENCE, str(delivery.sequence)),
         (_ATTEMPTS, str(delivery.attempt)),
-        (_REASON, _one_line(reason)),
-        (_ERROR, _one_line(text_of(error)) if error else ""),
+        (_REASON, in_short(reason)),
+        (_ERROR, in_short(text_of(error)) if error else ""),
         (_ERROR_TYPE, type(error).__name__ if error else ""),
         (_FIRST, moment_of(delivery.timestamp_ns).isoformat()),
         (_LAST, (last_seen or datetime.now(UTC)).isoformat()),
@@ -256,7 +256,8 @@ def _survives(name: str) -> bool:
     )
 
 
-def _one_line(text: str) -> str:
+def in_short(text: str) -> str:
+    """A text as a header may hold it, cut to 512 bytes."""
     return one_line(text).encode("utf-8", "replace")[:_LONGEST_TEXT].decode("utf-8", "ignore")
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiosqlite
 
-from broker.exactly_once.short_statements import ShortStatements
+from broker.exactly_once.short_statements import LONG, ShortStatements, can_be_given_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 
 _ITERATED_AT_A_TIME: Final = 64
 _LOCKS: Final = "BEGIN IMMEDIATE"
+_OPERATIONS: Final = 1_000
+"""Steps of SQLite's machine between two looks at the clock; some 20 us."""
 _LITTLE: Final = 64
 """Rows, in or out, that may be handled on the event loop's thread."""
+_SMALL: Final = 16_384
+"""Characters or bytes of a value in them."""
 _END: Final = object()
 """What the last function that a thread is asked for returns."""
 
@@ -79,25 +83,37 @@ class OneHopCursor:
     async def _execute(self, verb: str, statement: str, parameters: Any) -> None:
         connection = self._connection
         if connection.nobody_waits and statement in connection.short and _is_little(verb, parameters):
-            await self._at_once(verb, statement, parameters)
-            return
+            if connection.short.loop_is_due():
+                await asyncio.sleep(0)
+            if await self._at_once(verb, statement, parameters):
+                return
         connection.short.took_in_thread(
             statement, await connection.in_thread(self._in_thread, verb, statement, parameters)
         )
         if statement == _LOCKS:
             connection.locks = True
 
-    async def _at_once(self, verb: str, statement: str, parameters: Any) -> None:
-        connection, short = self._connection, self._connection.short
-        if short.loop_is_due():
-            await asyncio.sleep(0)
-        began = perf_counter()
+    async def _at_once(self, verb: str, statement: str, parameters: Any) -> bool:
+        """Execute and fetch here; whether it came to its end, which one that only reads has to within 1 ms."""
+        connection, unread = self._connection, None
+        reads, began = can_be_given_up(statement), perf_counter()
+        if reads:
+            connection.raw.set_progress_handler(lambda: perf_counter() - began > LONG, _OPERATIONS)
         try:
             unread = self._run(verb, statement, parameters, _LITTLE)
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                raise
+            return False
         finally:
-            short.took_at_once(statement, perf_counter() - began)
+            if reads:
+                connection.raw.set_progress_handler(None, 0)
+            if perf_counter() - began > LONG:
+                connection.short.was_long(statement)
+            connection.look()
         if unread is not None:
             self._rows += await connection.in_thread(_rest, unread)
+        return True
 
     def _in_thread(self, verb: str, statement: str, parameters: Any) -> float:
         """Execute and fetch; seconds of processor time."""
@@ -121,8 +137,11 @@ class OneHopCursor:
 
 
 def _is_little(verb: str, parameters: Any) -> bool:
-    """Whether it is as much as one execution, which is what a text is known by."""
-    return verb == "execute" or (isinstance(parameters, list | tuple) and len(parameters) <= _LITTLE)
+    """Whether it is no more than what a text is known by: one execution, with nothing large in it."""
+    rows = [parameters] if verb == "execute" else parameters
+    if not isinstance(rows, list | tuple) or len(rows) > _LITTLE:
+        return False
+    return not any(isinstance(value, str | bytes) and len(value) > _SMALL for row in rows for value in row)
 
 
 def _rest(cursor: sqlite3.Cursor) -> list[Any]:
@@ -180,11 +199,12 @@ class OneHopConnection(aiosqlite.Connection):
         self._thread = Thread(target=_work, args=(self._tx,), name="gamebroker-sqlite", daemon=True)
         self.short = ShortStatements()
         self.locks = False
+        self._watched = False
 
     @property
     def nobody_waits(self) -> bool:
         """Whether a statement would begin at once: its thread is idle, and no other process can hold the lock."""
-        return self.locks and self._tx.all_done and self.in_transaction
+        return self.locks and self._tx.all_done and self.in_transaction and not self._watched
 
     @property
     def raw(self) -> sqlite3.Connection:
@@ -193,7 +213,26 @@ class OneHopConnection(aiosqlite.Connection):
 
     async def in_thread(self, function: Any, *arguments: Any) -> Any:
         """Call it there."""
-        return await self._execute(function, *arguments)  # type: ignore[no-untyped-call]  # aiosqlite's own way into its thread
+        return await self._execute(function, *arguments)
+
+    async def _execute(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        """Every way into the thread: whatever was done there, the transaction may be another one now."""
+        try:
+            return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]  # aiosqlite's
+        finally:
+            self.look()
+
+    async def set_progress_handler(self, handler: Any, n: int) -> None:
+        """One of the caller's: there is room for one only, so everything goes to the thread from now on."""
+        self._watched = True
+        await super().set_progress_handler(handler, n)
+
+    def look(self) -> None:
+        """See whether the transaction that had the lock is over."""
+        try:
+            self.locks = self.locks and self.in_transaction
+        except (ValueError, sqlite3.ProgrammingError):  # closed
+            self.locks = False
 
     def tell(self, function: Callable[[], Any]) -> None:
         """Call it before the next statement; nobody waits for it."""
@@ -202,19 +241,18 @@ class OneHopConnection(aiosqlite.Connection):
         else:
             self._tx.put_nowait((None, function))
 
-    async def commit(self) -> None:
-        """Commit the transaction."""
-        self.locks = False
-        await super().commit()
-
     async def rollback(self) -> None:
         """Roll back; no hop when there is nothing, as after every reading."""
-        self.locks = False
         if self.in_transaction or not self._tx.all_done:
             await super().rollback()
 
     def stop(self) -> asyncio.Future[Any] | None:
-        """End the thread once it has done what it was asked for; what can be awaited, inside an event loop."""
+        """End the thread once it has done what it was asked for; what can be awaited, inside an event loop.
+
+        Only the first time: behind its end the thread does nothing that anybody could wait for.
+        """
+        if not self._running:
+            return None
         self._running = False
         future = None
         with suppress(RuntimeError):

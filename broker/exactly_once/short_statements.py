@@ -1,12 +1,14 @@
-"""Which statements are short enough to be executed where they are awaited, on the event loop's own thread.
+"""Which statements are executed where they are awaited, on the event loop's own thread, for how long, and how often.
 
-Waking another thread costs more than most statements of a handler. What has shown to be short is executed at once,
-inside a transaction that nobody can make wait any more; what takes long goes back to the thread, so that the loop is
-held up by one execution in many at worst. No I/O.
+Waking another thread costs more than most statements of a handler. What has shown to be short is executed at once, if
+it cannot become long, as an INSERT of given values, or can be given up, as a SELECT. No I/O.
 """
 
 from __future__ import annotations
 
+import asyncio
+import re
+from time import perf_counter
 from typing import Final
 
 _PROOF: Final = 8
@@ -15,12 +17,16 @@ _PENANCE: Final = 256
 """The same after one that was long: parameters differ, and tables grow."""
 _SHORT: Final = 0.0002
 """Seconds of processor time that a short execution takes in the thread."""
-_LONG: Final = 0.001
+LONG: Final = 0.001
 """Seconds that hold up a loop: longer than a trip to the thread and back on a busy machine."""
 _AT_A_STRETCH: Final = 0.002
-"""Seconds of executions after which the loop has a turn: a handler that only executes would never give it one."""
+"""Seconds without a turn of the loop, after which it has one: a handler that only executes would never give it any."""
 _KEPT: Final = 512
 """Statements that are known at a time."""
+_LONGEST: Final = 4_000
+"""Characters of a statement that is."""
+_READS: Final = re.compile(r"\s*SELECT\b", re.IGNORECASE)
+_VALUES: Final = re.compile(r"\s*(?:INSERT|REPLACE)\b(?!.*\bSELECT\b).*\bVALUES\b", re.IGNORECASE | re.DOTALL)
 
 
 class ShortStatements:
@@ -28,27 +34,42 @@ class ShortStatements:
 
     def __init__(self) -> None:
         self._to_prove: dict[str, int] = {}
-        self._stretch = 0.0
+        self._since: float | None = None
 
     def __contains__(self, statement: str) -> bool:
         return self._to_prove.get(statement, _PROOF) <= 0
 
     def took_in_thread(self, statement: str, seconds: float) -> None:
         """One more execution in the thread, in processor time: there the clock on the wall also shows other work."""
-        left = self._to_prove.pop(statement, _PROOF)
+        known = self._to_prove.pop(statement, None)
+        if known is None and not _is_candidate(statement):
+            return
+        left = _PROOF if known is None else known
         while len(self._to_prove) >= _KEPT:
             del self._to_prove[next(iter(self._to_prove))]
         self._to_prove[statement] = max(0, left - 1) if seconds < _SHORT else max(left, _PROOF)
 
-    def took_at_once(self, statement: str, seconds: float) -> None:
-        """One more execution at once, in time on the wall."""
-        self._stretch += seconds
-        if seconds > _LONG:
-            self._to_prove[statement] = _PENANCE
+    def was_long(self, statement: str) -> None:
+        """One execution at once held up the loop."""
+        self._to_prove[statement] = _PENANCE
 
     def loop_is_due(self) -> bool:
-        """Whether the loop has to have a turn before the next one."""
-        if self._stretch < _AT_A_STRETCH:
-            return False
-        self._stretch = 0.0
-        return True
+        """Whether the loop has to have a turn before the next one. To be asked before each."""
+        now = perf_counter()
+        if self._since is None:
+            self._since = now
+            asyncio.get_running_loop().call_soon(self._had_a_turn)
+        return now - self._since > _AT_A_STRETCH
+
+    def _had_a_turn(self) -> None:
+        self._since = None
+
+
+def _is_candidate(statement: str) -> bool:
+    fits = len(statement) <= _LONGEST
+    return fits and (can_be_given_up(statement) or _VALUES.match(statement) is not None)
+
+
+def can_be_given_up(statement: str) -> bool:
+    """Whether nothing is lost when it is broken off, and executed once more elsewhere: it only reads."""
+    return _READS.match(statement) is not None

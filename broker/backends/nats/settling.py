@@ -20,6 +20,8 @@ _CONFIRMED_ACK: Final = b"+ACK"
 _NAK: Final = b"-NAK"
 _WORKING: Final = b"+WPI"
 _TERM: Final = b"+TERM"
+_LONGEST_REASON: Final = 512
+"""Bytes of a reason that the server is told, as of that in a dead letter; above ``max_payload`` it would hang up."""
 
 
 class Settling:
@@ -44,8 +46,8 @@ class Settling:
 
     def term(self, delivery: Delivery, reason: str) -> None:
         """Never again."""
-        words = " ".join(reason.split())
-        self._all((delivery,), _TERM + b" " + words.encode() if words else _TERM)
+        words = " ".join(reason.split()).encode("utf-8", "replace")[:_LONGEST_REASON]
+        self._all((delivery,), _TERM + b" " + words if words else _TERM)
 
     async def confirm(self, delivery: Delivery, timeout: float) -> None:
         """Done, and the server said that it knows.

@@ -87,6 +87,20 @@ class DeadLetterConformance(Conformance):
         with pytest.raises(ConfigDrift):
             await sb.dead_letters.declare()
 
+    async def test_a_reason_of_any_length_is_told_in_one_line_and_costs_no_connection(self, connect: Connect) -> None:
+        sb = await connect()
+        name = await a_stream(sb)
+        await sb.enqueue(f"{name}.a", 1)
+
+        async def handle(msg: StreamMessage) -> None:
+            await msg.term("no use:\n" + "x" * 2_000_000)
+
+        await sb.consume(f"{name}.a", handle, durable=WORKER)
+        await eventually(lambda: idle(sb, name, WORKER))
+        [letter] = await letters(sb)
+        assert (letter.reason[:10], len(letter.reason)) == ("no use: xx", 512)
+        assert (sb.stats.reconnects, sb.stats.dead_lettered) == (0, 1)
+
     async def test_term_writes_a_dead_letter_with_its_reason(self, connect: Connect) -> None:
         sb, attempts = await connect(), list[int]()
         name = await a_stream(sb)
