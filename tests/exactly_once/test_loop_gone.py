@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from broker.exactly_once import Inbox
+from broker.exactly_once.one_hop import OneHopConnection
 
 SLOW = text("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000000) SELECT count(*) FROM n")
 
@@ -43,3 +44,13 @@ def test_a_thread_that_is_late_says_nothing(tmp_path, monkeypatch, opened):
         thread.join(20)
         assert not thread.is_alive()
     assert complaints == []
+
+
+async def test_who_closes_a_connection_that_is_ending_does_not_wait_for_ever(tmp_path):
+    """As a pool does after a cancellation: its thread has nothing to say any more."""
+    connection = await OneHopConnection(str(tmp_path / "ledger.db"))
+    ended = connection.stop()
+    async with asyncio.timeout(10):
+        with pytest.raises(ValueError, match="Connection closed"):
+            await connection.close()
+        await ended
