@@ -85,7 +85,7 @@ class OneHopCursor:
         if connection.nobody_waits and statement in connection.short and _is_little(verb, parameters):
             if connection.short.loop_is_due():
                 await asyncio.sleep(0)
-            if await self._at_once(verb, statement, parameters):
+            if connection.nobody_waits and await self._at_once(verb, statement, parameters):
                 return
         connection.short.took_in_thread(
             statement, await connection.in_thread(self._in_thread, verb, statement, parameters)
@@ -208,7 +208,7 @@ class OneHopConnection(aiosqlite.Connection):
 
     @property
     def raw(self) -> sqlite3.Connection:
-        """The connection itself, for its own thread."""
+        """The connection itself, for its own thread, and for the event loop's while that is idle."""
         return self._conn
 
     async def in_thread(self, function: Any, *arguments: Any) -> Any:

@@ -175,6 +175,18 @@ async def test_the_drivers_own_statement_is_waited_for_though_nobody_awaits_it(d
                 pass
 
 
+async def test_what_the_driver_was_asked_for_in_the_loops_turn_comes_first(database, monkeypatch):
+    monkeypatch.setattr(ShortStatements, "loop_is_due", lambda _: True)
+    slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT max(i) FROM n"
+    async with Transactions(database).begin() as tx:
+        while not await told(tx):
+            pass
+        driver = (await tx.get_raw_connection()).driver_connection
+        found, _ = await asyncio.gather(tx.execute(_TOLD, {"rows": 1}), driver.execute_fetchall(slow))
+        thread, _ = found.one()
+    assert thread != threading.get_ident(), "it was executed here while the thread was at work"
+
+
 def test_only_so_many_statements_are_remembered():
     short = ShortStatements()
     for number in range(2_000):
